@@ -1,0 +1,3 @@
+//! The shared core: ABI and packet path.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The edges: disk, kernel, sockets, clock.

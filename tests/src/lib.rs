@@ -1,0 +1,1 @@
+//! Test bench: namespaces, traffic, measures.
