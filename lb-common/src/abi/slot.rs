@@ -1,0 +1,141 @@
+//! A slot: one entry of a Maglev table, with what it was before if that changed a short while ago.
+//!
+//! | bits | field |
+//! |---|---|
+//! | 0-15 | `current`: backend row for new flows; 0 = none |
+//! | 16-31 | `previous`: backend row of flows that began before the change; 0 = none |
+//! | 32-61 | `deadline_s`: end of the window, seconds of the monotonic clock since boot |
+//! | 62-63 | phase: 0 stable, 1 moving, 2 pinned |
+//!
+//! Who writes: the daemon, by [`Slot::transition`] for a change and by compare-and-swap for pinned -> stable.
+
+use super::word::field;
+
+/// What the data plane does with a slot's flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing moved: every flow of the slot is `current`'s. No lookup, no insert.
+    Stable = 0,
+    /// It changed within the window: look up; on a miss new flows go to `current` and older ones to `previous`,
+    /// remembered.
+    Moving = 1,
+    /// The window is over but remembered flows live on: look up; a miss is `current`'s.
+    Pinned = 2,
+}
+
+/// A slot's value. 0 is a stable slot without a backend.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Slot(pub u64);
+
+impl Slot {
+    /// A stable slot.
+    pub const fn stable(current: u16) -> Self {
+        Self(current as u64)
+    }
+    /// A moving slot; `deadline_s` is cut to 30 bits (34 years of uptime).
+    pub const fn moving(current: u16, previous: u16, deadline_s: u32) -> Self {
+        Self(current as u64 | (previous as u64) << 16 | ((deadline_s & 0x3fff_ffff) as u64) << 32 | 1 << 62)
+    }
+    /// A pinned slot.
+    pub const fn pinned(current: u16) -> Self {
+        Self(current as u64 | 2 << 62)
+    }
+    /// Backend row for new flows; 0 = none.
+    #[inline(always)]
+    pub const fn current(self) -> u16 {
+        self.0 as u16
+    }
+    /// Backend row of older flows; 0 = none.
+    #[inline(always)]
+    pub const fn previous(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+    /// End of the window, seconds since boot.
+    #[inline(always)]
+    pub const fn deadline_s(self) -> u32 {
+        field(self.0, 32, 30) as u32
+    }
+    /// Whether nothing moved: the common case, one comparison.
+    #[inline(always)]
+    pub const fn is_stable(self) -> bool {
+        self.0 >> 62 == 0
+    }
+    /// The phase at a time. The data plane evaluates the deadline itself, so that a dead daemon changes nothing.
+    #[inline(always)]
+    pub const fn phase(self, now_s: u32) -> Phase {
+        match self.0 >> 62 {
+            0 => Phase::Stable,
+            1 if now_s < self.deadline_s() => Phase::Moving,
+            _ => Phase::Pinned,
+        }
+    }
+    /// What the slot becomes when its new flows shall go to `current` (rule 1 of the tracking rules).
+    ///
+    /// `alive(row)` says whether a backend still serves the flows that it has. A change while moving replaces
+    /// only `current`: whoever began in between is remembered. From stable or pinned the old `current` becomes
+    /// `previous`. A dead `previous` has no flows worth a window: the slot is pinned, or, where it was stable and
+    /// so has no remembered flows, stable at once.
+    pub fn transition(self, current: u16, now_s: u32, window_s: u32, alive: impl Fn(u16) -> bool) -> Self {
+        let lives = |row: u16| row != 0 && alive(row);
+        match self.phase(now_s) {
+            Phase::Moving if lives(self.previous()) => Self::moving(current, self.previous(), self.deadline_s()),
+            Phase::Moving => Self::pinned(current),
+            _ if current == self.current() => self,
+            Phase::Stable | Phase::Pinned if lives(self.current()) => {
+                Self::moving(current, self.current(), now_s.saturating_add(window_s))
+            }
+            Phase::Stable => Self::stable(current),
+            Phase::Pinned => Self::pinned(current),
+        }
+    }
+}
+
+impl core::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 >> 62 {
+            0 => write!(f, "stable({})", self.current()),
+            1 => write!(f, "moving({} <- {} until {})", self.current(), self.previous(), self.deadline_s()),
+            _ => write!(f, "pinned({})", self.current()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALIVE: fn(u16) -> bool = |_| true;
+
+    #[test]
+    fn fields_do_not_overlap() {
+        let slot = Slot::moving(0xfffe, 0x1234, 0x3fff_ffff);
+        assert_eq!((slot.current(), slot.previous(), slot.deadline_s()), (0xfffe, 0x1234, 0x3fff_ffff));
+        assert_eq!(slot.phase(0x3fff_fffe), Phase::Moving);
+        assert_eq!(slot.phase(0x3fff_ffff), Phase::Pinned);
+    }
+
+    #[test]
+    fn a_change_while_moving_keeps_previous_and_deadline() {
+        let first = Slot::stable(1).transition(2, 100, 10, ALIVE);
+        assert_eq!(first, Slot::moving(2, 1, 110));
+        assert_eq!(first.transition(3, 105, 10, ALIVE), Slot::moving(3, 1, 110));
+        assert_eq!(first.transition(1, 105, 10, ALIVE), Slot::moving(1, 1, 110));
+    }
+
+    #[test]
+    fn after_the_window_the_old_current_is_previous() {
+        let slot = Slot::moving(2, 1, 110);
+        assert_eq!(slot.transition(3, 110, 10, ALIVE), Slot::moving(3, 2, 120));
+        assert_eq!(slot.transition(2, 110, 10, ALIVE), slot);
+        assert_eq!(Slot::pinned(2).transition(2, 110, 10, ALIVE), Slot::pinned(2));
+    }
+
+    #[test]
+    fn a_dead_previous_leaves_no_window() {
+        assert_eq!(Slot::stable(1).transition(2, 0, 10, |row| row != 1), Slot::stable(2));
+        assert_eq!(Slot::pinned(1).transition(2, 0, 10, |row| row != 1), Slot::pinned(2));
+        assert_eq!(Slot::moving(2, 1, 10).transition(2, 0, 10, |row| row != 1), Slot::pinned(2));
+        assert_eq!(Slot::stable(0).transition(2, 0, 10, ALIVE), Slot::stable(2));
+    }
+}

@@ -1,0 +1,167 @@
+//! Vips: the key by which a packet finds its vip, what the key leads to, and the vip's row.
+
+use super::word::{Word, field};
+use crate::addr::Addr;
+use crate::be::Be16;
+use bytemuck::{Pod, Zeroable};
+
+/// Key of the vip hash. Looked up as (address, port, protocol), then with port 0, then with both 0: the mark of
+/// an address that some vip, or NAT, uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct VipKey {
+    /// Destination address.
+    pub addr: Addr,
+    /// Destination port; 0 = every port.
+    pub port: Be16,
+    /// IP protocol number; 0 = the mark of an address.
+    pub protocol: u8,
+    /// Always 0: no implicit padding.
+    pub zero: u8,
+}
+
+const _: () = assert!(size_of::<VipKey>() == 20);
+
+impl VipKey {
+    /// The key of a vip.
+    #[inline(always)]
+    pub const fn new(addr: Addr, port: Be16, protocol: u8) -> Self {
+        Self { addr, port, protocol, zero: 0 }
+    }
+    /// The key that marks an address.
+    #[inline(always)]
+    pub const fn mark(addr: Addr) -> Self {
+        Self { addr, port: Be16::from_raw(0), protocol: 0, zero: 0 }
+    }
+}
+
+/// What a key leads to: the row of a vip, or, behind the mark of an address, what the address is used for.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0-15 | vip row (behind a vip's key) or source number (behind a mark with [`VipEntry::SOURCE`]) |
+/// | 30 | [`VipEntry::SOURCE`]: replies to NAT arrive here |
+/// | 31 | [`VipEntry::ADDRESS`]: a vip has this address: an echo is answered, fragments are refused |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VipEntry(pub u32);
+
+impl VipEntry {
+    /// The address is a NAT source of the node.
+    pub const SOURCE: u32 = 1 << 30;
+    /// The address is a vip's.
+    pub const ADDRESS: u32 = 1 << 31;
+
+    /// Vip row, or source number.
+    #[inline(always)]
+    pub const fn row(self) -> u32 {
+        self.0 & 0xffff
+    }
+    /// Whether the address is a NAT source.
+    #[inline(always)]
+    pub const fn is_source(self) -> bool {
+        self.0 & Self::SOURCE != 0
+    }
+    /// Whether the address is a vip's.
+    #[inline(always)]
+    pub const fn is_address(self) -> bool {
+        self.0 & Self::ADDRESS != 0
+    }
+}
+
+/// How flows of a vip are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracking {
+    /// Only in slots that moved.
+    Auto = 0,
+    /// Every flow.
+    Always = 1,
+    /// None: a flow follows its slot.
+    Never = 2,
+}
+
+/// A vip's live settings, one word.
+///
+/// | bits | field |
+/// |---|---|
+/// | 0-1 | [`Tracking`] |
+/// | 2 | UDP is stateless: an unknown flow of a moving slot goes to `current` at once |
+/// | 3 | NAT: flows are found in the NAT table |
+/// | 16-31 | `idle_s`: a confirmed flow without a packet for so long may be forgotten, seconds |
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Policy(pub u64);
+
+impl Policy {
+    /// Bit of stateless UDP.
+    pub const UDP_STATELESS: u64 = 1 << 2;
+    /// Bit of NAT.
+    pub const NAT: u64 = 1 << 3;
+
+    /// Packs a policy; `idle_s` in seconds.
+    pub const fn new(tracking: Tracking, udp_stateless: bool, nat: bool, idle_s: u16) -> Self {
+        Self(tracking as u64 | (udp_stateless as u64) << 2 | (nat as u64) << 3 | (idle_s as u64) << 16)
+    }
+    /// Whether every flow is remembered.
+    #[inline(always)]
+    pub const fn always(self) -> bool {
+        self.0 & 3 == Tracking::Always as u64
+    }
+    /// Whether no flow is remembered.
+    #[inline(always)]
+    pub const fn never(self) -> bool {
+        self.0 & 3 == Tracking::Never as u64
+    }
+    /// Whether an unknown UDP flow of a moving slot goes to `current`.
+    #[inline(always)]
+    pub const fn udp_stateless(self) -> bool {
+        self.0 & Self::UDP_STATELESS != 0
+    }
+    /// Whether the vip's backends are reached by NAT.
+    #[inline(always)]
+    pub const fn nat(self) -> bool {
+        self.0 & Self::NAT != 0
+    }
+    /// After how long without a packet a confirmed flow may be forgotten, seconds.
+    #[inline(always)]
+    pub const fn idle_s(self) -> u32 {
+        field(self.0, 16, 16) as u32
+    }
+}
+
+/// A vip. Written by the daemon before its key leads here; `table` and `policy` change live.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct VipRow {
+    /// The vip's address, repeated for the reader to compare.
+    pub addr: [Word; 2],
+    /// Port as it lies in memory (bits 0-15), protocol (16-23); bit 32: the row is in use.
+    pub key: Word,
+    /// The extent of the vip's slots: index of the first (bits 0-31), their number (32-63).
+    pub table: Word,
+    /// [`Policy`].
+    pub policy: Word,
+    /// Serial number of the vip (bits 0-31) and of its tenant (32-63).
+    pub identity: Word,
+    /// Unused, 0.
+    pub spare: [Word; 2],
+}
+
+const _: () = assert!(size_of::<VipRow>() == 64);
+
+impl VipRow {
+    /// The `key` word of a vip.
+    #[inline(always)]
+    pub const fn key_word(port: Be16, protocol: u8) -> u64 {
+        port.raw() as u64 | (protocol as u64) << 16 | 1 << 32
+    }
+}
+
+/// First index and number of a vip's slots, from the `table` word.
+#[inline(always)]
+pub const fn extent(table: u64) -> (u32, u32) {
+    (table as u32, (table >> 32) as u32)
+}
+
+/// The `table` word.
+pub const fn extent_word(first: u32, count: u32) -> u64 {
+    first as u64 | (count as u64) << 32
+}

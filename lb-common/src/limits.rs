@@ -1,0 +1,70 @@
+//! Every capacity, with its unit and why. A map's size at load time may be smaller or larger than the default
+//! here (`lb serve --max-…`); what must fit into a field of a layout is a hard limit and says so.
+
+/// Rows of the vip table, vips. A vip row is 64 bytes.
+pub const VIPS: u32 = 4_096;
+/// Keys of the vip hash: a key per vip and one per distinct address.
+pub const VIP_KEYS: u32 = 2 * VIPS;
+/// Rows of the backend table, rows of 64 bytes; row 0 is "none". Hard limit: a row number is 16 bits wide.
+pub const BACKENDS: u32 = 16_384;
+/// Hard limit of [`BACKENDS`].
+pub const BACKENDS_MAX: u32 = 65_536;
+/// Rows of the egress table: device, VLAN tags and source MAC of a way out.
+pub const EGRESSES: u32 = 256;
+/// The node's own source addresses for tunnels and NAT, addresses; NAT state is allocated for each.
+pub const SOURCES: u32 = 4;
+/// Hard limit of [`SOURCES`]: a source number is 4 bits wide.
+pub const SOURCES_MAX: u32 = 16;
+/// Slots of all tables together, slots of 8 bytes: 128 MiB, 256 vips of the default size.
+pub const SLOTS: u32 = 16 * 1024 * 1024;
+/// Slots of a vip's table unless it asks for another prime (Eisenbud et al., "Maglev", NSDI 2016, section 5.3).
+pub const SLOTS_PER_VIP: u32 = 65_537;
+/// Largest prime that a vip may ask for; hard limit: a slot number is 17 bits wide in a flow entry.
+pub const SLOTS_PER_VIP_MAX: u32 = 131_071;
+/// Smallest prime that a vip may ask for.
+pub const SLOTS_PER_VIP_MIN: u32 = 251;
+/// Buckets of the flow table, buckets of 64 bytes and 4 entries: 64 MiB, a million flows at a quarter full.
+pub const FLOW_BUCKETS: u32 = 1024 * 1024;
+/// Entries of a bucket: with 16 bytes each, one cache line.
+pub const FLOW_WAYS: usize = 4;
+/// VLAN tags that are parsed and written: one, or QinQ's two.
+pub const VLAN_TAGS: usize = 2;
+/// IPv6 extension headers that are followed before the packet is refused. RFC 8504 section 5.3 allows a limit.
+pub const V6_EXTENSIONS: usize = 6;
+/// NAT ports that are tried for a new flow, ports. At 75 % use all 16 are taken with a chance of 1 %.
+pub const NAT_PROBES: u32 = 16;
+/// Lowest source port that NAT uses: the ones below are reserved for well-known uses (RFC 6056, 3.2).
+pub const NAT_PORT_FIRST: u32 = 1_024;
+/// Ports of one source address and protocol; NAT uses `NAT_PORT_FIRST..NAT_PORTS`, below Linux' ephemeral range
+/// (32,768 and up), so that a probe's own port never collides.
+pub const NAT_PORTS: u32 = 32_768;
+/// A closed NAT flow's port is used again after this long without a packet, seconds.
+pub const NAT_CLOSING_S: u32 = 2;
+/// ICMP messages that the node itself sends, per CPU and second.
+pub const ICMP_RATE_PPS: u64 = 1_000;
+/// ICMP messages that may follow each other at once, per CPU.
+pub const ICMP_BURST_PACKETS: u64 = 250;
+/// A flow entry made by a SYN is dropped first when no packet confirms it within this time, seconds: one
+/// retransmitted SYN/ACK more than Linux' default handshake needs to succeed over a lossy path.
+pub const SYN_TIMEOUT_S: u32 = 30;
+/// A probationary entry becomes a confirmed one when it is seen again this much later, seconds.
+pub const PROBATION_S: u32 = 1;
+/// An entry whose client closed is kept this long after its last packet, seconds.
+pub const CLOSING_TIMEOUT_S: u32 = 10;
+/// How far beyond ISN + 1 a sequence number confirms a SYN's entry: the largest window that a SYN can open (it is
+/// never scaled, RFC 7323 section 2.2) and the most data a SYN carries (RFC 7413), one jumbo frame.
+pub const SYN_WINDOW: u32 = 65_535 + 9_000;
+/// Weight of a backend, 0 to this.
+pub const WEIGHT_MAX: u16 = 65_535;
+/// Outer IPv4 header without options, bytes.
+pub const IPV4_OVERHEAD: u16 = 20;
+/// Outer IPv6 header, bytes.
+pub const IPV6_OVERHEAD: u16 = 40;
+/// TTL or hop limit of an outer header and of our own ICMP messages (RFC 1700's default).
+pub const OUTER_TTL: u8 = 64;
+/// Bytes of an offending packet quoted in an ICMPv4 error: header, options and 8 bytes (RFC 792); 28 suffices for
+/// a client without options and keeps every answer smaller than two minimal frames.
+pub const ICMP4_QUOTE: u16 = 28;
+/// Bytes of an offending packet quoted in an ICMPv6 error: the IPv6 header and the start of the transport header,
+/// so that an answer is never much larger than what caused it.
+pub const ICMP6_QUOTE: u16 = 48;
