@@ -1,0 +1,116 @@
+//! `cargo xtask tidy`: the rules of the rooms as checks; formatting and lints last.
+//!
+//! A rule is a function from the checkout to findings, in one file of `tidy/`, with tests that show it can
+//! fail. Reads only; fixes nothing. Invariant: the last line of stdout is `tidy: N passed, N failed`.
+
+mod arrows;
+mod glossary;
+mod lengths;
+mod texts;
+mod tree;
+mod unsafety;
+
+use std::fmt;
+
+use anyhow::Result;
+
+use crate::{process, workspace};
+use tree::Tree;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Leave out rustfmt and clippy: the rules alone take a second.
+    #[arg(long)]
+    rules_only: bool,
+}
+
+/// One place where a rule is broken.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    /// File, relative to the root.
+    path: String,
+    /// Line from 1; 0 for the file as a whole.
+    line: usize,
+    /// What is wrong and what to do.
+    text: String,
+}
+
+impl Finding {
+    fn new(path: &str, line: usize, text: impl Into<String>) -> Finding {
+        Finding { path: path.to_owned(), line, text: text.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            write!(f, "{}: {}", self.path, self.text)
+        } else {
+            write!(f, "{}:{}: {}", self.path, self.line, self.text)
+        }
+    }
+}
+
+/// A rule's name and what it looks at.
+type Rule = (&'static str, fn(&Tree) -> Vec<Finding>);
+
+const RULES: &[Rule] = &[
+    ("every source file says what it holds (`//!`)", texts::headers),
+    ("functions and files are short", lengths::findings),
+    ("`unsafe` stays in its places, each with its reason", unsafety::findings),
+    ("names and prose keep to the glossary", glossary::findings),
+    ("the BPF crate is glue", texts::glue),
+    ("nothing is left for later", texts::leftovers),
+    ("no path of one machine, no other registry", texts::machines),
+    ("every error code is in the manual", texts::error_codes),
+];
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let tree = Tree::of_checkout()?;
+    let mut failed = 0;
+    let mut passed = 0;
+    let mut report = |name: &str, findings: &[Finding]| {
+        println!("{} {name}", if findings.is_empty() { "ok  " } else { "FAIL" });
+        for finding in findings {
+            println!("     {finding}");
+        }
+        *(if findings.is_empty() { &mut passed } else { &mut failed }) += 1;
+    };
+    for (name, rule) in RULES {
+        report(name, &rule(&tree));
+    }
+    report("dependencies point one way", &arrows::findings()?);
+    if !args.rules_only {
+        report("sources are formatted", &formatting(&tree));
+        report("clippy has nothing to say", &lints());
+    }
+    for note in lengths::long_files(&tree) {
+        println!("note {note}");
+    }
+    println!("tidy: {passed} passed, {failed} failed");
+    if failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// rustfmt over every workspace; what it finds is printed by itself.
+fn formatting(tree: &Tree) -> Vec<Finding> {
+    let formatted = |manifest: &&str| {
+        let manifest_path = workspace::root().join(manifest);
+        process::run(process::cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(manifest_path))
+            .is_ok()
+    };
+    let unformatted = tree.workspaces().filter(|manifest| !formatted(manifest));
+    unformatted.map(|manifest| Finding::new(manifest, 0, "run `cargo fmt --all` here")).collect()
+}
+
+/// Clippy over the host's workspace; the BPF workspaces have another target and share their logic with it.
+fn lints() -> Vec<Finding> {
+    let mut clippy = process::cargo();
+    clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+    match process::run(&mut clippy) {
+        Ok(()) => Vec::new(),
+        Err(error) => vec![Finding::new("Cargo.toml", 0, error.to_string())],
+    }
+}
