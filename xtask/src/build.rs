@@ -43,7 +43,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 /// # Errors
 /// No toolchain for BPF, or a compiler said no.
 pub(crate) fn everything(release: bool) -> Result<PathBuf> {
-    objects()?;
+    program()?;
+    if workspace::root().join(BENCH_PROGRAMS.dir).join("Cargo.toml").is_file() {
+        object(&BENCH_PROGRAMS)?;
+    }
     let mut build = process::cargo();
     build.args(["build", "--package", "lb-userspace", "--bin", "lb"]);
     if release {
@@ -53,16 +56,12 @@ pub(crate) fn everything(release: bool) -> Result<PathBuf> {
     Ok(workspace::lb_binary(release))
 }
 
-/// Builds the BPF objects; returns their paths.
+/// Builds the shipped BPF object; returns its path.
 ///
 /// # Errors
 /// No toolchain for BPF, or its compiler or linker said no.
-pub(crate) fn objects() -> Result<Vec<PathBuf>> {
-    let mut objects = vec![object(&PROGRAM)?];
-    if workspace::root().join(BENCH_PROGRAMS.dir).join("Cargo.toml").is_file() {
-        objects.push(object(&BENCH_PROGRAMS)?);
-    }
-    Ok(objects)
+pub(crate) fn program() -> Result<PathBuf> {
+    object(&PROGRAM)
 }
 
 fn object(bpf: &BpfCrate) -> Result<PathBuf> {

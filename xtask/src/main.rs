@@ -17,6 +17,7 @@ mod setup;
 mod test;
 mod tidy;
 mod toolchain;
+mod verify;
 
 mod workspace;
 
@@ -50,6 +51,8 @@ enum Command {
     /// Detach the balancer from a device through the running `lb serve`.
     Detach(detach::Args),
     /// Load the BPF objects into this kernel and compare size, instructions, stack and JIT with the budget.
+    /// Load the BPF object into this kernel; compare size, instructions, stack and JIT with the budget.
+    Verify(verify::Args),
     /// Check the rules of the rooms, formatting and lints.
     Tidy(tidy::Args),
     /// Random frames through host and kernel: same verdict, bytes and counters.
@@ -75,6 +78,7 @@ fn dispatch() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Attach(args) => attach::run(&args),
         Command::Detach(args) => detach::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
     }

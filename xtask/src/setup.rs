@@ -93,7 +93,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         return Ok(());
     }
     for item in &missing {
-        say!("will install {}: {}", item.name, item.why);
+        say!("will {} {}: {}", item.means.verb(), item.name, item.why);
     }
     let packages: Vec<&str> = missing.iter().filter_map(Missing::package).collect();
     let mut apt = Apt { updated: false };
@@ -121,6 +121,16 @@ enum Means {
     Mount,
 }
 
+impl Means {
+    fn verb(self) -> &'static str {
+        match self {
+            Means::Package => "install",
+            Means::CargoInstall => "build and install",
+            Means::Mount => "mount",
+        }
+    }
+}
+
 impl Missing {
     fn package(&self) -> Option<&str> {
         (self.means == Means::Package).then_some(self.name.as_str())
@@ -133,7 +143,7 @@ fn missing(needs: &[Need]) -> Vec<Missing> {
         missing.push(Missing { name: tool.package.to_owned(), why: tool.why, means: Means::Package });
     }
     if needs.contains(&Need::Network) && !bpffs_mounted(&mounts()) {
-        let name = format!("mount of bpffs on {BPFFS}");
+        let name = format!("bpffs on {BPFFS}");
         missing.push(Missing {
             name,
             why: "pinned programs and maps outlive the daemon",
@@ -254,7 +264,7 @@ if [ ! -e "$policy" ] || grep -qF "$mark" "$policy"; then
     trap 'exit 130' HUP INT TERM
     printf '#!/bin/sh\n%s\nexit 101\n' "$mark" > "$policy" && chmod 755 "$policy" || exit 1
 fi
-apt-get -qq install -y --no-install-recommends "$@"
+apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"
 "#;
 
 /// Takes out of the boot what a package just put there.

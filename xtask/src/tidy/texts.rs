@@ -93,10 +93,10 @@ fn matches(file: &File, words: &[&str], text: &str) -> Vec<Finding> {
             let before = line[..at].chars().next_back();
             let after = line[at + word.len()..].chars().next();
             let inside = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
-            let open_end = word.ends_with(['/', '(']);
-            !inside(before)
-                && (open_end || !inside(after))
-                && !(open_end && matches!(before, Some('.' | '-')))
+            match word.ends_with(['/', '(']) {
+                true => !inside(before) && !matches!(before, Some('.' | '-')),
+                false => !inside(before) && !inside(after),
+            }
         })
     };
     let hits = file.lines().filter_map(|(number, line)| {
