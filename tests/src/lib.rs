@@ -1,1 +1,29 @@
-//! Test bench: namespaces, traffic, measures.
+//! Test bench: networks in namespaces, real traffic through them, and what was counted on the way.
+//!
+//! Used by the integration tests of this crate, by the demo and by the bench. It knows nothing of the
+//! balancer: it builds the network around it. A test in full:
+//!
+//! ```no_run
+//! use lb_tests::{require_root, topology::Topology, traffic::fetch};
+//!
+//! fn curl_reaches_a_backend() {
+//!     require_root!("curl_reaches_a_backend", "nginx", "curl");
+//!     let net = Topology::builder().backends(3).build().unwrap();
+//!     // Attach a balancer to net.node().uplink() inside net.node().ns here.
+//!     let reply = fetch(net.client(), net.vip4(80), "/").unwrap();
+//!     assert!(net.backend_names().contains(&reply.text()), "{reply:?}\n{}", net.describe());
+//! }
+//! # curl_reaches_a_backend();
+//! ```
+
+pub mod capture;
+pub mod counters;
+pub mod interrupt;
+pub mod netns;
+pub mod ping;
+pub mod process;
+pub mod scratch;
+pub mod skip;
+pub mod topology;
+pub mod traffic;
+pub mod wait;

@@ -1,0 +1,304 @@
+//! Network namespaces by name: create, enter with a thread, start children inside, remove.
+//!
+//! A name is `lb-<pid>-<serial>-<role>`, so parallel runs never meet and the owner of a leftover is
+//! known. This room knows nothing of addresses or links (see `topology`) and keeps no child processes
+//! (see `process`).
+//!
+//! Invariants:
+//! - only namespaces with our prefix are ever removed, only processes inside them are ever ended;
+//! - the calling thread never changes its namespace: a fresh thread does;
+//! - `/sys` is not remounted (as `ip netns exec` would do), so a child still sees `/sys/fs/bpf`;
+//!   the price is that its `/sys/class/net` shows the outer namespace.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// What every namespace and scratch directory of ours begins with.
+pub const PREFIX: &str = "lb-";
+
+/// Where iproute2 keeps named namespaces.
+const NETNS_DIR: &str = "/run/netns";
+
+/// Tells apart the groups of namespaces one process makes.
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// A named network namespace; dropping it ends the processes inside and removes the name.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    handle: File,
+}
+
+impl Namespace {
+    /// Makes one namespace for `role`.
+    ///
+    /// # Errors
+    /// Without root, or when `ip` is missing or refuses.
+    pub fn create(role: &str) -> Result<Self> {
+        let mut made = Self::create_group(&[role])?;
+        made.pop().context("one role makes one namespace")
+    }
+
+    /// Makes one namespace for each role, under one serial number and by one run of `ip`.
+    ///
+    /// # Errors
+    /// Without root, or when `ip` is missing or refuses; what was made by then is removed.
+    pub fn create_group<R: AsRef<str>>(roles: &[R]) -> Result<Vec<Self>> {
+        Self::create_in_group(next_group(), roles)
+    }
+
+    /// Like [`Namespace::create_group`], in a group numbered before by [`next_group`].
+    ///
+    /// # Errors
+    /// As [`Namespace::create_group`].
+    pub fn create_in_group<R: AsRef<str>>(group: u32, roles: &[R]) -> Result<Vec<Self>> {
+        let names: Vec<String> = roles
+            .iter()
+            .map(|role| format!("{PREFIX}{}-{group}-{}", std::process::id(), role.as_ref()))
+            .collect();
+        let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
+        let added = feed(Command::new("ip").args(["-batch", "-"]), &batch);
+        let opened = names.iter().map(|name| Self::open(name)).collect::<Result<Vec<_>>>();
+        added.context("create network namespaces (root is needed)")?;
+        opened
+    }
+
+    fn open(name: &str) -> Result<Self> {
+        let path = Path::new(NETNS_DIR).join(name);
+        let handle = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self { name: name.to_owned(), handle })
+    }
+
+    /// The name, as `ip netns list` shows it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs `work` on a fresh thread inside this namespace and waits for it.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, or whatever `work` returns. A panic in `work` goes on here.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                self.enter()?;
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Starts a thread that lives inside this namespace; every socket it makes belongs there.
+    ///
+    /// # Errors
+    /// When no thread can be started; failing to enter is what the thread returns.
+    pub fn start_thread<T: Send + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<JoinHandle<Result<T>>> {
+        let handle = self.handle.try_clone().context("clone namespace handle")?;
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                setns(&handle, CloneFlags::CLONE_NEWNET).context("enter namespace")?;
+                work()
+            })
+            .with_context(|| format!("start thread {name}"))
+    }
+
+    /// Starts `command` as a child inside this namespace. The caller owns and reaps the child.
+    ///
+    /// # Errors
+    /// When the program is missing or the namespace cannot be entered.
+    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        self.run(|| command.spawn().with_context(|| format!("start {program}")))
+            .with_context(|| format!("in namespace {}", self.name))
+    }
+
+    /// Runs `command` inside this namespace and collects its output, whatever its exit code.
+    ///
+    /// # Errors
+    /// When the program is missing or the namespace cannot be entered.
+    pub fn output(&self, command: &mut Command) -> Result<Output> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        self.run(|| command.output().with_context(|| format!("run {program}")))
+            .with_context(|| format!("in namespace {}", self.name))
+    }
+
+    /// Runs a program given as one line (split at blanks) and returns what it printed.
+    ///
+    /// # Errors
+    /// When it cannot be run or exits with another code than 0; the message holds its stderr.
+    pub fn shell(&self, line: &str) -> Result<String> {
+        let mut words = line.split_whitespace();
+        let program = words.next().context("empty command line")?;
+        let output = self.output(Command::new(program).args(words))?;
+        ensure!(
+            output.status.success(),
+            "{line} in {}: {}: {}",
+            self.name,
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Runs many `ip` commands (one a line, without the word `ip`) by one process; stops at the first
+    /// that fails.
+    ///
+    /// # Errors
+    /// When one is refused; the message names its line.
+    pub fn ip_batch(&self, lines: &str) -> Result<()> {
+        self.run(|| feed(Command::new("ip").args(["-batch", "-"]), lines))
+            .with_context(|| format!("ip -batch in {}:\n{lines}", self.name))
+    }
+
+    /// Writes a sysctl below `/proc/sys`, e.g. `net.ipv4.ip_forward`. Dots part the names.
+    ///
+    /// # Errors
+    /// When this kernel has no such key or refuses the value.
+    pub fn write_sysctl(&self, key: &str, value: &str) -> Result<()> {
+        self.write_sysctls(&[(key, value)])
+    }
+
+    /// Writes many sysctls by one thread.
+    ///
+    /// # Errors
+    /// As [`Namespace::write_sysctl`].
+    pub fn write_sysctls(&self, settings: &[(&str, &str)]) -> Result<()> {
+        self.run(|| {
+            for (key, value) in settings {
+                let path = format!("/proc/sys/{}", key.replace('.', "/"));
+                fs::write(&path, value).with_context(|| format!("write {value} to {path}"))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Processes whose main thread is inside. Threads of this process do not count.
+    #[must_use]
+    pub fn pids(&self) -> Vec<i32> {
+        self.handle.metadata().map(|file| pids_inside(file.ino())).unwrap_or_default()
+    }
+
+    fn enter(&self) -> Result<()> {
+        setns(&self.handle, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("enter namespace {}", self.name))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        for pid in self.pids() {
+            end_process(pid);
+        }
+        remove_name(&self.name);
+    }
+}
+
+/// Takes the next group number of this process, see [`Namespace::create_in_group`].
+#[must_use]
+pub fn next_group() -> u32 {
+    SERIAL.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Namespaces of ours whose owner is dead: ends what runs inside and removes them. Returns their names.
+/// Scratch directories of dead owners go too. A name whose process id was given to another process stays
+/// until that one ends.
+#[must_use]
+pub fn sweep_stale() -> Vec<String> {
+    let mut swept = Vec::new();
+    for name in names().into_iter().filter(|name| owner(name).is_some_and(|pid| !is_alive(pid))) {
+        if let Ok(file) = fs::metadata(Path::new(NETNS_DIR).join(&name)) {
+            pids_inside(file.ino()).into_iter().for_each(end_process);
+        }
+        remove_name(&name);
+        swept.push(name);
+    }
+    crate::scratch::sweep_stale();
+    swept
+}
+
+/// Removes every namespace and scratch directory of this very process, for the way out when no `Drop` will
+/// run any more.
+pub fn sweep_own() {
+    for name in names_of_process(std::process::id()) {
+        if let Ok(file) = fs::metadata(Path::new(NETNS_DIR).join(&name)) {
+            pids_inside(file.ino()).into_iter().for_each(end_process);
+        }
+        remove_name(&name);
+    }
+    crate::scratch::sweep_own();
+}
+
+/// Names of namespaces that process `pid` made and that are there now.
+#[must_use]
+pub fn names_of_process(pid: u32) -> Vec<String> {
+    names().into_iter().filter(|name| owner(name) == Some(pid)).collect()
+}
+
+/// The process id in a name of ours.
+pub(crate) fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
+}
+
+pub(crate) fn is_alive(pid: u32) -> bool {
+    PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+fn names() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| owner(name).is_some())
+        .collect()
+}
+
+fn remove_name(name: &str) {
+    let path = Path::new(NETNS_DIR).join(name);
+    // A name that another sweep removed meanwhile is as good as removed by us.
+    let _ = umount2(&path, MntFlags::MNT_DETACH);
+    let _ = fs::remove_file(&path);
+}
+
+fn pids_inside(inode: u64) -> Vec<i32> {
+    let wanted = PathBuf::from(format!("net:[{inode}]"));
+    let own = std::process::id();
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|pid| *pid != own)
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|net| net == wanted))
+        .filter_map(|pid| i32::try_from(pid).ok())
+        .collect()
+}
+
+fn end_process(pid: i32) {
+    // It may have ended by itself since it was seen.
+    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+}
+
+/// Runs `command` with `input` on its stdin.
+fn feed(command: &mut Command, input: &str) -> Result<()> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("stdin was piped")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,336 @@
+//! The test bench proved without a balancer: each layout carries real traffic when the plain kernel steers
+//! a vip to one backend, its failures fail, and nothing is left behind.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use lb_tests::capture::Capture;
+use lb_tests::counters::{interface_counters, protocol_counter};
+use lb_tests::netns::{names_of_process, sweep_stale};
+use lb_tests::ping::ping;
+use lb_tests::require_root;
+use lb_tests::topology::{BackendSetup, ECHO_PORT, Layout, Tagging, Topology, TopologyBuilder, vip};
+use lb_tests::traffic::{
+    ConnectionPool, HttpLoad, Reuse, Stage, UdpLoad, Wrk, ask_once, download, echo_transfer, fetch,
+    fetch_within,
+};
+use lb_tests::wait::{wait_for, wait_until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Makes the node a plain router that sends the first vip to one backend.
+fn steer(net: &Topology, backend: usize) {
+    let node = &net.node().ns;
+    node.write_sysctls(&[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
+    let (vip, to) = (vip(0), net.backends()[backend].addresses());
+    let lines =
+        format!("route replace {}/32 via {}\nroute replace {}/128 via {}\n", vip.v4, to.v4, vip.v6, to.v6);
+    node.ip_batch(&lines).unwrap();
+}
+
+/// Builds, steers to the second backend, and sees HTTP and UDP of both families answered by it.
+fn check(builder: TopologyBuilder) -> Topology {
+    let net = builder.build().unwrap();
+    steer(&net, 1);
+    for (http, echo) in [(net.vip4(80), net.vip4(ECHO_PORT)), (net.vip6(80), net.vip6(ECHO_PORT))] {
+        let reply =
+            fetch(net.client(), http, "/").unwrap_or_else(|error| panic!("{error:#}\n{}", net.describe()));
+        assert_eq!((reply.status, reply.text().as_str(), reply.backend.as_deref()), (200, "b1", Some("b1")));
+        assert_eq!(ask_once(net.client(), echo, 64, SECOND).unwrap(), "b1");
+        assert_eq!(ask_once(net.client(), echo, 1400, SECOND).unwrap(), "b1");
+    }
+    net
+}
+
+fn client_seen(net: &Topology, vip: SocketAddr) -> IpAddr {
+    fetch(net.client(), vip, "/client").unwrap().text().parse().unwrap()
+}
+
+#[test]
+fn switched_with_direct_return() {
+    require_root!("topology::switched_with_direct_return", "nginx", "curl");
+    let net = check(Topology::builder());
+    let client = net.clients()[0].addresses;
+    assert_eq!(client_seen(&net, net.vip4(80)), IpAddr::from(client.v4));
+    assert_eq!(client_seen(&net, net.vip6(80)), IpAddr::from(client.v6));
+
+    // Replies go straight to the router: the node sees the requests only.
+    let before = interface_counters(&net.node().ns, "eth0").unwrap();
+    download(net.client(), net.vip4(80), net.file_bytes(), 10 * SECOND).unwrap();
+    let after = interface_counters(&net.node().ns, "eth0").unwrap();
+    assert!(after.rx_packets > before.rx_packets, "the requests pass the node");
+    assert!(after.rx_bytes - before.rx_bytes < net.file_bytes() / 4, "the answer does not pass the node");
+}
+
+#[test]
+fn routed_to_backends_one_hop_away() {
+    require_root!("topology::routed_to_backends_one_hop_away", "nginx", "curl");
+    // The plain kernel cannot steer past a router, so here the router does it: node and backends answer.
+    let net = Topology::builder().layout(Layout::Routed).build().unwrap();
+    let router = &net.router().unwrap().ns;
+    let (vip, to) = (vip(0), net.backends()[2].addresses());
+    let lines = format!("route add {}/32 via {}\nroute add {}/128 via {}\n", vip.v4, to.v4, vip.v6, to.v6);
+    router.ip_batch(&lines).unwrap();
+    for vip in [net.vip4(80), net.vip6(80)] {
+        assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b2");
+    }
+    for backend in net.backends() {
+        for to in backend.addresses().both() {
+            let answer = ping(&net.node().ns, to, 56, SECOND).unwrap();
+            assert!(answer.is_some(), "node to {to}");
+        }
+    }
+}
+
+#[test]
+fn direct_cables_with_replies_over_the_node() {
+    require_root!("topology::direct_cables_with_replies_over_the_node", "nginx", "curl");
+    let net = check(Topology::builder().layout(Layout::Direct).clients(2).backends(4));
+    assert_eq!(net.node().uplinks, ["eth0", "eth1"]);
+    let second = &net.clients()[1].ns;
+    assert_eq!(fetch(second, net.vip4(80), "/").unwrap().text(), "b1");
+    assert_eq!(fetch(second, net.vip6(80), "/").unwrap().text(), "b1");
+    let sent = interface_counters(&net.backends()[1].ns, "eth0").unwrap();
+    assert!(sent.tx_packets > 0 && sent.rx_packets > 0);
+    assert_eq!(interface_counters(&net.node().ns, "b3").unwrap().tx_dropped, 0);
+}
+
+#[test]
+fn plain_backends_behind_kernel_nat() {
+    require_root!("topology::plain_backends_behind_kernel_nat", "nginx", "curl", "nft");
+    let net = Topology::builder().setup(BackendSetup::Plain).build().unwrap();
+    let (node, to) = (net.node(), net.backends()[0].addresses());
+    node.ns.write_sysctls(&[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
+    for rule in [
+        "add table inet nat".to_owned(),
+        "add chain inet nat pre { type nat hook prerouting priority -100 ; }".to_owned(),
+        "add chain inet nat post { type nat hook postrouting priority 100 ; }".to_owned(),
+        format!("add rule inet nat pre ip daddr {} dnat ip to {}", vip(0).v4, to.v4),
+        format!("add rule inet nat pre ip6 daddr {} dnat ip6 to {}", vip(0).v6, to.v6),
+        "add rule inet nat post masquerade".to_owned(),
+    ] {
+        node.ns.shell(&format!("nft {rule}")).unwrap();
+    }
+    assert_eq!(client_seen(&net, net.vip4(80)), IpAddr::from(node.addresses.v4));
+    assert_eq!(client_seen(&net, net.vip6(80)), IpAddr::from(node.addresses.v6));
+}
+
+#[test]
+fn tagged_uplink() {
+    require_root!("topology::tagged_uplink", "nginx", "curl", "tcpdump");
+    for (tagging, words) in [
+        (Tagging::Vlan(100), vec!["vlan 100"]),
+        (Tagging::QinQ { outer: 200, inner: 30 }, vec!["vlan 200", "vlan 30"]),
+    ] {
+        let net = Topology::builder().tagging(tagging).backends(2).file_bytes(1 << 20).build().unwrap();
+        steer(&net, 1);
+        let capture = Capture::start(&net.node().ns, net.node().uplink(), "").unwrap();
+        for vip in [net.vip4(80), net.vip6(80)] {
+            assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b1");
+        }
+        let backend = echo_transfer(net.client(), net.vip4(ECHO_PORT), 1 << 20, 5 * SECOND).unwrap();
+        assert_eq!(backend, "b1");
+        let text = capture.stop_as_text().unwrap();
+        for word in words {
+            assert!(text.contains(word), "{word} in {}", &text[..text.len().min(2000)]);
+        }
+    }
+}
+
+#[test]
+fn tagged_direct_cables() {
+    require_root!("topology::tagged_direct_cables", "nginx", "curl");
+    let net = check(Topology::builder().layout(Layout::Direct).tagging(Tagging::Vlan(7)).backends(2));
+    assert_eq!(net.node().routed_device, "eth0.7");
+}
+
+#[test]
+fn low_path_mtu_works_by_icmp_only() {
+    require_root!("topology::low_path_mtu_works_by_icmp_only", "nginx", "curl", "nft");
+    let bytes = 50 << 20;
+    let net = check(Topology::builder().path_mtu(1300).file_bytes(bytes).backends(2));
+    let router = &net.router().unwrap().ns;
+    for rule in [
+        "add table inet deaf",
+        "add chain inet deaf out { type filter hook output priority 0 ; }",
+        "add rule inet deaf out icmp type destination-unreachable drop",
+        "add rule inet deaf out icmpv6 type packet-too-big drop",
+    ] {
+        router.shell(&format!("nft {rule}")).unwrap();
+    }
+    for vip in [net.vip4(80), net.vip6(80)] {
+        let stalled = download(net.client(), vip, bytes, SECOND);
+        assert!(stalled.is_err(), "without ICMP a download over {vip} must stall");
+    }
+    router.shell("nft delete table inet deaf").unwrap();
+    for (http, echo) in [(net.vip4(80), net.vip4(ECHO_PORT)), (net.vip6(80), net.vip6(ECHO_PORT))] {
+        assert_eq!(download(net.client(), http, bytes, MINUTE).unwrap(), "b1");
+        assert_eq!(echo_transfer(net.client(), echo, 1 << 20, 5 * SECOND).unwrap(), "b1");
+    }
+}
+
+#[test]
+fn lower_mtu_to_the_backends() {
+    require_root!("topology::lower_mtu_to_the_backends", "nginx", "curl");
+    for layout in [Layout::Switched, Layout::Direct] {
+        let net = check(Topology::builder().layout(layout).backend_mtu(1400).backends(2));
+        for echo in [net.vip4(ECHO_PORT), net.vip6(ECHO_PORT)] {
+            assert_eq!(echo_transfer(net.client(), echo, 1 << 20, 5 * SECOND).unwrap(), "b1");
+        }
+        let (node, to) = (&net.node().ns, net.backends()[1].addresses());
+        match layout {
+            Layout::Switched => {
+                assert!(node.shell(&format!("ip route get {}", to.v4)).unwrap().contains("mtu 1400"))
+            }
+            _ => assert!(node.shell("ip link show b1").unwrap().contains("mtu 1400")),
+        }
+    }
+}
+
+#[test]
+fn backends_fail_in_each_way_and_come_back() {
+    require_root!("topology::backends_fail_in_each_way_and_come_back", "nginx", "curl", "nft");
+    let short = Duration::from_millis(300);
+    let mut net = check(Topology::builder().backends(2));
+    let (vip, echo) = (net.vip4(80), net.vip4(ECHO_PORT));
+
+    net.backend_mut(1).kill();
+    let error = fetch(net.client(), vip, "/").unwrap_err().to_string();
+    assert!(error.contains("refused") || error.contains("connect"), "{error}");
+    assert!(ask_once(net.client(), echo, 8, short).is_err());
+    net.backend_mut(1).start().unwrap();
+    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b1");
+
+    net.backend_mut(1).pause().unwrap();
+    let error = fetch_within(net.client(), vip, "/", short).unwrap_err().to_string();
+    assert!(error.contains("timed out"), "{error}");
+    assert!(ask_once(net.client(), echo, 8, short).is_err());
+    net.backend_mut(1).resume().unwrap();
+    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b1");
+
+    net.backends()[1].cut().unwrap();
+    assert!(fetch_within(net.client(), vip, "/", short).is_err());
+    net.backends()[1].mend().unwrap();
+    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b1");
+
+    assert_eq!(net.add_backend().unwrap().name(), "b2");
+    steer(&net, 2);
+    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b2");
+    assert_eq!(fetch(net.client(), net.vip6(80), "/").unwrap().text(), "b2");
+    assert_eq!(ask_once(net.client(), echo, 8, SECOND).unwrap(), "b2");
+}
+
+#[test]
+fn loads_count_what_happens() {
+    require_root!("topology::loads_count_what_happens", "nginx", "curl");
+    let mut net = check(Topology::builder().backends(2));
+    let pool = ConnectionPool::new(net.vip4(ECHO_PORT), 500).open(net.client()).unwrap();
+    let kept = HttpLoad::new(net.vip4(80)).workers(4).start(net.client()).unwrap();
+    let fresh = HttpLoad::new(net.vip6(80)).workers(4).reuse(Reuse::PerRequest).start(net.client()).unwrap();
+    let udp = UdpLoad::new(net.vip6(ECHO_PORT)).start(net.client()).unwrap();
+    let report = pool.wait_round(10 * SECOND).unwrap();
+    assert_eq!((report.live, report.broken, report.per_backend.get("b1")), (500, 0, Some(&500)));
+    wait_until("requests of each kind", 10 * SECOND, || {
+        kept.snapshot().requests_ok >= 100
+            && fresh.snapshot().requests_ok >= 100
+            && udp.snapshot().answered >= 100
+    })
+    .unwrap();
+    assert_eq!(kept.snapshot().connections_opened, 4);
+    assert!(fresh.snapshot().connections_opened >= 100);
+    assert_eq!((kept.snapshot().requests_failed, fresh.snapshot().requests_failed), (0, 0));
+
+    // Now b1 dies under load, and the others take over.
+    net.backend_mut(1).kill();
+    wait_until("every loss seen", 10 * SECOND, || {
+        pool.snapshot().broken == 500
+            && kept.snapshot().requests_failed > 0
+            && fresh.snapshot().requests_failed > 0
+            && !udp.snapshot().failures.is_empty()
+    })
+    .unwrap();
+    steer(&net, 0);
+    wait_until("b0 answering", 10 * SECOND, || {
+        kept.snapshot().per_backend.contains_key("b0")
+            && fresh.snapshot().per_backend.contains_key("b0")
+            && udp.snapshot().per_backend.contains_key("b0")
+    })
+    .unwrap();
+    let (pool, kept, fresh, udp) =
+        (pool.finish().unwrap(), kept.finish().unwrap(), fresh.finish().unwrap(), udp.finish().unwrap());
+    assert_eq!((pool.opened, pool.live, pool.broken), (500, 0, 500));
+    assert_eq!(pool.failures[0].backend.as_deref(), Some("b1"));
+    assert_eq!(kept.connections_broken, 4);
+    assert!(fresh.failures.iter().any(|failure| failure.stage == Stage::Connect), "{:?}", fresh.failures);
+    assert!(udp.flows_moved > 0 && udp.answered < udp.sent);
+    assert_eq!(kept.per_backend.values().sum::<u64>(), kept.requests_ok);
+    assert_eq!(protocol_counter(&net.backends()[0].ns, "Tcp", "InCsumErrors").unwrap(), 0);
+}
+
+#[test]
+fn wrk_measures() {
+    require_root!("topology::wrk_measures", "nginx", "curl", "wrk");
+    let net = check(Topology::builder().layout(Layout::Direct).backends(2));
+    let wrk = Wrk::new(net.vip4(80)).connections(8).duration(SECOND);
+    let report = wrk.run(net.client()).unwrap();
+    assert!(report.requests > 0 && report.requests_per_s > 0.0 && report.latency_p99_us > 0.0, "{report:?}");
+    assert_eq!(report.errors(), 0);
+    let report = wrk.reuse(Reuse::PerRequest).run(net.client()).unwrap();
+    assert!(report.requests > 0);
+    assert_eq!(report.status_errors, 0);
+}
+
+#[test]
+fn nothing_is_left_behind() {
+    require_root!("topology::nothing_is_left_behind", "nginx", "curl");
+    let net = check(Topology::builder().path_mtu(1300));
+    let (group, dir) = (net.group(), net.dir().to_owned());
+    let pids: Vec<i32> = net.namespaces().iter().flat_map(|namespace| namespace.pids()).collect();
+    assert_eq!((pids.len(), Topology::leftovers(group).len(), dir.exists()), (3, 8, true));
+    drop(net);
+    assert_eq!(Topology::leftovers(group), Vec::<String>::new());
+    assert!(!dir.exists());
+    assert!(pids.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
+}
+
+/// Starts the program that holds a network, waits until it does, ends it by `signal`.
+fn hold_and_end(signal: &str) -> (u32, std::process::ExitStatus) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lb-topology"))
+        .args(["--backends", "1"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = child.id();
+    let nginx_runs = || {
+        let names = names_of_process(pid);
+        let backend = names.iter().find(|name| name.ends_with("-b0"))?;
+        let listing = Command::new("ip").args(["netns", "pids", backend]).output().ok()?;
+        (!listing.stdout.is_empty()).then_some(())
+    };
+    wait_for("the network of a child", 10 * SECOND, nginx_runs).unwrap();
+    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+    let (status, _) = wait_for("its end", 10 * SECOND, || child.try_wait().unwrap()).unwrap();
+    (pid, status)
+}
+
+#[test]
+fn interrupted_program_cleans_up() {
+    require_root!("topology::interrupted_program_cleans_up", "nginx");
+    for signal in ["-INT", "-TERM"] {
+        let (pid, status) = hold_and_end(signal);
+        assert_eq!((names_of_process(pid), status.code()), (Vec::new(), Some(0)), "{signal}");
+    }
+}
+
+#[test]
+fn next_run_sweeps_after_a_killed_one() {
+    require_root!("topology::next_run_sweeps_after_a_killed_one", "nginx");
+    let (pid, _) = hold_and_end("-KILL");
+    let left = names_of_process(pid);
+    assert!(!left.is_empty(), "kill -9 leaves namespaces, unless another run has swept");
+    let swept = sweep_stale();
+    assert!(left.iter().all(|name| swept.contains(name)), "{left:?} in {swept:?}");
+    assert_eq!(names_of_process(pid), Vec::<String>::new());
+}
