@@ -6,6 +6,7 @@ use crate::be::Be16;
 
 /// How packets reach a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Mode {
     /// L2 direct return: only the Ethernet header is rewritten; the backend is on-link and has the vip.
     L2 = 0,

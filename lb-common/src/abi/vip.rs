@@ -70,6 +70,7 @@ impl VipEntry {
 
 /// How flows of a vip are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 pub enum Tracking {
     /// Only in slots that moved.
     Auto = 0,

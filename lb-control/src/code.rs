@@ -1,0 +1,189 @@
+//! Every stable code of an error, in one list: its number, what it means and what to do.
+//!
+//! `lb explain LBnnnn` and the operator's manual print from here. A code, once released, keeps its meaning; a code
+//! that is no longer used stays in the list. Ranges: 1000 commands (the caller's fault), 2000 the plan (tables that
+//! are full), 3000 files and requests, 4000 the environment (kernel, rights, devices), 5000 the daemon.
+
+use serde::{Serialize, Serializer};
+use std::fmt;
+
+macro_rules! codes {
+    ($($id:ident $number:literal $short:literal $advice:literal;)*) => {
+        /// A stable code. Shown and serialised as `LB1001`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Code {
+            $(#[doc = $short] $id = $number,)*
+        }
+
+        impl Code {
+            /// Every code, in the order of the list.
+            pub const ALL: &[Self] = &[$(Self::$id),*];
+
+            /// What it means, in a few words.
+            pub const fn short(self) -> &'static str {
+                match self { $(Self::$id => $short,)* }
+            }
+            /// What to do about it.
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$id => $advice,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    UnknownTenant 1001 "there is no such tenant"
+        "`lb tenant list` shows the tenants; `lb tenant add NAME` makes one.";
+    UnknownVip 1002 "there is no such vip"
+        "`lb vip list` shows the vips; `lb vip add` makes one.";
+    UnknownBackend 1003 "the vip has no such backend"
+        "`lb backend list VIP` shows its backends; `lb backend add VIP/NAME ADDRESS` makes one.";
+    DuplicateTenant 1004 "a tenant of that name exists"
+        "Choose another name, or use the tenant that is there.";
+    DuplicateVip 1005 "a vip of that name exists"
+        "Choose another name, or change the vip that is there with `lb vip set`.";
+    DuplicateBackend 1006 "the vip has a backend of that name"
+        "Choose another name, or change the backend that is there with `lb backend`.";
+    DuplicateBackendAddress 1007 "the vip has a backend at that address and port"
+        "A backend stands in a pool once: give it a higher weight to send it more.";
+    VipAddressTaken 1008 "another vip serves that address, port and protocol"
+        "Choose another address or port, or remove the vip that holds it.";
+    VipAddressOfOtherTenant 1009 "another tenant serves that address with an overlapping port"
+        "A vip on all ports (port 0) and vips on single ports of one address must belong to one tenant.";
+    BadName 1010 "a name must match [a-z0-9][a-z0-9-]{0,62}"
+        "Use lower-case letters, digits and dashes, at most 63, and begin with a letter or digit.";
+    BadVipAddress 1011 "the address cannot be a vip's"
+        "A vip needs a unicast address that is neither unspecified, loopback nor link-local.";
+    BadBackendAddress 1012 "the address cannot be a backend's"
+        "A backend needs a unicast address that is neither unspecified, loopback nor link-local.";
+    BackendIsVip 1013 "the backend's address is a vip's: packets would loop"
+        "Give the backend's own address; the vip's address belongs on the backend's loopback device.";
+    FamilyMismatch 1014 "vip and backend are of different address families"
+        "Modes l2 and nat need one family. Use mode ipip, which carries either family in the other.";
+    BackendPortInDirectReturn 1015 "the backend's port differs from the vip's, but the mode does not rewrite ports"
+        "Leave the port out, or use mode nat.";
+    BackendPortZero 1016 "port 0 of a backend needs a vip on all ports"
+        "Leave the port out to use the vip's, or name the port that the backend listens on.";
+    TrackingConflict 1017 "mode nat remembers every flow: tracking cannot be set otherwise"
+        "Leave `tracking` out, or set it to \"always\".";
+    BadTableSize 1018 "the table size must be a prime from 251 to 131071"
+        "Leave it out for 65537, or take the prime that the message names.";
+    TableSizeLive 1019 "the table size of a vip that has backends cannot change: flows would move"
+        "Add a second vip with the new size and move the clients, or remove the backends first.";
+    ModeLive 1020 "the mode of a vip that has backends cannot change: flows would break"
+        "Add a second vip with the new mode and move the clients, or remove the backends first.";
+    VipIdentity 1021 "address, port, protocol and tenant of a vip cannot change"
+        "Remove the vip and add it anew, or add a second one under another name.";
+    BackendIdentity 1022 "address and port of a backend cannot change"
+        "Add the new address under another name, drain the old backend, then remove it.";
+    WindowRange 1023 "the window must be from 1 to 86400 seconds"
+        "Leave it out for 900 s (TCP) or 30 s (UDP).";
+    IdleRange 1024 "the idle time must be from 1 to 65535 seconds"
+        "Leave it out for 900 s (TCP) or 60 s (UDP).";
+    ProbeRange 1025 "a setting of the probe is out of range"
+        "interval_ms 50 to 3600000, timeout_ms 10 to 60000, rise and fall 1 to 100, port 1 to 65535.";
+    ProbePort 1026 "the probe has no port to try"
+        "Set `probe.port`, or `probe.kind` to \"none\": the backend serves all ports.";
+    StatelessTcp 1027 "udp_stateless is for UDP vips"
+        "Leave it out: a TCP flow is always kept.";
+    TenantNotEmpty 1028 "the tenant has vips"
+        "Remove its vips first.";
+    DefaultTenant 1029 "the tenant `default` always exists"
+        "Leave it: vips that name no tenant belong to it.";
+    Disruption 1030 "the change would end or turn away traffic"
+        "Look at `lb plan`; say --allow-disruption if it is meant. Draining backends one by one needs it not.";
+    Capacity 1031 "a table is full"
+        "Remove what is no longer needed, or start the daemon with a larger --max-… for it.";
+    WeightRange 1032 "the weight must be from 0 to 65535"
+        "0 takes no new flows; weights count relative to the other backends of the vip.";
+    NothingToSet 1033 "the command names no setting"
+        "Name at least one setting to change.";
+
+    VipRowsFull 2001 "no free row for a vip"
+        "Rows are free again moments after a vip is removed; else start the daemon with a larger --max-vips.";
+    BackendRowsFull 2002 "no free row for a backend"
+        "A removed backend's row is free again when no flow names it; else raise --max-backends.";
+    SlotsFull 2003 "no room for a vip's table in one piece"
+        "Ask for a smaller table, remove a vip, or start the daemon with a larger --max-slots.";
+    EgressRowsFull 2004 "no free row for a way out of the node"
+        "Fewer distinct devices and VLANs are supported than the routes name.";
+    SourcesFull 2005 "no free number for a source address of the node"
+        "Route the backends so that fewer of the node's own addresses are used, or raise --max-sources.";
+
+    NoDataPlane 4001 "this `lb` was built without its data plane"
+        "Run `cargo xtask build`.";
+    NoPrivilege 4002 "a privilege is missing"
+        "Run as root, or give `lb` CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.";
+    NoBpffs 4003 "there is no BPF file system to pin in"
+        "Mount it: `mount -t bpf bpf /sys/fs/bpf`.";
+    PinsHeld 4004 "another daemon holds the pinned data plane"
+        "Stop that daemon, or give this one another --pin-dir.";
+    OtherAbi 4005 "what is pinned is of another version"
+        "Use the `lb` that made it, or detach the devices, remove the pin directory and start anew.";
+    ObjectRefused 4006 "the kernel refused the data plane's program"
+        "What ran before runs on. `cargo xtask verify` shows what the verifier says.";
+    KernelCall 4007 "a call to the kernel failed"
+        "What ran before runs on; it is tried again. `dmesg` may say more.";
+    MapFull 4008 "a map is full, or a row lies beyond its end"
+        "Remove what is no longer needed, or start anew with a larger --max-… for it.";
+    NoDevice 4009 "there is no such device"
+        "`ip link` shows the devices of this network namespace.";
+    DeviceTaken 4010 "another XDP program has the device"
+        "Detach it first, or say --replace to put the balancer in its place.";
+    NoNativeXdp 4011 "the device's driver does not run XDP natively"
+        "`--mode generic` works on any device, at a fraction of the speed.";
+    KernelTooOld 4012 "the kernel has no XDP links"
+        "Linux 5.9 or later is needed.";
+    NotAttached 4013 "the device is not attached"
+        "`lb status` shows the devices that are.";
+    DeviceUnfit 4014 "the device cannot carry the balancer's packets"
+        "Attach to an Ethernet device.";
+    SelftestFailed 4015 "the loaded program answered a known packet wrongly"
+        "Forwarding may be wrong: `lb bypass on` lets every packet pass; please report it.";
+    BadCapacity 4016 "a capacity is out of range"
+        "See the limits in `lb serve --help`.";
+}
+
+impl Code {
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        self as u16
+    }
+    /// The code that is written `LB1001` (or `1001`); case does not matter.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.get(..2).filter(|p| p.eq_ignore_ascii_case("lb")).map_or(text, |_| &text[2..]);
+        let number: u16 = digits.parse().ok()?;
+        Self::ALL.iter().copied().find(|code| code.number() == number)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LB{:04}", self.number())
+    }
+}
+
+impl Serialize for Code {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_distinct_and_round_trip() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert!(Code::ALL[index + 1..].iter().all(|other| other.number() != code.number()));
+            assert_eq!(Code::parse(&code.to_string()), Some(*code));
+            assert!(!code.short().is_empty() && code.advice().ends_with('.'));
+        }
+        assert_eq!(Code::parse("lb1002"), Some(Code::UnknownVip));
+        assert_eq!(Code::parse("1002"), Some(Code::UnknownVip));
+        for bad in ["", "LB", "LB9999", "é1", "LBé"] {
+            assert_eq!(Code::parse(bad), None);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! What people can ask for. Commands name things as people do: tenants and vips by name, backends by name within
+//! their vip. Their JSON is the HTTP API, their TOML (a [`Document`]) the file of `lb apply`.
+//!
+//! Nothing is validated here beyond the shape: that is [`crate::decide`]'s, which knows the state.
+
+use crate::backend::Intent;
+use crate::probe::ProbeWish;
+use crate::vip::{Mode, Protocol, Tracking};
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// The tenant that vips belong to which name none. It always exists.
+pub const DEFAULT_TENANT: &str = "default";
+/// A backend's weight unless it names one.
+pub const DEFAULT_WEIGHT: u32 = 100;
+
+/// A wish to change something: `{"kind": "vip_add", "name": "web", …}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Makes a tenant.
+    TenantAdd(TenantSpec),
+    /// Removes a tenant that has no vips.
+    TenantRemove(TenantSpec),
+    /// Makes a vip, with the backends that it names.
+    VipAdd(VipSpec),
+    /// Changes settings of a vip.
+    VipSet(VipSet),
+    /// Removes a vip and its backends.
+    VipRemove(VipRemove),
+    /// Adds a backend to a vip.
+    BackendAdd(BackendAdd),
+    /// Changes weight or intent of a backend.
+    BackendSet(BackendSet),
+    /// Removes a backend; flows that it still has end. Drain it first to keep them.
+    BackendRemove(BackendRemove),
+    /// Turns the emergency bypass on or off: every packet passes untouched.
+    BypassSet(BypassSet),
+    /// Brings about what a document says.
+    Apply(Apply),
+}
+
+/// A tenant, in commands and documents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantSpec {
+    /// Its name.
+    pub name: String,
+}
+
+/// A vip, in commands and documents. What is absent has its default ([`crate::vip::VipSettings::defaults`]).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VipSpec {
+    /// Its name, unique on the node.
+    pub name: String,
+    /// Name of its tenant.
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    /// The address that clients use.
+    pub address: IpAddr,
+    /// The port that clients use; 0 = every port that no other vip of the address serves.
+    pub port: u16,
+    /// Transport protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// How packets reach its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// Which flows are remembered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
+    /// See [`crate::vip::VipSettings::udp_stateless`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_stateless: Option<bool>,
+    /// See [`crate::vip::VipSettings::window_s`], seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_s: Option<u32>,
+    /// See [`crate::vip::VipSettings::idle_s`], seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_s: Option<u32>,
+    /// See [`crate::vip::VipSettings::table_size`], slots.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_size: Option<u32>,
+    /// How its backends are probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeWish>,
+    /// Its pool.
+    #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
+    pub backends: Vec<BackendSpec>,
+}
+
+impl VipSpec {
+    /// A vip with every default.
+    pub fn new(name: impl Into<String>, address: IpAddr, port: u16, protocol: Protocol) -> Self {
+        Self {
+            name: name.into(),
+            tenant: default_tenant(),
+            address,
+            port,
+            protocol,
+            mode: None,
+            tracking: None,
+            udp_stateless: None,
+            window_s: None,
+            idle_s: None,
+            table_size: None,
+            probe: None,
+            backends: Vec::new(),
+        }
+    }
+}
+
+/// A backend, in commands and documents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendSpec {
+    /// Its name, unique in the vip.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port; absent = the vip's. Another one only in mode nat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Its share of new flows relative to the others, 0 to 65,535.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+    /// What is intended with it.
+    #[serde(default)]
+    pub intent: Intent,
+}
+
+impl BackendSpec {
+    /// A backend with every default.
+    pub fn new(name: impl Into<String>, address: IpAddr) -> Self {
+        Self { name: name.into(), address, port: None, weight: DEFAULT_WEIGHT, intent: Intent::Enabled }
+    }
+}
+
+/// Changes to a vip; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VipSet {
+    /// Its name.
+    pub name: String,
+    /// New mode; only while the vip has no backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// New tracking.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracking: Option<Tracking>,
+    /// New choice for unknown UDP flows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp_stateless: Option<bool>,
+    /// New window, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window_s: Option<u32>,
+    /// New idle time, seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_s: Option<u32>,
+    /// New table size, slots; only while the vip has no backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table_size: Option<u32>,
+    /// Changes to the probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeWish>,
+    /// Do it even if it ends traffic.
+    #[serde(default)]
+    pub allow_disruption: bool,
+}
+
+/// Removal of a vip.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VipRemove {
+    /// Its name.
+    pub name: String,
+    /// Do it even if it ends traffic: needed while the vip has enabled backends.
+    #[serde(default)]
+    pub allow_disruption: bool,
+}
+
+/// A new backend of a vip: the backend's fields beside the vip's name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendAdd {
+    /// Name of the vip.
+    pub vip: String,
+    /// Its name, unique in the vip.
+    pub name: String,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port; absent = the vip's. Another one only in mode nat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Its share of new flows relative to the others, 0 to 65,535.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+    /// What is intended with it.
+    #[serde(default)]
+    pub intent: Intent,
+}
+
+/// Changes to a backend; what is absent stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendSet {
+    /// Name of the vip.
+    pub vip: String,
+    /// Name of the backend.
+    pub name: String,
+    /// New weight, 0 to 65,535.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// New intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Intent>,
+    /// Do it even if it ends traffic: needed for the last enabled backend of a pool.
+    #[serde(default)]
+    pub allow_disruption: bool,
+}
+
+/// Removal of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendRemove {
+    /// Name of the vip.
+    pub vip: String,
+    /// Name of the backend.
+    pub name: String,
+    /// Do it even if it ends traffic: needed for the last enabled backend of a pool.
+    #[serde(default)]
+    pub allow_disruption: bool,
+}
+
+/// The emergency bypass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BypassSet {
+    /// Whether every packet passes untouched.
+    pub on: bool,
+}
+
+/// A document to bring about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// What shall be.
+    pub document: Document,
+    /// Whether tenants, vips and backends that the document does not name are removed. Otherwise they stay.
+    #[serde(default)]
+    pub prune: bool,
+    /// Do it even if it ends traffic.
+    #[serde(default)]
+    pub allow_disruption: bool,
+}
+
+/// A desired state: `[[tenant]]`, `[[vip]]` and, within, `[[vip.backend]]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// Tenants.
+    #[serde(default, rename = "tenant", skip_serializing_if = "Vec::is_empty")]
+    pub tenants: Vec<TenantSpec>,
+    /// Vips with their backends.
+    #[serde(default, rename = "vip", skip_serializing_if = "Vec::is_empty")]
+    pub vips: Vec<VipSpec>,
+}
+
+fn default_tenant() -> String {
+    DEFAULT_TENANT.to_string()
+}
+
+fn default_weight() -> u32 {
+    DEFAULT_WEIGHT
+}
+
+impl BackendAdd {
+    /// The backend without the vip's name.
+    pub fn spec(&self) -> BackendSpec {
+        BackendSpec {
+            name: self.name.clone(),
+            address: self.address,
+            port: self.port,
+            weight: self.weight,
+            intent: self.intent,
+        }
+    }
+}
+
+impl Command {
+    /// Its kind, as in JSON.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::TenantAdd(_) => "tenant_add",
+            Self::TenantRemove(_) => "tenant_remove",
+            Self::VipAdd(_) => "vip_add",
+            Self::VipSet(_) => "vip_set",
+            Self::VipRemove(_) => "vip_remove",
+            Self::BackendAdd(_) => "backend_add",
+            Self::BackendSet(_) => "backend_set",
+            Self::BackendRemove(_) => "backend_remove",
+            Self::BypassSet(_) => "bypass_set",
+            Self::Apply(_) => "apply",
+        }
+    }
+}

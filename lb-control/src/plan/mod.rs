@@ -1,0 +1,21 @@
+//! From intent and observation to map operations.
+//!
+//! [`desired`] says what the maps should hold, without slot states; [`diff`] compares it with what was read back
+//! from the kernel ([`Actual`]) and gives ordered [`Op`]s such that every prefix of them is safe for packets: things
+//! exist before something names them, and nothing is freed while something names it. The state of a slot (moving,
+//! pinned) belongs to the data plane's history: it enters only through [`lb_common::abi::slot::Slot::transition`].
+
+mod actual;
+mod desired;
+mod diff;
+mod extent;
+mod op;
+mod summary;
+mod tables;
+
+pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_health, unnamed};
+pub use desired::{Desired, DesiredBackend, DesiredVip, Device, Observed, Way, desired};
+pub use diff::{Plan, Problem, diff};
+pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
+pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise};
+pub use tables::TableCache;

@@ -1,0 +1,190 @@
+//! The state of intent: the fold of all events. No observation is in here, and no row number.
+//!
+//! [`State::apply`] is total: any event of any log can be applied, even one that [`crate::decide`] would never have
+//! written; what does not fit changes nothing but the revision. Serials are never used again.
+
+use crate::backend::Backend;
+use crate::command::DEFAULT_TENANT;
+use crate::event::{Change, Event};
+use crate::vip::{Served, Vip};
+use lb_common::ids::{BackendId, TenantId, VipId};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use xxhash_rust::xxh64::xxh64;
+
+/// Serial of the tenant [`DEFAULT_TENANT`].
+pub const DEFAULT_TENANT_ID: TenantId = TenantId(1);
+
+/// The state of intent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// Number of events so far.
+    pub revision: u64,
+    /// Whether the emergency bypass is on.
+    pub bypass: bool,
+    /// Serials of the tenants, by name.
+    pub tenants: BTreeMap<String, TenantId>,
+    /// Vips with their backends, by name.
+    pub vips: BTreeMap<String, Vip>,
+    /// The next serials, never given before.
+    pub next: NextSerials,
+    /// Which vip serves what: an index over `vips`.
+    #[serde(skip)]
+    served: BTreeMap<Served, String>,
+}
+
+/// The serials that the next objects will have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct NextSerials {
+    /// Of the next tenant.
+    pub tenant: TenantId,
+    /// Of the next vip.
+    pub vip: VipId,
+    /// Of the next backend.
+    pub backend: BackendId,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            revision: 0,
+            bypass: false,
+            tenants: BTreeMap::from([(DEFAULT_TENANT.to_string(), DEFAULT_TENANT_ID)]),
+            vips: BTreeMap::new(),
+            next: NextSerials { tenant: TenantId(2), vip: VipId(1), backend: BackendId(1) },
+            served: BTreeMap::new(),
+        }
+    }
+}
+
+impl State {
+    /// The state after all of `events`.
+    pub fn replay<'a>(events: impl IntoIterator<Item = &'a Event>) -> Self {
+        let mut state = Self::default();
+        events.into_iter().for_each(|event| state.apply(event));
+        state
+    }
+
+    /// Takes one event in.
+    pub fn apply(&mut self, event: &Event) {
+        self.revision += 1;
+        let at = Stamp { revision: self.revision, changed_ms: event.at_ms };
+        match &event.change {
+            Change::TenantAdded { id, tenant } => self.add_tenant(*id, tenant),
+            Change::TenantRemoved { tenant } => drop(self.tenants.remove(tenant)),
+            Change::VipAdded { id, vip, tenant, served, settings } => {
+                self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
+                self.add_vip(vip, at.vip(*id, tenant, *served, *settings));
+            }
+            Change::VipSettingsChanged { vip, settings } => {
+                self.change_vip(vip, at, |v| v.settings = *settings)
+            }
+            Change::VipRemoved { vip } => self.remove_vip(vip),
+            Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
+                self.next.backend = self.next.backend.max(BackendId(id.0.saturating_add(1)));
+                let (Stamp { revision, changed_ms }, id) = (at, *id);
+                let (address, port, weight, intent) = (*address, *port, *weight, *intent);
+                let new = Backend { id, address, port, weight, intent, revision, changed_ms };
+                self.change_vip(vip, at, |v| drop(v.backends.insert(backend.clone(), new)));
+            }
+            Change::BackendWeightChanged { vip, backend, weight } => {
+                self.change_backend(vip, backend, at, |b| b.weight = *weight);
+            }
+            Change::BackendIntentChanged { vip, backend, intent } => {
+                self.change_backend(vip, backend, at, |b| b.intent = *intent);
+            }
+            Change::BackendRemoved { vip, backend } => {
+                self.change_vip(vip, at, |v| drop(v.backends.remove(backend)));
+            }
+            Change::BypassChanged { on } => self.bypass = *on,
+            Change::CommandAccepted { .. } => {}
+        }
+    }
+
+    /// Hash (xxh64) over the whole state in its canonical form, compact JSON with ordered keys.
+    pub fn digest(&self) -> u64 {
+        let canonical =
+            serde_json::to_vec(self).expect("the state has string keys only and writing to memory");
+        xxh64(&canonical, 0)
+    }
+
+    /// The vip that serves exactly this.
+    pub fn vip_serving(&self, served: &Served) -> Option<(&str, &Vip)> {
+        let name = self.served.get(served)?;
+        self.vips.get(name).map(|vip| (name.as_str(), vip))
+    }
+    /// The vips of an address, by what they serve.
+    pub fn vips_at(&self, address: IpAddr) -> impl Iterator<Item = (&Served, &str)> {
+        let first = Served { address, port: 0, protocol: crate::vip::Protocol::Tcp };
+        let of_address = move |(served, _): &(&Served, &String)| served.address == address;
+        self.served.range(first..).take_while(of_address).map(|(served, name)| (served, name.as_str()))
+    }
+    /// A backend by the names of its vip and its own.
+    pub fn backend(&self, vip: &str, backend: &str) -> Option<&Backend> {
+        self.vips.get(vip)?.backends.get(backend)
+    }
+    /// Every backend with the names of its vip and its own.
+    pub fn backends(&self) -> impl Iterator<Item = (&str, &Vip, &str, &Backend)> {
+        self.vips.iter().flat_map(|(vip_name, vip)| {
+            vip.backends.iter().map(move |(name, backend)| (vip_name.as_str(), vip, name.as_str(), backend))
+        })
+    }
+
+    fn add_tenant(&mut self, id: TenantId, tenant: &str) {
+        self.next.tenant = self.next.tenant.max(TenantId(id.0.saturating_add(1)));
+        self.tenants.insert(tenant.to_string(), id);
+    }
+
+    fn add_vip(&mut self, name: &str, vip: Vip) {
+        self.remove_vip(name);
+        self.served.insert(vip.served, name.to_string());
+        self.vips.insert(name.to_string(), vip);
+    }
+
+    fn remove_vip(&mut self, name: &str) {
+        if let Some(vip) = self.vips.remove(name)
+            && self.served.get(&vip.served).is_some_and(|holder| holder == name)
+        {
+            self.served.remove(&vip.served);
+        }
+    }
+
+    fn change_vip(&mut self, name: &str, at: Stamp, change: impl FnOnce(&mut Vip)) {
+        if let Some(vip) = self.vips.get_mut(name) {
+            change(vip);
+            (vip.revision, vip.changed_ms) = (at.revision, at.changed_ms);
+        }
+    }
+
+    fn change_backend(&mut self, vip: &str, name: &str, at: Stamp, change: impl FnOnce(&mut Backend)) {
+        self.change_vip(vip, at, |vip| {
+            if let Some(backend) = vip.backends.get_mut(name) {
+                change(backend);
+                (backend.revision, backend.changed_ms) = (at.revision, at.changed_ms);
+            }
+        });
+    }
+}
+
+/// Revision and time of the event that is being applied.
+#[derive(Clone, Copy)]
+struct Stamp {
+    revision: u64,
+    changed_ms: u64,
+}
+
+impl Stamp {
+    fn vip(self, id: VipId, tenant: &str, served: Served, settings: crate::vip::VipSettings) -> Vip {
+        let Self { revision, changed_ms } = self;
+        Vip {
+            id,
+            tenant: tenant.to_string(),
+            served,
+            settings,
+            backends: BTreeMap::new(),
+            revision,
+            changed_ms,
+        }
+    }
+}
