@@ -106,7 +106,7 @@ fn rustflags() -> Vec<String> {
 }
 
 fn path_with(first: &Path) -> Result<std::ffi::OsString> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = process::search_path();
     let dirs = [first.to_path_buf()].into_iter().chain(std::env::split_paths(&path));
     std::env::join_paths(dirs).context("PATH")
 }

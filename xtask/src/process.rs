@@ -1,5 +1,6 @@
 //! Running other programs: each is named when it fails, and none writes to our stdout unless it is meant to.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -54,16 +55,21 @@ pub(crate) fn replace_by(command: &mut Command) -> Result<()> {
 pub(crate) fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    command.current_dir(crate::workspace::root());
+    command.current_dir(crate::workspace::root()).env("PATH", search_path());
     command
 }
 
-/// Finds a program in `PATH`, then in the system directories that a user's `PATH` may lack.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+/// `PATH`, and after it the directories of root's programs, which not everybody's `PATH` has.
+pub(crate) fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    let found = std::env::split_paths(&path).chain(system).map(|dir| dir.join(program));
-    found.into_iter().find(|candidate| candidate.is_file())
+    // It cannot fail: what is joined was split at the separator.
+    std::env::join_paths(std::env::split_paths(&path).chain(system)).unwrap_or(path)
+}
+
+/// Finds a program in the search path.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&search_path()).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())
 }
 
 /// Whether we act as root. The owner of `/proc/self` is the effective user of this process.

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: builds everything once, runs every test binary, adds the results up.
 //!
 //! Unit and property tests run in parallel; those of crate `lb-tests` make namespaces and load programs, and
-//! run one at a time. A test of that crate that cannot run here (no root) appends a line `name: why` to the
+//! run one at a time. A test of that crate that cannot run here (no root) appends a line to the
 //! file named by `LB_TEST_SKIPS_FILE`, and is then counted as skipped; under `CI=true` it counts as failed.
 //! Invariant: the last line of stdout is `N passed, N failed, N skipped`.
 
@@ -50,11 +50,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "--no-fail-fast",
         ]))?);
     }
-    let reasons = std::fs::read_to_string(&skips).with_context(|| format!("read {}", skips.display()))?;
-    for reason in reasons.lines() {
-        println!("skipped {reason}");
+    let reported = std::fs::read_to_string(&skips).with_context(|| format!("read {}", skips.display()))?;
+    for line in reported.lines() {
+        println!("{line}");
     }
-    total.take_skips(reasons.lines().count(), std::env::var("CI").is_ok_and(|ci| ci == "true"));
+    total.take_skips(reported.lines().count(), std::env::var("CI").is_ok_and(|ci| ci == "true"));
     println!("{total}");
     if total.failed > 0 {
         std::process::exit(1);
@@ -88,7 +88,7 @@ impl Binary {
     fn command(&self, rest: &[String], skips: &Path) -> Command {
         let mut command = Command::new(&self.executable);
         command.current_dir(&self.package_dir).env("CARGO_MANIFEST_DIR", &self.package_dir);
-        command.env("LB_TEST_SKIPS_FILE", skips);
+        command.env("LB_TEST_SKIPS_FILE", skips).env("PATH", process::search_path());
         if self.in_namespaces() {
             command.arg("--test-threads=1");
         }
