@@ -92,11 +92,12 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    let packages: Vec<&str> = missing.iter().filter_map(Missing::package).collect();
+    let mut apt = Apt { updated: false };
+    apt.check(&packages)?;
     for item in &missing {
         say!("will {} {}: {}", item.means.verb(), item.name, item.why);
     }
-    let packages: Vec<&str> = missing.iter().filter_map(Missing::package).collect();
-    let mut apt = Apt { updated: false };
     apt.install(&packages)?;
     if needs.contains(&Need::Build) && toolchain::ready().is_none() {
         install_linker(&mut apt)?;
@@ -230,18 +231,26 @@ struct Apt {
 }
 
 impl Apt {
-    fn install(&mut self, packages: &[&str]) -> Result<()> {
-        if packages.is_empty() {
-            return Ok(());
-        }
+    /// Whether these packages can be installed from here.
+    fn check(&self, packages: &[&str]) -> Result<()> {
         let list = packages.join(" ");
-        if process::find("apt-get").is_none() {
+        if packages.is_empty() {
+            Ok(())
+        } else if process::find("apt-get").is_none() {
             bail!(
                 "missing: {list} (Debian's names) and no apt-get here; install them with this system's own tools"
-            );
+            )
+        } else if !process::is_root() {
+            bail!("missing: {list}; not root, so install them first: sudo apt-get install {list}")
+        } else {
+            Ok(())
         }
-        if !process::is_root() {
-            bail!("missing: {list}; not root, so install them first: sudo apt-get install {list}");
+    }
+
+    fn install(&mut self, packages: &[&str]) -> Result<()> {
+        self.check(packages)?;
+        if packages.is_empty() {
+            return Ok(());
         }
         if !self.updated {
             process::run(Command::new("apt-get").args(["-qq", "update"]).stdin(Stdio::null()))?;

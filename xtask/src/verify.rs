@@ -48,7 +48,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     if !process::is_root() {
-        bail!("loading a program needs root: sudo -E cargo xtask verify");
+        bail!("loading a program into the kernel needs root");
     }
     setup::ensure(&[Need::Build, Need::Verify])?;
     let object = match &args.object {
