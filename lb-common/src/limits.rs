@@ -11,10 +11,8 @@ pub const BACKENDS: u32 = 16_384;
 pub const BACKENDS_MAX: u32 = 65_536;
 /// Rows of the egress table: device, VLAN tags and source MAC of a way out.
 pub const EGRESSES: u32 = 256;
-/// The node's own source addresses for tunnels and NAT, addresses; NAT state is allocated for each.
-pub const SOURCES: u32 = 4;
-/// Hard limit of [`SOURCES`]: a source number is 4 bits wide.
-pub const SOURCES_MAX: u32 = 16;
+/// The node's own source addresses for tunnels and NAT, addresses. Hard limit: a source number is 4 bits wide.
+pub const SOURCES: u32 = 16;
 /// Slots of all tables together, slots of 8 bytes: 128 MiB, 256 vips of the default size.
 pub const SLOTS: u32 = 16 * 1024 * 1024;
 /// Slots of a vip's table unless it asks for another prime (Eisenbud et al., "Maglev", NSDI 2016, section 5.3).
@@ -35,9 +33,12 @@ pub const V6_EXTENSIONS: usize = 6;
 pub const NAT_PROBES: u32 = 16;
 /// Lowest source port that NAT uses: the ones below are reserved for well-known uses (RFC 6056, 3.2).
 pub const NAT_PORT_FIRST: u32 = 1_024;
-/// Ports of one source address and protocol; NAT uses `NAT_PORT_FIRST..NAT_PORTS`, below Linux' ephemeral range
+/// Ports of one plane and protocol; NAT uses `NAT_PORT_FIRST..NAT_PORTS`, below Linux' ephemeral range
 /// (32,768 and up), so that a probe's own port never collides.
 pub const NAT_PORTS: u32 = 32_768;
+/// Planes of the NAT table, a power of two; each holds every port of both protocols in 4 MiB. Backends are spread
+/// over them, and only backends of one plane compete for ports.
+pub const NAT_PLANES: u32 = 4;
 /// A closed NAT flow's port is used again after this long without a packet, seconds.
 pub const NAT_CLOSING_S: u32 = 2;
 /// ICMP messages that the node itself sends, per CPU and second.

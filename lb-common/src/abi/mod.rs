@@ -64,11 +64,11 @@ maps! {
     /// Interface index of a device to an egress row without VLAN tags, for answers to where a packet came from.
     PORTS: "LB_PORTS", limits::EGRESSES, u32 => u32;
     /// The node's own source addresses.
-    SOURCES: "LB_SOURCES", limits::SOURCES_MAX, u32 => source::SourceRow;
+    SOURCES: "LB_SOURCES", limits::SOURCES, u32 => source::SourceRow;
     /// The flow table.
     FLOWS: "LB_FLOWS", limits::FLOW_BUCKETS, u32 => flow::FlowBucket;
-    /// NAT flows, by source, protocol and port.
-    NAT: "LB_NAT", limits::SOURCES * 2 * limits::NAT_PORTS, u32 => nat::NatRow;
+    /// NAT flows, by plane, protocol and port.
+    NAT: "LB_NAT", limits::NAT_PLANES * 2 * limits::NAT_PORTS, u32 => nat::NatRow;
     /// Packets and bytes by reason, per CPU.
     REASON_COUNTS: "LB_REASONS", crate::reason::REASON_CAPACITY, u32 => counter::Counter;
     /// Packets and bytes by vip row, per CPU.

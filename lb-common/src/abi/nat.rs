@@ -1,12 +1,15 @@
-//! NAT flows. A row *is* a port: source number, protocol and port are its index, so a reply finds its flow by the
-//! port that it comes to, and the client's packets find it by trying the few ports that the flow hash allows.
+//! NAT flows. A row *is* a port: the plane of the backend, protocol and port are its index. A reply finds its flow by
+//! where it comes from and the port that it comes to; the client's packets find it by trying the few ports that the
+//! flow hash allows.
 //!
 //! A row is claimed by compare-and-swap on `control`, filled, then published by `control`; a reader checks `control`
 //! again after it read the rest. Who writes: the data plane; the daemon's sweep frees.
 
+use super::egress::Tags;
 use super::word::{Word, field};
 use crate::addr::Addr;
 use crate::be::Be16;
+use crate::limits::{NAT_PORT_FIRST, NAT_PORTS};
 
 /// What a NAT row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,8 +85,8 @@ impl NatControl {
 pub struct NatRow {
     /// [`NatControl`].
     pub control: Word,
-    /// Client port (bits 0-15) and vip port (16-31) as they lie in memory, VLAN tags towards the client: number
-    /// (32-33), VLAN ids outer (36-47) and inner (48-59).
+    /// Client port (bits 0-15) and vip port (16-31) as they lie in memory, number of VLAN tags towards the client
+    /// (32-33), their VLAN ids, outer (36-47) and inner (48-59).
     pub ports: Word,
     /// The client's address.
     pub client: [Word; 2],
@@ -111,8 +114,75 @@ impl NatRow {
     }
 }
 
+/// Index of the first row for a backend and protocol: rows `first..first + NAT_PORTS`, by port. `rows` is the size of
+/// the table, a power of two of whole planes.
+#[inline(always)]
+pub const fn first_row(backend: &Addr, port: Be16, udp: bool, rows: u32) -> u32 {
+    let words = backend.words();
+    let mixed = (words[0] ^ words[1].rotate_left(32) ^ port.raw() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let planes = rows / (2 * NAT_PORTS);
+    let plane = (mixed >> 32) as u32 & planes.wrapping_sub(1);
+    (plane * 2 + udp as u32) * NAT_PORTS
+}
+
+/// The `attempt`-th port, in host order, that a flow with this hash may use.
+#[inline(always)]
+pub const fn port_of(hash: u64, attempt: u32) -> u32 {
+    let spread = (hash as u32).wrapping_add(attempt.wrapping_mul(0x9e37_79b9));
+    NAT_PORT_FIRST + ((spread as u64 * (NAT_PORTS - NAT_PORT_FIRST) as u64) >> 32) as u32
+}
+
 /// Client and vip port, the low half of the `ports` word.
 #[inline(always)]
 pub const fn port_pair(client: Be16, vip: Be16) -> u32 {
     client.raw() as u32 | (vip.raw() as u32) << 16
+}
+
+/// The `ports` word: ports, and VLAN ids without their priorities.
+#[inline(always)]
+pub const fn ports_word(client: Be16, vip: Be16, tags: Tags) -> u64 {
+    port_pair(client, vip) as u64
+        | (tags.count() as u64 & 3) << 32
+        | (tags.first() as u64 & 0xfff) << 36
+        | (tags.second() as u64 & 0xfff) << 48
+}
+
+/// The VLAN tags of a `ports` word.
+#[inline(always)]
+pub const fn tags_of(ports: u64) -> Tags {
+    let (outer, inner) = (field(ports, 36, 12) as u16, field(ports, 48, 12) as u16);
+    match field(ports, 32, 2) {
+        0 => Tags::NONE,
+        1 => Tags::one(outer),
+        _ => Tags::two(outer, inner),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_and_tags_share_a_word() {
+        let (client, vip) = (Be16::new(40_001), Be16::new(80));
+        for tags in [Tags::NONE, Tags::one(0xfff), Tags::two(0xabc, 0x123)] {
+            let word = ports_word(client, vip, tags);
+            assert_eq!((word as u32, tags_of(word)), (port_pair(client, vip), tags));
+        }
+    }
+
+    #[test]
+    fn ports_and_rows_stay_in_range() {
+        for hash in [0, 1, u64::MAX, 0x8000_0000, 0xdead_beef_dead_beef] {
+            for attempt in 0..crate::limits::NAT_PROBES {
+                let port = port_of(hash, attempt);
+                assert!((NAT_PORT_FIRST..NAT_PORTS).contains(&port));
+            }
+        }
+        let rows = 4 * 2 * NAT_PORTS;
+        for n in 0..1_000u32 {
+            let addr = Addr([0, 0, 0xffff_0000, n]);
+            assert!(first_row(&addr, Be16::new(80), true, rows) + NAT_PORTS <= rows);
+        }
+    }
 }

@@ -1,0 +1,108 @@
+//! Stage 3: which backend has this flow? *Track only what moved*: the slot answers for every flow that began since
+//! it last changed, so a stable slot costs neither a lookup nor an insert, whatever the number of flows.
+
+use super::Halt;
+use super::flow_table::{Flow, insert, remembered};
+use super::parse::Parsed;
+use super::pipeline::{Choice, Trail};
+use super::tables::Tables;
+use super::wire::transport::UDP;
+use crate::abi::backend::Control;
+use crate::abi::flow::EntryState;
+use crate::abi::slot::{Phase, Slot};
+use crate::abi::vip::{Policy, VipRow, extent};
+use crate::hash::{flow_hash, slot_of};
+use crate::reason::Reason;
+
+/// How flows are kept on their backend. The balancer has one way, [`MovedOnly`]; a benchmark replaces it to compare.
+pub trait Tracker {
+    /// The backend row of a flow, for its slot and policy.
+    fn backend<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16;
+}
+
+/// Tracks only what moved.
+pub struct MovedOnly;
+
+/// Finds the backend row of a packet's flow.
+#[inline(always)]
+pub fn backend<T: Tables, K: Tracker>(
+    parsed: &Parsed,
+    vip: &VipRow,
+    tables: &T,
+    trail: &mut Trail,
+) -> Result<u16, Halt> {
+    let (first, count) = extent(vip.table.load());
+    trail.hash = flow_hash(tables.hash_key(), &parsed.flow);
+    trail.slot_number = slot_of(trail.hash, count);
+    let word = tables.slot(first.wrapping_add(trail.slot_number)).ok_or(Halt::drop(Reason::TableInconsistent))?;
+    trail.slot = Slot(word.load());
+    match K::backend(parsed, trail.slot, Policy(vip.policy.load()), tables, trail) {
+        0 => Err(Halt::drop(Reason::NoBackend)),
+        row => {
+            trail.backend_row = row.into();
+            Ok(row)
+        }
+    }
+}
+
+impl Tracker for MovedOnly {
+    #[inline(always)]
+    fn backend<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16 {
+        trail.choice = Choice::Slot;
+        if policy.never() || (slot.is_stable() && !policy.always()) {
+            return slot.current();
+        }
+        tracked(parsed, slot, policy, tables, trail)
+    }
+}
+
+/// The flow of a slot that moved, or of a vip that tracks every flow.
+#[inline(always)]
+fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16 {
+    let now_s = tables.now_s();
+    let flow = Flow { hash: trail.hash, slot: trail.slot_number, now_s, idle_s: policy.idle_s() };
+    let Some(bucket) = tables.flows(flow.bucket(tables.flow_mask())) else { return slot.current() };
+    if let Some(row) = remembered(bucket, &flow, slot.current(), parsed, tables) {
+        trail.choice = Choice::Remembered;
+        return row;
+    }
+    let moving = slot.phase(now_s) == Phase::Moving;
+    let previous = if moving && alive(slot.previous(), tables) { slot.previous() } else { 0 };
+    let newcomer = parsed.is_syn() || (parsed.flow.protocol == UDP && policy.udp_stateless());
+    let old = previous != 0 && !newcomer;
+    let row = if old { previous } else { slot.current() };
+    trail.choice = if old { Choice::Previous } else { Choice::Slot };
+    // A pinned slot's newcomers need no entry: a later change makes their backend the slot's `previous`.
+    // Neither does stateless UDP, nor what is only quoted by an ICMP error.
+    let state = if parsed.is_syn() { EntryState::Syn } else { EntryState::Probation };
+    let remember = parsed.teaches() && row != 0 && (policy.always() || (previous != 0 && (old || parsed.is_syn())));
+    if !remember {
+        return row;
+    }
+    let stored = insert(bucket, &flow, row, state, parsed.sequence, tables);
+    if stored && !old {
+        trail.choice = Choice::Inserted;
+    }
+    // A new connection goes to `current` only if it is remembered: otherwise its next packet would look like an
+    // older one's and go to `previous`.
+    if !stored && previous != 0 {
+        trail.choice = Choice::Previous;
+        return previous;
+    }
+    row
+}
+
+/// Whether a backend serves the flows that it has.
+#[inline(always)]
+pub fn alive<T: Tables>(row: u16, tables: &T) -> bool {
+    control(row, tables).alive()
+}
+
+/// A backend's control word; of no backend, one without any flag.
+#[inline(always)]
+pub fn control<T: Tables>(row: u16, tables: &T) -> Control {
+    match tables.backend(row.into()) {
+        Some(backend) if row != 0 => Control(backend.control.load()),
+        _ => Control(0),
+    }
+}

@@ -1,0 +1,316 @@
+//! NAT: towards a backend the destination becomes the backend and the source the node with a port of its own; a reply
+//! to that port is turned back. Checksums are changed incrementally, and the packet that an ICMP error quotes is
+//! translated with it.
+//!
+//! The port is the row of the NAT table (see [`crate::abi::nat`]).
+
+use super::connection::control;
+use super::forward::{CUT, hops_left, leave, relink, take_hop};
+use super::link::Link;
+use super::packet::Packet;
+use super::parse::{Content, Parsed};
+use super::pipeline::Trail;
+use super::tables::Tables;
+use super::wire::checksum::Sum;
+use super::wire::icmp::Icmp;
+use super::wire::ipv4::Ipv4;
+use super::wire::ipv6::Ipv6;
+use super::wire::transport::{Ports, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM};
+use super::{Halt, Verdict};
+use crate::abi::backend::{BackendRow, Control, NextHop};
+use crate::abi::nat::{NatControl, NatRow, NatState, first_row, port_of, port_pair, ports_word, tags_of};
+use crate::abi::vip::{Policy, VipRow};
+use crate::addr::{Addr, Mac};
+use crate::be::Be16;
+use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, NAT_PROBES};
+use crate::reason::Reason;
+
+/// What a packet's addresses and ports become.
+#[derive(Clone, Copy, Debug)]
+pub struct Mapping {
+    /// New source address.
+    pub src: Addr,
+    /// New destination address.
+    pub dst: Addr,
+    /// New source port.
+    pub src_port: Be16,
+    /// New destination port.
+    pub dst_port: Be16,
+}
+
+/// The mapping of a client's packet; allocates a port for a new flow.
+#[inline(always)]
+pub fn map<T: Tables>(
+    parsed: &Parsed,
+    vip: &VipRow,
+    backend: u16,
+    row: &BackendRow,
+    tables: &T,
+    trail: &Trail,
+) -> Result<Mapping, Halt> {
+    let control = Control(row.control.load());
+    let source = tables.source(control.source()).ok_or(Halt::drop(Reason::TableInconsistent))?.address();
+    let dst = row.address();
+    let dst_port = if control.port().raw() == 0 { parsed.flow.dst_port } else { control.port() };
+    let first = first_row(&dst, dst_port, parsed.flow.protocol == UDP, tables.nat_rows());
+    let idle_s = Policy(vip.policy.load()).idle_s();
+    let port = client_port(parsed, backend, first, idle_s, tables, trail)?;
+    Ok(Mapping { src: source, dst, src_port: Be16::new(port as u16), dst_port })
+}
+
+/// The NAT port of a client's flow, in host order.
+#[inline(always)]
+fn client_port<T: Tables>(
+    parsed: &Parsed,
+    backend: u16,
+    first: u32,
+    idle_s: u32,
+    tables: &T,
+    trail: &Trail,
+) -> Result<u32, Halt> {
+    let now_s = tables.now_s();
+    let (mut free, mut found) = (0, 0);
+    for attempt in 0..NAT_PROBES {
+        let port = port_of(trail.hash, attempt);
+        let Some(row) = tables.nat(first + port) else { break };
+        let word = NatControl(row.control.load());
+        if word.backend() == backend && is_flow(row, word, parsed) {
+            found = port;
+            break;
+        }
+        if free == 0 && reusable(word, now_s, idle_s, tables) {
+            free = port;
+        }
+    }
+    if found != 0 {
+        let row = tables.nat(first + found).ok_or(CUT)?;
+        touch(row, parsed, now_s, true, tables);
+        return Ok(found);
+    }
+    if !parsed.teaches() {
+        return Err(Halt::drop(Reason::IcmpQuote));
+    }
+    if free == 0 {
+        return Err(Halt::drop(Reason::NatPorts));
+    }
+    let row = tables.nat(first + free).ok_or(CUT)?;
+    claim(row, parsed, backend, now_s, tables)?;
+    Ok(free)
+}
+
+/// Whether a row holds this packet's flow.
+#[inline(always)]
+fn is_flow(row: &NatRow, word: NatControl, parsed: &Parsed) -> bool {
+    let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
+    matches!(word.state(), NatState::Live | NatState::Closing)
+        && row.ports.load() as u32 == port_pair(parsed.flow.src_port, parsed.flow.dst_port)
+        && row.client[0].load() == client[0]
+        && row.client[1].load() == client[1]
+        && row.vip[0].load() == vip[0]
+        && row.vip[1].load() == vip[1]
+}
+
+/// Whether a row's port may go to another flow.
+#[inline(always)]
+fn reusable<T: Tables>(word: NatControl, now_s: u32, idle_s: u32, tables: &T) -> bool {
+    match word.state() {
+        NatState::Free => true,
+        NatState::Claimed => false,
+        NatState::Closing if word.age_s(now_s) > NAT_CLOSING_S => true,
+        _ => word.age_s(now_s) > idle_s || !control(word.backend(), tables).alive(),
+    }
+}
+
+/// Takes a row for a new flow: claimed, filled, published.
+#[inline(always)]
+fn claim<T: Tables>(row: &NatRow, parsed: &Parsed, backend: u16, now_s: u32, tables: &T) -> Result<(), Halt> {
+    let old = NatControl(row.control.load());
+    let generation = old.generation().wrapping_add(1);
+    let claimed = NatControl::new(backend, NatState::Claimed, generation, now_s);
+    if !tables.compare_swap(&row.control, old.0, claimed.0) {
+        return Err(Halt::drop(Reason::NatBusy));
+    }
+    let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
+    for (word, value) in row.client.iter().zip(client).chain(row.vip.iter().zip(vip)) {
+        word.store(value);
+    }
+    row.ports.store(ports_word(parsed.flow.src_port, parsed.flow.dst_port, parsed.tags));
+    remember_way_back(row, parsed, tables);
+    row.control.store(NatControl::new(backend, NatState::Live, generation, now_s).0);
+    Ok(())
+}
+
+/// Where the client's packets come from is where the replies go.
+#[inline(always)]
+fn remember_way_back<T: Tables>(row: &NatRow, parsed: &Parsed, tables: &T) {
+    let port = tables.port(tables.ingress_ifindex()).unwrap_or(0);
+    row.back.store(NextHop::new(parsed.src_mac, port).0);
+    row.own_mac.store(parsed.dst_mac.0);
+}
+
+/// Notes a packet of a flow: its time, whether it closes the flow or opens it again, and where it came from.
+#[inline(always)]
+fn touch<T: Tables>(row: &NatRow, parsed: &Parsed, now_s: u32, from_client: bool, tables: &T) {
+    if !parsed.teaches() {
+        return;
+    }
+    let old = NatControl(row.control.load());
+    let state = match old.state() {
+        _ if parsed.closes() => NatState::Closing,
+        NatState::Closing if from_client && parsed.is_syn() => NatState::Live,
+        state => state,
+    };
+    if state != old.state() || old.seen_s() != now_s {
+        let new = NatControl::new(old.backend(), state, old.generation(), now_s);
+        tables.compare_swap(&row.control, old.0, new.0);
+    }
+    if from_client && NextHop(row.back.load()).mac() != parsed.src_mac {
+        remember_way_back(row, parsed, tables);
+    }
+}
+
+/// A packet to one of the node's source addresses: a backend's reply to NAT, or not ours.
+#[inline(always)]
+pub fn reply<P: Packet, T: Tables>(
+    packet: &mut P,
+    parsed: &Parsed,
+    tables: &T,
+    trail: &mut Trail,
+) -> Result<Verdict, Halt> {
+    const NOT_OURS: Halt = Halt::pass(Reason::NoVip);
+    let (flow, port) = (&parsed.flow, u32::from(parsed.flow.dst_port.host()));
+    if !(NAT_PORT_FIRST..NAT_PORTS).contains(&port) {
+        return Err(NOT_OURS);
+    }
+    let first = first_row(&flow.src, flow.src_port, flow.protocol == UDP, tables.nat_rows());
+    let row = tables.nat(first + port).ok_or(NOT_OURS)?;
+    let before = NatControl(row.control.load());
+    let ports = row.ports.load();
+    let vip_port = Be16::from_raw((ports >> 16) as u16);
+    if !matches!(before.state(), NatState::Live | NatState::Closing)
+        || !is_from(before.backend(), parsed, vip_port, tables)
+    {
+        return Err(NOT_OURS);
+    }
+    let back = NextHop(row.back.load());
+    let link = Link { dst: back.mac(), src: Mac(row.own_mac.load()), tags: tags_of(ports) };
+    let mapping = Mapping {
+        src: row.vip_address(),
+        dst: row.client_address(),
+        src_port: vip_port,
+        dst_port: Be16::from_raw(ports as u16),
+    };
+    touch(row, parsed, tables.now_s(), false, tables);
+    let after = NatControl(row.control.load());
+    if after.generation() != before.generation() || after.state() == NatState::Claimed {
+        return Err(Halt::drop(Reason::NatBusy));
+    }
+    trail.backend_row = before.backend().into();
+    let out = tables.egress(back.egress().into()).ok_or(Halt::drop(Reason::TableInconsistent))?;
+    if hops_left(packet, parsed)? <= 1 {
+        return Err(Halt::drop(Reason::HopLimit));
+    }
+    take_hop(packet, parsed)?;
+    rewrite(packet, parsed, &mapping).ok_or(CUT)?;
+    relink(packet, parsed, &link)?;
+    Ok(leave(Reason::NatReply, out.ifindex(), back.egress(), tables))
+}
+
+/// Whether a packet comes from a backend's address and port.
+#[inline(always)]
+fn is_from<T: Tables>(backend: u16, parsed: &Parsed, vip_port: Be16, tables: &T) -> bool {
+    let Some(row) = tables.backend(backend.into()) else { return false };
+    let port = Control(row.control.load()).port();
+    let port = if port.raw() == 0 { vip_port } else { port };
+    row.address() == parsed.flow.src && port == parsed.flow.src_port
+}
+
+/// Writes a mapping into the packet, or, for an ICMP error, into what it quotes and the outer destination.
+#[inline(always)]
+pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, mapping: &Mapping) -> Option<()> {
+    if parsed.content == Content::Error {
+        return rewrite_error(packet, parsed, mapping);
+    }
+    let flow = &parsed.flow;
+    let change = Sum::change()
+        .replace_address(&flow.src, &mapping.src)
+        .replace_address(&flow.dst, &mapping.dst)
+        .replace(flow.src_port.raw(), mapping.src_port.raw())
+        .replace(flow.dst_port.raw(), mapping.dst_port.raw());
+    rewrite_addresses(packet, parsed.l3, parsed.v4, &mapping.src, &mapping.dst)?;
+    *packet.at_mut(parsed.l4)? = Ports { src: mapping.src_port, dst: mapping.dst_port };
+    let offset = if flow.protocol == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    let checksum: &mut Be16 = packet.at_mut(parsed.l4 + offset)?;
+    if flow.protocol == UDP {
+        // 0 says that there is none, and a sum of 0 is sent as its twin (RFC 768).
+        if checksum.raw() != 0 {
+            let sum = change.apply(*checksum);
+            *checksum = if sum.raw() == 0 { Be16::from_raw(0xffff) } else { sum };
+        }
+    } else {
+        *checksum = change.apply(*checksum);
+    }
+    Some(())
+}
+
+/// Replaces the addresses of an IP header, and an IPv4 header's checksum with them.
+#[inline(always)]
+fn rewrite_addresses<P: Packet>(packet: &mut P, l3: u16, v4: bool, src: &Addr, dst: &Addr) -> Option<()> {
+    if v4 {
+        let header: &mut Ipv4 = packet.at_mut(l3)?;
+        let change = Sum::change()
+            .replace32(header.src.raw(), src.v4_field().raw())
+            .replace32(header.dst.raw(), dst.v4_field().raw());
+        header.checksum = change.apply(header.checksum);
+        (header.src, header.dst) = (src.v4_field(), dst.v4_field());
+    } else {
+        let header: &mut Ipv6 = packet.at_mut(l3)?;
+        (header.src, header.dst) = (src.v6_field(), dst.v6_field());
+    }
+    Some(())
+}
+
+/// An ICMP error about a translated packet. What it quotes travelled the other way: the quoted source is the
+/// mapping's destination. The quoted transport checksum is left alone: whoever gets the error looks its ports up and
+/// no more. The node (towards a backend) or the vip (towards a client) speaks for whoever reported the error.
+#[inline(always)]
+fn rewrite_error<P: Packet>(packet: &mut P, parsed: &Parsed, mapping: &Mapping) -> Option<()> {
+    let flow = &parsed.flow;
+    let inner_before = quoted_checksum(packet, parsed)?;
+    rewrite_addresses(packet, parsed.quoted_l3, parsed.v4, &mapping.dst, &mapping.src)?;
+    let inner_after = quoted_checksum(packet, parsed)?;
+    *packet.at_mut(parsed.quoted_l4)? = Ports { src: mapping.dst_port, dst: mapping.src_port };
+    // The tuple is the quoted one turned round: its destination is the quoted source.
+    let mut change = Sum::change()
+        .replace_address(&flow.dst, &mapping.dst)
+        .replace_address(&flow.src, &mapping.src)
+        .replace(flow.dst_port.raw(), mapping.dst_port.raw())
+        .replace(flow.src_port.raw(), mapping.src_port.raw());
+    if parsed.v4 {
+        change = change.replace(inner_before, inner_after);
+        let header: &mut Ipv4 = packet.at_mut(parsed.l3)?;
+        let outer = Sum::change()
+            .replace32(header.src.raw(), mapping.src.v4_field().raw())
+            .replace32(header.dst.raw(), mapping.dst.v4_field().raw());
+        header.checksum = outer.apply(header.checksum);
+        (header.src, header.dst) = (mapping.src.v4_field(), mapping.dst.v4_field());
+    } else {
+        let header: &mut Ipv6 = packet.at_mut(parsed.l3)?;
+        // The ICMPv6 checksum covers the outer addresses.
+        let (src, dst) = (Addr::v6(&header.src), Addr::v6(&header.dst));
+        change = change.replace_address(&src, &mapping.src).replace_address(&dst, &mapping.dst);
+        (header.src, header.dst) = (mapping.src.v6_field(), mapping.dst.v6_field());
+    }
+    let icmp: &mut Icmp = packet.at_mut(parsed.l4)?;
+    icmp.checksum = change.apply(icmp.checksum);
+    Some(())
+}
+
+/// The header checksum of what an ICMPv4 error quotes; 0 for IPv6, which has none.
+#[inline(always)]
+fn quoted_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Option<u16> {
+    if !parsed.v4 {
+        return Some(0);
+    }
+    Some(packet.at::<Ipv4>(parsed.quoted_l3)?.checksum.raw())
+}
