@@ -7,11 +7,13 @@
 //! Invariants:
 //! - only namespaces with our prefix are ever removed, only processes inside them are ever ended;
 //! - the calling thread never changes its namespace: a fresh thread does;
+//! - the only `unsafe` of the test bench is here, at the end: two calls of bpf(2) that no crate offers;
 //! - `/sys` is not remounted (as `ip netns exec` would do), so a child still sees `/sys/fs/bpf`;
 //!   the price is that its `/sys/class/net` shows the outer namespace.
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -189,6 +191,24 @@ impl Namespace {
         })
     }
 
+    /// Attaches a program of the type `sched_cls` to what `device` sends or receives (after XDP), for as long
+    /// as the returned link is open.
+    ///
+    /// # Errors
+    /// When the verifier refuses the program, or there is no such device.
+    pub fn attach_classifier(
+        &self,
+        device: &str,
+        direction: Direction,
+        instructions: &[u64],
+    ) -> Result<OwnedFd> {
+        self.run(|| {
+            let ifindex = nix::net::if_::if_nametoindex(device).with_context(|| format!("no {device}"))?;
+            let program = load_classifier(instructions).context("load a classifier")?;
+            link_classifier(&program, ifindex, direction).context("attach a classifier")
+        })
+    }
+
     /// Processes whose main thread is inside. Threads of this process do not count.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {
@@ -301,4 +321,69 @@ fn feed(command: &mut Command, input: &str) -> Result<()> {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
+}
+
+/// Which way packets pass a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Received by the device.
+    Ingress,
+    /// Sent by the device.
+    Egress,
+}
+
+/// The head of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes what is missing for zero.
+#[repr(C)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+}
+
+/// The head of `union bpf_attr` for BPF_LINK_CREATE.
+#[repr(C)]
+struct LinkCreate {
+    program: i32,
+    ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `instructions` in the kernel's encoding, host byte order.
+fn load_classifier(instructions: &[u64]) -> Result<OwnedFd> {
+    const BPF_PROG_LOAD: libc::c_long = 5;
+    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
+    let attributes = ProgramLoad {
+        program_type: BPF_PROG_TYPE_SCHED_CLS,
+        instruction_count: u32::try_from(instructions.len())?,
+        instructions: instructions.as_ptr() as u64,
+        license: c"MIT".as_ptr() as u64,
+    };
+    bpf(BPF_PROG_LOAD, &attributes)
+}
+
+fn link_classifier(program: &OwnedFd, ifindex: u32, direction: Direction) -> Result<OwnedFd> {
+    const BPF_LINK_CREATE: libc::c_long = 28;
+    const BPF_TCX_INGRESS: u32 = 46;
+    const BPF_TCX_EGRESS: u32 = 47;
+    let attach_type = match direction {
+        Direction::Ingress => BPF_TCX_INGRESS,
+        Direction::Egress => BPF_TCX_EGRESS,
+    };
+    bpf(BPF_LINK_CREATE, &LinkCreate { program: program.as_raw_fd(), ifindex, attach_type, flags: 0 })
+}
+
+/// bpf(2) for the two commands above, which both return a new descriptor.
+fn bpf<T>(command: libc::c_long, attributes: &T) -> Result<OwnedFd> {
+    // SAFETY: the kernel only reads `attributes`, `size_of::<T>()` bytes of it, and what it points to, which
+    // the callers keep borrowed during the call.
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    let descriptor = i32::try_from(answer)?;
+    if descriptor < 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    // SAFETY: a non-negative answer to these commands is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }

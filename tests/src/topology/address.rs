@@ -31,6 +31,14 @@ impl Pair {
     pub fn both(&self) -> [IpAddr; 2] {
         [self.v4.into(), self.v6.into()]
     }
+
+    /// The /24 and the /64 around them.
+    pub(crate) fn networks(&self) -> (String, String) {
+        let [a, b, c, _] = self.v4.octets();
+        let [e, f, g, h, ..] = self.v6.segments();
+        let net6 = Ipv6Addr::new(e, f, g, h, 0, 0, 0, 0);
+        (format!("{a}.{b}.{c}.0/24"), format!("{net6}/64"))
+    }
 }
 
 /// The `index`-th vip.
@@ -131,5 +139,6 @@ mod tests {
         assert_eq!(client(3).v6.to_string(), "fd00:50:3::2");
         assert_eq!(switched_backend(190).v6.to_string(), "fd00:60::200");
         assert_eq!(vip(0).v4.to_string(), "203.0.113.10");
+        assert_eq!(client(3).networks(), ("10.50.3.0/24".to_owned(), "fd00:50:3::/64".to_owned()));
     }
 }

@@ -110,7 +110,7 @@ impl Backend {
     /// When nft is missing or refuses, or it is deaf already.
     pub fn cut(&self) -> Result<()> {
         self.ns.shell("nft add table netdev cut")?;
-        let chain = "nft add chain netdev cut all { type filter hook ingress device eth0 priority 0 ; policy drop ; }";
+        let chain = "nft add chain netdev cut deaf { type filter hook ingress device eth0 priority 0 ; policy drop ; }";
         self.ns.shell(chain).map(|_| ())
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::address::{self, Pair};
-use super::plan::{Plan, Plug, Role, Tagging, set_common_sysctls};
+use super::plan::{Plan, Plug, Role, set_common_sysctls};
+use super::tagging::Tagging;
 use super::{Backend, BackendSetup, Host, Layout, MEMBERS_MAX, Node, Topology, VIP4_PREFIX, VIP6_PREFIX};
 use crate::netns::{Namespace, next_group, sweep_stale};
 use crate::ping::wait_reachable;
@@ -19,6 +20,9 @@ const READY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Leftovers of dead runs are swept once in each process, before its first topology.
 static SWEPT: Once = Once::new();
+
+/// Both families' default routes.
+const DEFAULT: (&str, &str) = ("default", "default");
 
 /// Kinds of cables, as they show in MAC addresses.
 mod cable {
@@ -153,7 +157,7 @@ impl TopologyBuilder {
         }
         let backends = self.backends;
         let mut topology = self.open_rooms(group, dir)?;
-        topology.plan_core().apply().context("cable the network")?;
+        topology.tags = topology.plan_core().apply().context("cable the network")?;
         for _ in 0..backends {
             topology.build_backend()?;
         }
@@ -198,7 +202,18 @@ impl TopologyBuilder {
             .map(|ns| Host { ns, addresses: address::fabric_gateway() });
         let fabric = if direct { None } else { made.next() };
         let edge = made.next();
-        Ok(Topology { backends: Vec::new(), clients, node, router, edge, fabric, spec: self, group, dir })
+        Ok(Topology {
+            backends: Vec::new(),
+            clients,
+            node,
+            router,
+            edge,
+            fabric,
+            tags: Vec::new(),
+            spec: self,
+            group,
+            dir,
+        })
     }
 
     fn node(&self, ns: Namespace) -> Node {
@@ -208,7 +223,6 @@ impl TopologyBuilder {
             ns,
             addresses: if direct { address::client_gateway(0) } else { address::node() },
             uplinks: (0..uplinks).map(|index| format!("eth{index}")).collect(),
-            routed_device: self.tagging.top_device("eth0"),
         }
     }
 }
@@ -236,10 +250,10 @@ impl Topology {
         let inner = plug(edge, "router", cable::EDGE, 0, 1);
         let outer = plug(router, "edge", cable::EDGE, 0, 2);
         plan.cable(inner, outer, mtu, Tagging::Untagged);
-        plan.address(edge, "router", address::edge());
-        plan.address(router, "edge", address::edge_gateway());
-        plan.route(edge, ("default", "default"), address::edge_gateway());
-        plan.route(router, (address::CLIENTS4, address::CLIENTS6), address::edge());
+        plan.address(edge, "router", address::edge(), None);
+        plan.address(router, "edge", address::edge_gateway(), None);
+        plan.route(edge, DEFAULT, address::edge_gateway(), None);
+        plan.route(router, (address::CLIENTS4, address::CLIENTS6), address::edge(), None);
     }
 
     fn plan_clients_by_node<'a>(&'a self, plan: &mut Plan<'a>) {
@@ -260,9 +274,10 @@ impl Topology {
         let near = plug(&client.ns, "eth0", cable::CLIENT, index, 1);
         let far = plug(first_hop, device, cable::CLIENT, index, 2);
         plan.cable(near, far, self.spec.mtu, tagging);
-        plan.address(&client.ns, &tagging.top_device("eth0"), client.addresses);
-        plan.address(first_hop, &tagging.top_device(device), address::client_gateway(index));
-        plan.route(&client.ns, ("default", "default"), address::client_gateway(index));
+        let route_mtu = tagging.route_mtu(self.spec.mtu);
+        plan.address(&client.ns, "eth0", client.addresses, route_mtu);
+        plan.address(first_hop, device, address::client_gateway(index), route_mtu);
+        plan.route(&client.ns, DEFAULT, address::client_gateway(index), route_mtu);
     }
 
     fn plan_fabric<'a>(&'a self, plan: &mut Plan<'a>, router: &'a Namespace, fabric: &'a Namespace) {
@@ -273,19 +288,20 @@ impl Topology {
         plan.line(fabric, "link set p-router master nodes");
         let near = plug(&node.ns, "eth0", cable::NODE, 0, 1);
         plan.cable(near, plug(fabric, "p-node", cable::NODE, 0, 2), mtu, tagging);
-        plan.line(fabric, &format!("link set {} master nodes", tagging.top_device("p-node")));
+        plan.line(fabric, "link set p-node master nodes");
 
-        plan.address(router, "fabric", address::fabric_gateway());
-        plan.address(&node.ns, &node.routed_device, node.addresses);
-        plan.route(&node.ns, ("default", "default"), address::fabric_gateway());
-        plan.route(router, (VIP4_PREFIX, VIP6_PREFIX), node.addresses);
+        plan.address(router, "fabric", address::fabric_gateway(), None);
+        let route_mtu = tagging.route_mtu(mtu);
+        plan.address(&node.ns, "eth0", node.addresses, route_mtu);
+        plan.route(&node.ns, DEFAULT, address::fabric_gateway(), route_mtu);
+        plan.route(router, (VIP4_PREFIX, VIP6_PREFIX), node.addresses, None);
         if self.spec.layout == Layout::Routed {
             let mtu = self.spec.backend_mtu.unwrap_or(mtu);
             add_bridge(plan, fabric, "backends");
             let near = plug(router, "backends", cable::BACKENDS, 0, 1);
             plan.cable(near, plug(fabric, "p-backends", cable::BACKENDS, 0, 2), mtu, Tagging::Untagged);
             plan.line(fabric, "link set p-backends master backends");
-            plan.address(router, "backends", address::backends_gateway());
+            plan.address(router, "backends", address::backends_gateway(), None);
         }
     }
 
@@ -338,12 +354,12 @@ impl Topology {
             None => {
                 let far = plug(&self.node.ns, name, cable::BACKEND, index, 2);
                 plan.cable(near, far, mtu, Tagging::Untagged);
-                plan.address(&self.node.ns, name, address::direct_gateway(index));
+                plan.address(&self.node.ns, name, address::direct_gateway(index), None);
                 address::direct_gateway(index)
             }
         };
-        plan.address(&backend.ns, backend.device(), backend.addresses);
-        plan.route(&backend.ns, ("default", "default"), gateway);
+        plan.address(&backend.ns, backend.device(), backend.addresses, None);
+        plan.route(&backend.ns, DEFAULT, gateway, None);
         if self.spec.setup == BackendSetup::DirectReturn {
             (0..self.spec.vips).for_each(|vip| plan.loopback_address(&backend.ns, address::vip(vip)));
         }
@@ -355,7 +371,7 @@ impl Topology {
 
     /// On a shared segment the smaller MTU of one host shows in the routes to it only.
     fn plan_route_mtu<'a>(&'a self, plan: &mut Plan<'a>, to: Pair, mtu: u32) {
-        let node = (&self.node.ns, self.node.routed_device.as_str());
+        let node = (&self.node.ns, "eth0");
         let router = self.router.as_ref().map(|router| (&router.ns, "fabric"));
         for (namespace, device) in [node].into_iter().chain(router) {
             plan.line(namespace, &format!("route add {}/32 dev {device} mtu {mtu}", to.v4));

@@ -17,10 +17,12 @@ mod address;
 mod backend;
 mod build;
 mod plan;
+mod tagging;
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -28,7 +30,7 @@ use anyhow::{Context, Result};
 pub use address::{MEMBERS_MAX, Pair, VIP4_PREFIX, VIP6_PREFIX, vip};
 pub use backend::{Backend, BackendSetup, ECHO_PORT};
 pub use build::TopologyBuilder;
-pub use plan::Tagging;
+pub use tagging::Tagging;
 
 use crate::netns::{Namespace, names_of_process};
 use crate::scratch::ScratchDir;
@@ -64,8 +66,6 @@ pub struct Node {
     /// The bare devices that packets to vips come in by: attach XDP here. One, `eth0`, but in
     /// [`Layout::Direct`] with several clients.
     pub uplinks: Vec<String>,
-    /// The device with the addresses of the first uplink: `eth0`, or `eth0.100` where that is tagged.
-    pub routed_device: String,
 }
 
 impl Node {
@@ -85,6 +85,7 @@ pub struct Topology {
     router: Option<Host>,
     edge: Option<Namespace>,
     fabric: Option<Namespace>,
+    tags: Vec<OwnedFd>,
     spec: TopologyBuilder,
     group: u32,
     dir: ScratchDir,

@@ -5,11 +5,13 @@
 //! NAPI, without which a frame that XDP redirects into the pair never arrives). This room knows no roles.
 
 use std::fmt::Write;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::address::Pair;
+use super::tagging::Tagging;
 use crate::netns::Namespace;
 
 /// Device features every end of a cable gets.
@@ -32,43 +34,6 @@ const FEATURES: [&str; 16] = [
     "off",
 ];
 
-/// How a cable's frames are tagged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Tagging {
-    /// No tag.
-    #[default]
-    Untagged,
-    /// One 802.1Q tag with this VLAN id (1-4094).
-    Vlan(u16),
-    /// An 802.1ad tag around an 802.1Q tag.
-    QinQ {
-        /// VLAN id of the outer tag (1-4094).
-        outer: u16,
-        /// VLAN id of the inner tag (1-4094).
-        inner: u16,
-    },
-}
-
-impl Tagging {
-    /// What the bare device must carry beyond `mtu`: one tag is free, each further one takes 4 bytes.
-    fn device_mtu(self, mtu: u32) -> u32 {
-        match self {
-            Self::Untagged | Self::Vlan(_) => mtu,
-            Self::QinQ { .. } => mtu + 4,
-        }
-    }
-
-    /// The device that carries addresses when the bare one is called `device`.
-    #[must_use]
-    pub fn top_device(self, device: &str) -> String {
-        match self {
-            Self::Untagged => device.to_owned(),
-            Self::Vlan(id) => format!("{device}.{id}"),
-            Self::QinQ { outer, inner } => format!("{device}.{outer}.{inner}"),
-        }
-    }
-}
-
 /// One plug of a cable.
 pub(crate) struct Plug<'a> {
     pub(crate) namespace: &'a Namespace,
@@ -81,7 +46,7 @@ pub(crate) struct Plug<'a> {
 pub(crate) struct Plan<'a> {
     cables: String,
     inside: Vec<(&'a Namespace, String)>,
-    devices: Vec<(&'a Namespace, String)>,
+    devices: Vec<(&'a Namespace, String, Tagging)>,
 }
 
 impl<'a> Plan<'a> {
@@ -101,8 +66,7 @@ impl<'a> Plan<'a> {
         );
         for plug in [one, other] {
             self.line(plug.namespace, &format!("link set {} up", plug.device));
-            self.tag(plug.namespace, &plug.device, mtu, tagging);
-            self.devices.push((plug.namespace, plug.device));
+            self.devices.push((plug.namespace, plug.device, tagging));
         }
     }
 
@@ -117,10 +81,19 @@ impl<'a> Plan<'a> {
         self.inside[index].1.push('\n');
     }
 
-    /// Gives `device` both addresses of `pair`, on-link with their /24 and /64.
-    pub(crate) fn address(&mut self, namespace: &'a Namespace, device: &str, pair: Pair) {
-        self.line(namespace, &format!("addr add {}/24 dev {device}", pair.v4));
-        self.line(namespace, &format!("addr add {}/64 dev {device} nodad", pair.v6));
+    /// Gives `device` both addresses of `pair`, on-link with their /24 and /64; with `mtu`, these routes say
+    /// it, since the device has a larger one.
+    pub(crate) fn address(&mut self, namespace: &'a Namespace, device: &str, pair: Pair, mtu: Option<u32>) {
+        let Some(mtu) = mtu else {
+            self.line(namespace, &format!("addr add {}/24 dev {device}", pair.v4));
+            self.line(namespace, &format!("addr add {}/64 dev {device} nodad", pair.v6));
+            return;
+        };
+        self.line(namespace, &format!("addr add {}/24 dev {device} noprefixroute", pair.v4));
+        self.line(namespace, &format!("addr add {}/64 dev {device} nodad noprefixroute", pair.v6));
+        let (net4, net6) = pair.networks();
+        self.line(namespace, &format!("route add {net4} dev {device} src {} mtu {mtu}", pair.v4));
+        self.line(namespace, &format!("route add {net6} dev {device} mtu {mtu}"));
     }
 
     /// Gives `lo` both addresses of a vip. The IPv6 one is deprecated, so that it is never chosen as a source.
@@ -129,50 +102,29 @@ impl<'a> Plan<'a> {
         self.line(namespace, &format!("addr add {}/128 dev lo nodad preferred_lft 0", pair.v6));
     }
 
-    /// Routes `to` (one prefix for each family, or `default`) by way of `via`.
-    pub(crate) fn route(&mut self, namespace: &'a Namespace, to: (&str, &str), via: Pair) {
-        self.line(namespace, &format!("route add {} via {}", to.0, via.v4));
-        self.line(namespace, &format!("route add {} via {}", to.1, via.v6));
+    /// Routes `to` (one prefix for each family, or `default`) by way of `via`; `mtu` as for
+    /// [`Plan::address`].
+    pub(crate) fn route(&mut self, namespace: &'a Namespace, to: (&str, &str), via: Pair, mtu: Option<u32>) {
+        let mtu = mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
+        self.line(namespace, &format!("route add {} via {}{mtu}", to.0, via.v4));
+        self.line(namespace, &format!("route add {} via {}{mtu}", to.1, via.v6));
     }
 
-    /// Runs everything: cables, features, then the lines of each namespace.
-    pub(crate) fn apply(self) -> Result<()> {
-        let Some((anywhere, _)) = self.inside.first() else { return Ok(()) };
+    /// Runs everything: cables, features and tags, then the lines of each namespace. The tags stay while the
+    /// returned links are open.
+    pub(crate) fn apply(self) -> Result<Vec<OwnedFd>> {
+        let mut links = Vec::new();
+        let Some((anywhere, _)) = self.inside.first() else { return Ok(links) };
         // Both ends name their namespace, so it matters not from where the cables are laid.
         anywhere.ip_batch(&self.cables)?;
-        for (namespace, device) in &self.devices {
+        for (namespace, device, tagging) in &self.devices {
             set_features(namespace, device)?;
+            links.extend(tagging.attach(namespace, device)?);
         }
         for (namespace, lines) in &self.inside {
             namespace.ip_batch(lines)?;
         }
-        Ok(())
-    }
-
-    fn tag(&mut self, namespace: &'a Namespace, device: &str, mtu: u32, tagging: Tagging) {
-        let top = tagging.top_device(device);
-        match tagging {
-            Tagging::Untagged => return,
-            Tagging::Vlan(id) => {
-                self.line(
-                    namespace,
-                    &format!("link add link {device} name {top} mtu {mtu} type vlan id {id}"),
-                );
-            }
-            Tagging::QinQ { outer, inner } => {
-                let middle = format!("{device}.{outer}");
-                self.line(
-                    namespace,
-                    &format!("link add link {device} name {middle} type vlan proto 802.1ad id {outer}"),
-                );
-                self.line(namespace, &format!("link set {middle} up"));
-                self.line(
-                    namespace,
-                    &format!("link add link {middle} name {top} mtu {mtu} type vlan id {inner}"),
-                );
-            }
-        }
-        self.line(namespace, &format!("link set {top} up"));
+        Ok(links)
     }
 }
 
