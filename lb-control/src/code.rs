@@ -81,7 +81,7 @@ codes! {
     IdleRange 1024 "the idle time must be from 1 to 65535 seconds"
         "Leave it out for 900 s (TCP) or 60 s (UDP).";
     ProbeRange 1025 "a setting of the probe is out of range"
-        "interval_ms 50 to 3600000, timeout_ms 10 to 60000, rise and fall 1 to 100, port 1 to 65535.";
+        "interval_ms 50 to 3600000, timeout_ms 10 to 60000, rise and fall 1 to 100.";
     ProbePort 1026 "the probe has no port to try"
         "Set `probe.port`, or `probe.kind` to \"none\": the backend serves all ports.";
     StatelessTcp 1027 "udp_stateless is for UDP vips"

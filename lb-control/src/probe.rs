@@ -77,7 +77,7 @@ pub struct ProbeWish {
     /// As [`Probe::fall`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fall: Option<u8>,
-    /// As [`Probe::port`].
+    /// As [`Probe::port`]; 0 = the backend's port again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
 }
@@ -91,7 +91,7 @@ impl ProbeWish {
             timeout_ms: self.timeout_ms.unwrap_or(base.timeout_ms),
             rise: self.rise.unwrap_or(base.rise),
             fall: self.fall.unwrap_or(base.fall),
-            port: self.port.or(base.port),
+            port: self.port.map_or(base.port, |port| (port != 0).then_some(port)),
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::vip::{Served, Vip};
 use lb_common::ids::{BackendId, TenantId, VipId};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use xxhash_rust::xxh64::xxh64;
 
@@ -32,6 +33,9 @@ pub struct State {
     /// Which vip serves what: an index over `vips`.
     #[serde(skip)]
     served: BTreeMap<Served, String>,
+    /// How many backends have an address: an index over `vips`.
+    #[serde(skip)]
+    backend_addresses: BTreeMap<IpAddr, u32>,
 }
 
 /// The serials that the next objects will have.
@@ -54,6 +58,7 @@ impl Default for State {
             vips: BTreeMap::new(),
             next: NextSerials { tenant: TenantId(2), vip: VipId(1), backend: BackendId(1) },
             served: BTreeMap::new(),
+            backend_addresses: BTreeMap::new(),
         }
     }
 }
@@ -86,7 +91,7 @@ impl State {
                 let (Stamp { revision, changed_ms }, id) = (at, *id);
                 let (address, port, weight, intent) = (*address, *port, *weight, *intent);
                 let new = Backend { id, address, port, weight, intent, revision, changed_ms };
-                self.change_vip(vip, at, |v| drop(v.backends.insert(backend.clone(), new)));
+                self.add_backend(vip, backend, at, new);
             }
             Change::BackendWeightChanged { vip, backend, weight } => {
                 self.change_backend(vip, backend, at, |b| b.weight = *weight);
@@ -95,7 +100,7 @@ impl State {
                 self.change_backend(vip, backend, at, |b| b.intent = *intent);
             }
             Change::BackendRemoved { vip, backend } => {
-                self.change_vip(vip, at, |v| drop(v.backends.remove(backend)));
+                self.remove_backend(vip, backend, at);
             }
             Change::BypassChanged { on } => self.bypass = *on,
             Change::CommandAccepted { .. } => {}
@@ -124,6 +129,10 @@ impl State {
     pub fn backend(&self, vip: &str, backend: &str) -> Option<&Backend> {
         self.vips.get(vip)?.backends.get(backend)
     }
+    /// Whether some backend has this address.
+    pub fn is_backend_address(&self, address: IpAddr) -> bool {
+        self.backend_addresses.contains_key(&address)
+    }
     /// Every backend with the names of its vip and its own.
     pub fn backends(&self) -> impl Iterator<Item = (&str, &Vip, &str, &Backend)> {
         self.vips.iter().flat_map(|(vip_name, vip)| {
@@ -143,10 +152,35 @@ impl State {
     }
 
     fn remove_vip(&mut self, name: &str) {
-        if let Some(vip) = self.vips.remove(name)
-            && self.served.get(&vip.served).is_some_and(|holder| holder == name)
-        {
+        let Some(vip) = self.vips.remove(name) else { return };
+        if self.served.get(&vip.served).is_some_and(|holder| holder == name) {
             self.served.remove(&vip.served);
+        }
+        vip.backends.values().for_each(|backend| self.forget_address(backend.address));
+    }
+
+    fn add_backend(&mut self, vip: &str, name: &str, at: Stamp, backend: Backend) {
+        self.remove_backend(vip, name, at);
+        if self.vips.contains_key(vip) {
+            *self.backend_addresses.entry(backend.address).or_default() += 1;
+        }
+        self.change_vip(vip, at, |vip| drop(vip.backends.insert(name.to_string(), backend)));
+    }
+
+    fn remove_backend(&mut self, vip: &str, name: &str, at: Stamp) {
+        let mut gone = None;
+        self.change_vip(vip, at, |vip| gone = vip.backends.remove(name));
+        if let Some(backend) = gone {
+            self.forget_address(backend.address);
+        }
+    }
+
+    fn forget_address(&mut self, address: IpAddr) {
+        if let Entry::Occupied(mut count) = self.backend_addresses.entry(address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 

@@ -1,22 +1,90 @@
 //! Whether a command is accepted, and what happens if so. Pure: the same state, limits, time and command give the
 //! same events or the same rejection.
+//!
+//! A [`draft::Draft`] collects events and faults side by side, so that `apply` can report every fault at once; what
+//! concerns the state as a whole, capacities and disruption, is checked once at the end, on the state that would be.
+
+mod address;
+mod apply;
+mod backend;
+mod capacity;
+mod disruption;
+mod draft;
+mod name;
+mod settings;
+mod tenant;
+mod vip;
 
 use crate::command::Command;
-use crate::event::Event;
+use crate::event::{Change, Event};
 use crate::limits::Limits;
 use crate::rejection::Rejection;
 use crate::state::State;
+use draft::Draft;
 
 /// The time of a decision, milliseconds since the Unix epoch. Only a label on the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now(pub u64);
 
-/// Decides a command. An accepted one gives at least one event; [`crate::event::Change::CommandAccepted`] says that
-/// nothing had to change.
+/// Decides a command. An accepted one gives at least one event; [`Change::CommandAccepted`] says that nothing had
+/// to change.
 ///
 /// # Errors
 /// A [`Rejection`], with every fault of an `apply` at once. Nothing has changed then.
 pub fn decide(state: &State, limits: &Limits, now: Now, command: &Command) -> Result<Vec<Event>, Rejection> {
-    let _ = (state, limits, now, command);
-    Ok(Vec::new())
+    let mut draft = Draft::new(state, now);
+    let allow_disruption = handle(&mut draft, command);
+    if draft.faults.is_empty() {
+        capacity::check(state, &mut draft, limits);
+    }
+    if draft.faults.is_empty() && !allow_disruption {
+        disruption::check(state, &mut draft);
+    }
+    if let Some(rejection) = Rejection::all(draft.faults) {
+        return Err(rejection);
+    }
+    if draft.events.is_empty() {
+        let mut nothing = Draft::new(state, now);
+        nothing.emit(Change::CommandAccepted { command: command.kind().to_string() });
+        return Ok(nothing.events);
+    }
+    Ok(draft.events)
 }
+
+/// Brings the command about in the draft; returns whether it allows disruption.
+fn handle(draft: &mut Draft, command: &Command) -> bool {
+    match command {
+        Command::TenantAdd(spec) => tenant::add(draft, spec),
+        Command::TenantRemove(spec) => tenant::remove(draft, &spec.name),
+        Command::VipAdd(spec) => vip::add(draft, spec, ""),
+        Command::VipSet(set) => {
+            vip::set(draft, set);
+            return set.allow_disruption;
+        }
+        Command::VipRemove(remove) => {
+            vip::remove(draft, &remove.name);
+            return remove.allow_disruption;
+        }
+        Command::BackendAdd(add) => backend::add(draft, &add.vip, &add.spec(), ""),
+        Command::BackendSet(set) => {
+            backend::set(draft, set);
+            return set.allow_disruption;
+        }
+        Command::BackendRemove(remove) => {
+            backend::remove(draft, &remove.vip, &remove.name);
+            return remove.allow_disruption;
+        }
+        Command::BypassSet(bypass) if bypass.on != draft.state.bypass => {
+            draft.emit(Change::BypassChanged { on: bypass.on });
+        }
+        Command::BypassSet(_) => {}
+        Command::Apply(wish) => {
+            apply::apply(draft, wish);
+            return wish.allow_disruption;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;

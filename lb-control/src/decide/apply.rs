@@ -1,0 +1,114 @@
+//! `apply`: a whole document, brought about by the same events as single commands. Removals come first, so that
+//! what they free can be used at once.
+
+use super::draft::{Draft, path};
+use super::settings::Wish;
+use super::{backend, tenant, vip};
+use crate::code::Code;
+use crate::command::{Apply, BackendSpec, DEFAULT_TENANT, Document, VipSpec};
+use crate::event::Change;
+use crate::rejection::Rejection;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Brings a document about.
+pub(super) fn apply(draft: &mut Draft, wish: &Apply) {
+    let document = &wish.document;
+    check_duplicates(draft, document);
+    if !draft.faults.is_empty() {
+        return;
+    }
+    if wish.prune {
+        prune(draft, document);
+    }
+    for (index, spec) in document.tenants.iter().enumerate() {
+        if !draft.state.tenants.contains_key(&spec.name) {
+            tenant::make(draft, &spec.name, &format!("tenant[{index}].name"));
+        }
+    }
+    for (index, spec) in document.vips.iter().enumerate() {
+        let prefix = format!("vip[{index}]");
+        if draft.state.vips.contains_key(&spec.name) {
+            change_vip(draft, spec, &prefix);
+        } else {
+            vip::add(draft, spec, &prefix);
+        }
+    }
+}
+
+/// Notes names that the document has twice.
+fn check_duplicates(draft: &mut Draft, document: &Document) {
+    let tenants = document.tenants.iter().map(|spec| spec.name.as_str());
+    let vips = document.vips.iter().map(|spec| spec.name.as_str());
+    check_twice(draft, Code::DuplicateTenant, tenants, "tenant");
+    check_twice(draft, Code::DuplicateVip, vips, "vip");
+    for (index, spec) in document.vips.iter().enumerate() {
+        let backends = spec.backends.iter().map(|spec| spec.name.as_str());
+        check_twice(draft, Code::DuplicateBackend, backends, &format!("vip[{index}].backend"));
+    }
+}
+
+fn check_twice<'a>(draft: &mut Draft, code: Code, names: impl Iterator<Item = &'a str>, list: &str) {
+    let mut seen = BTreeMap::new();
+    for (index, name) in names.enumerate() {
+        if let Some(first) = seen.insert(name, index) {
+            let message = format!("`{name}` stands twice in the document");
+            let rejection = Rejection::new(code, format!("{list}[{index}].name"), message);
+            draft.faults.push(rejection.with_related(format!("{list}[{first}].name")));
+        }
+    }
+}
+
+/// Removes what the document does not name. A tenant that one of its vips names is as good as listed.
+fn prune(draft: &mut Draft, document: &Document) {
+    let wanted: BTreeMap<&str, &VipSpec> =
+        document.vips.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+    let mut gone = Vec::new();
+    for (name, vip) in &draft.state.vips {
+        let Some(spec) = wanted.get(name.as_str()) else {
+            gone.push(Change::VipRemoved { vip: name.clone() });
+            continue;
+        };
+        let listed: BTreeSet<&str> = spec.backends.iter().map(|spec| spec.name.as_str()).collect();
+        let missing = vip.backends.keys().filter(|backend| !listed.contains(backend.as_str()));
+        gone.extend(
+            missing.map(|backend| Change::BackendRemoved { vip: name.clone(), backend: backend.clone() }),
+        );
+    }
+    let tenants: BTreeSet<&str> = (document.tenants.iter().map(|spec| spec.name.as_str()))
+        .chain(document.vips.iter().map(|spec| spec.tenant.as_str()))
+        .chain([DEFAULT_TENANT])
+        .collect();
+    let missing = draft.state.tenants.keys().filter(|tenant| !tenants.contains(tenant.as_str()));
+    gone.extend(missing.map(|tenant| Change::TenantRemoved { tenant: tenant.clone() }));
+    gone.into_iter().for_each(|change| draft.emit(change));
+}
+
+/// Makes a vip that exists what the document says.
+fn change_vip(draft: &mut Draft, spec: &VipSpec, prefix: &str) {
+    let vip = draft.state.vips[&spec.name].clone();
+    let served = vip::served(spec);
+    if served != vip.served || spec.tenant != vip.tenant {
+        let message = format!("vip `{}` serves {} for tenant `{}`", spec.name, vip.served, vip.tenant);
+        return draft.fault(Code::VipIdentity, path(prefix, "name"), message);
+    }
+    let settings = Wish::from(spec).over_defaults(draft, &served, prefix);
+    vip::change(draft, &spec.name, &vip, settings, prefix);
+    for (index, backend) in spec.backends.iter().enumerate() {
+        let prefix = format!("{prefix}.backend[{index}]");
+        match vip.backends.get(&backend.name) {
+            Some(_) => change_backend(draft, &spec.name, backend, &prefix),
+            None => backend::add(draft, &spec.name, backend, &prefix),
+        }
+    }
+}
+
+/// Makes a backend that exists what the document says.
+fn change_backend(draft: &mut Draft, vip_name: &str, spec: &BackendSpec, prefix: &str) {
+    let vip = &draft.state.vips[vip_name];
+    let old = vip.backends[&spec.name].clone();
+    if spec.address.to_canonical() != old.address || backend::port_of(vip, spec) != old.port {
+        let message = format!("backend `{vip_name}/{}` is {} port {}", spec.name, old.address, old.port);
+        return draft.fault(Code::BackendIdentity, path(prefix, "name"), message);
+    }
+    backend::change(draft, vip_name, &spec.name, &old, (spec.weight, spec.intent), prefix);
+}

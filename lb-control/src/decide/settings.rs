@@ -1,0 +1,167 @@
+//! A vip's settings: what is wished, over what is there or the defaults, within their ranges.
+
+use super::draft::{Draft, path};
+use crate::code::Code;
+use crate::command::{VipSet, VipSpec};
+use crate::probe::{Probe, ProbeKind, ProbeWish};
+use crate::vip::{Mode, Protocol, Served, Tracking, VipSettings};
+use lb_common::limits::{SLOTS_PER_VIP_MAX, SLOTS_PER_VIP_MIN};
+use lb_common::maglev::{is_prime, prime_at_least};
+use std::ops::RangeInclusive;
+
+/// Longest window, seconds: a day.
+const WINDOW_MAX_S: u32 = 86_400;
+const INTERVAL_MS: RangeInclusive<u32> = 50..=3_600_000;
+const TIMEOUT_MS: RangeInclusive<u32> = 10..=60_000;
+const IN_A_ROW: RangeInclusive<u8> = 1..=100;
+
+/// The settings that a command or a document names.
+#[derive(Default)]
+pub(super) struct Wish {
+    mode: Option<Mode>,
+    tracking: Option<Tracking>,
+    udp_stateless: Option<bool>,
+    window_s: Option<u32>,
+    idle_s: Option<u32>,
+    table_size: Option<u32>,
+    probe: Option<ProbeWish>,
+}
+
+impl From<&VipSpec> for Wish {
+    fn from(spec: &VipSpec) -> Self {
+        Self {
+            mode: spec.mode,
+            tracking: spec.tracking,
+            udp_stateless: spec.udp_stateless,
+            window_s: spec.window_s,
+            idle_s: spec.idle_s,
+            table_size: spec.table_size,
+            probe: spec.probe,
+        }
+    }
+}
+
+impl From<&VipSet> for Wish {
+    fn from(set: &VipSet) -> Self {
+        Self {
+            mode: set.mode,
+            tracking: set.tracking,
+            udp_stateless: set.udp_stateless,
+            window_s: set.window_s,
+            idle_s: set.idle_s,
+            table_size: set.table_size,
+            probe: set.probe,
+        }
+    }
+}
+
+impl Wish {
+    /// Whether it names nothing.
+    pub(super) fn is_empty(&self) -> bool {
+        self.mode.is_none()
+            && self.tracking.is_none()
+            && self.udp_stateless.is_none()
+            && self.window_s.is_none()
+            && self.idle_s.is_none()
+            && self.table_size.is_none()
+            && self.probe.is_none_or(|probe| probe == ProbeWish::default())
+    }
+
+    /// The settings of a vip that is new, or that a document describes whole.
+    pub(super) fn over_defaults(&self, draft: &mut Draft, served: &Served, prefix: &str) -> VipSettings {
+        let mode = self.mode.unwrap_or(Mode::Nat);
+        self.over(draft, VipSettings::defaults(served.protocol, served.port, mode), served, prefix)
+    }
+
+    /// The settings that result over `base`.
+    pub(super) fn over(
+        &self,
+        draft: &mut Draft,
+        base: VipSettings,
+        served: &Served,
+        prefix: &str,
+    ) -> VipSettings {
+        let mode = self.mode.unwrap_or(base.mode);
+        VipSettings {
+            mode,
+            tracking: self.tracking(draft, &base, mode, prefix),
+            udp_stateless: self.udp_stateless(draft, &base, served.protocol, prefix),
+            window_s: self.window_s(draft, &base, prefix),
+            idle_s: self.idle_s(draft, &base, prefix),
+            table_size: self.table_size(draft, &base, prefix),
+            probe: self.probe(draft, &base, served, prefix),
+        }
+    }
+
+    fn tracking(&self, draft: &mut Draft, base: &VipSettings, mode: Mode, prefix: &str) -> Tracking {
+        match (mode, self.tracking) {
+            (Mode::Nat, None | Some(Tracking::Always)) => Tracking::Always,
+            (Mode::Nat, Some(_)) => {
+                let message = "mode nat with a tracking other than `always`";
+                draft.fault(Code::TrackingConflict, path(prefix, "tracking"), message);
+                Tracking::Always
+            }
+            (_, Some(wished)) => wished,
+            (_, None) if base.mode == Mode::Nat => Tracking::Auto,
+            (_, None) => base.tracking,
+        }
+    }
+
+    fn udp_stateless(&self, draft: &mut Draft, base: &VipSettings, protocol: Protocol, prefix: &str) -> bool {
+        let wished = self.udp_stateless.unwrap_or(base.udp_stateless);
+        if wished && protocol == Protocol::Tcp {
+            draft.fault(Code::StatelessTcp, path(prefix, "udp_stateless"), "udp_stateless on a TCP vip");
+        }
+        wished
+    }
+
+    fn window_s(&self, draft: &mut Draft, base: &VipSettings, prefix: &str) -> u32 {
+        let wished = self.window_s.unwrap_or(base.window_s);
+        if !(1..=WINDOW_MAX_S).contains(&wished) {
+            draft.fault(Code::WindowRange, path(prefix, "window_s"), format!("window_s = {wished}"));
+        }
+        wished
+    }
+
+    fn idle_s(&self, draft: &mut Draft, base: &VipSettings, prefix: &str) -> u16 {
+        let wished = self.idle_s.unwrap_or(base.idle_s.into());
+        match u16::try_from(wished) {
+            Ok(idle_s) if idle_s > 0 => idle_s,
+            _ => {
+                draft.fault(Code::IdleRange, path(prefix, "idle_s"), format!("idle_s = {wished}"));
+                base.idle_s
+            }
+        }
+    }
+
+    fn table_size(&self, draft: &mut Draft, base: &VipSettings, prefix: &str) -> u32 {
+        let wished = self.table_size.unwrap_or(base.table_size);
+        let range = SLOTS_PER_VIP_MIN..=SLOTS_PER_VIP_MAX;
+        if !range.contains(&wished) || !is_prime(wished) {
+            let next = prime_at_least(wished.clamp(*range.start(), *range.end()));
+            let message = format!("table_size = {wished}; {next} would do");
+            draft.fault(Code::BadTableSize, path(prefix, "table_size"), message);
+        }
+        wished
+    }
+
+    fn probe(&self, draft: &mut Draft, base: &VipSettings, served: &Served, prefix: &str) -> Probe {
+        let place = path(prefix, "probe");
+        let probe = self.probe.unwrap_or_default().over(base.probe);
+        let ranges = [
+            ("interval_ms", probe.interval_ms, INTERVAL_MS.contains(&probe.interval_ms)),
+            ("timeout_ms", probe.timeout_ms, TIMEOUT_MS.contains(&probe.timeout_ms)),
+            ("rise", probe.rise.into(), IN_A_ROW.contains(&probe.rise)),
+            ("fall", probe.fall.into(), IN_A_ROW.contains(&probe.fall)),
+        ];
+        for (field, value, within) in ranges {
+            if !within {
+                draft.fault(Code::ProbeRange, path(&place, field), format!("{field} = {value}"));
+            }
+        }
+        if probe.kind == ProbeKind::Tcp && served.port == 0 && probe.port.is_none() {
+            draft.fault(Code::ProbePort, place, "a TCP probe of a vip on all ports names no port");
+        }
+        probe
+    }
+}
