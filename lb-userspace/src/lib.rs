@@ -1,1 +1,3 @@
 //! The edges: disk, kernel, sockets, clock.
+
+pub mod dataplane;

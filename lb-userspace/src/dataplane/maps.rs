@@ -1,0 +1,247 @@
+//! Reads the maps back as [`Actual`] and carries out [`Op`]s on them.
+//!
+//! A row is published by the word that is written last, after a fence; what changes live is one word. Every
+//! operation can be repeated.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{Ordering, fence};
+
+use lb_common::abi::backend::{BackendRow, Control, NextHop};
+use lb_common::abi::egress::{EgressRow, Tags};
+use lb_common::abi::slot::Slot;
+use lb_common::abi::vip::{Policy, VipEntry, VipRow, extent, extent_word};
+use lb_common::abi::word::Word;
+use lb_common::addr::{Addr, Mac};
+use lb_common::be::Be16;
+use lb_common::ids::{BackendId, TenantId, VipId};
+use lb_control::limits::Limits;
+use lb_control::plan::{Actual, BackendContent, EgressContent, Key, Op, SlotChange, Sweep, VipContent};
+
+use super::fault::{Fault, Result};
+use super::store::{CountOf, Store};
+use super::{Counters, LiveSlots, sys};
+
+/// Everything that the maps hold.
+pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlots>> {
+    let keys = store.calls.vip_keys()?;
+    Ok(Actual {
+        limits: limits(store),
+        bypass: store.config[0].bypass.load() != 0,
+        vips: in_use(&store.vips, vip),
+        keys: keys.iter().map(|(key, entry)| (Key::from_abi(key), VipEntry(*entry))).collect(),
+        backends: in_use(&store.backends, backend),
+        egresses: in_use(&store.egresses, egress),
+        ports: store.calls.ports()?.into_iter().map(|(ifindex, row)| (ifindex, row as u16)).collect(),
+        sources: in_use(&store.sources, |row| {
+            let address = row.address();
+            (address != Addr::default()).then(|| address.ip())
+        })
+        .into_iter()
+        .map(|(number, address)| (number as u8, address))
+        .collect(),
+        slots: LiveSlots(store.slots.clone()),
+        sweep,
+    })
+}
+
+/// Capacities, as the maps were made.
+fn limits(store: &Store) -> Limits {
+    Limits {
+        vips: store.vips.len() as u32,
+        vip_keys: store.calls.vip_keys_limit(),
+        backends: store.backends.len() as u32 - 1,
+        slots: store.slots.len() as u32,
+        egresses: store.egresses.len() as u32,
+        sources: store.sources.len() as u32,
+    }
+}
+
+/// The rows that hold something, by number.
+fn in_use<T, V>(rows: &[T], content: impl Fn(&T) -> Option<V>) -> BTreeMap<u16, V> {
+    rows.iter().enumerate().filter_map(|(number, row)| Some((number as u16, content(row)?))).collect()
+}
+
+/// A vip row's content.
+pub(super) fn vip(row: &VipRow) -> Option<VipContent> {
+    let key = row.key.load();
+    let identity = row.identity.load();
+    let address = Addr::from_words([row.addr[0].load(), row.addr[1].load()]).ip();
+    (key >> 32 & 1 != 0).then(|| VipContent {
+        id: VipId(identity as u32),
+        tenant: TenantId((identity >> 32) as u32),
+        key: Key { address, port: Be16::from_raw(key as u16).host(), protocol: (key >> 16) as u8 },
+        extent: extent(row.table.load()),
+        policy: Policy(row.policy.load()),
+    })
+}
+
+/// A backend row's content.
+pub(super) fn backend(row: &BackendRow) -> Option<BackendContent> {
+    let id = BackendId(row.identity.load() as u32);
+    (id.0 != 0).then(|| BackendContent {
+        id,
+        address: row.address().ip(),
+        control: Control(row.control.load()),
+        next_hop: NextHop(row.next_hop.load()),
+    })
+}
+
+/// An egress row's content.
+fn egress(row: &EgressRow) -> Option<EgressContent> {
+    (row.device.load() != 0).then(|| EgressContent {
+        ifindex: row.ifindex(),
+        mtu: row.mtu(),
+        source_mac: Mac(row.source_mac.load()),
+        tags: Tags(row.tags.load()),
+    })
+}
+
+/// Carries out operations in order, up to the first that fails.
+pub(super) fn apply(store: &Store, ops: &[Op]) -> Result<()> {
+    ops.iter().try_for_each(|op| apply_one(store, op))
+}
+
+fn apply_one(store: &Store, op: &Op) -> Result<()> {
+    match op {
+        Op::SetBypass { on } => set(&store.config[0].bypass, u64::from(*on)),
+        Op::WriteSource { number, address } => {
+            return write_source(store, *number, Addr::from(*address).words());
+        }
+        Op::FreeSource { number } => return write_source(store, *number, [0, 0]),
+        Op::WriteEgress { row, content } => return write_egress(store, *row, content),
+        Op::FreeEgress { row } => return free_egress(store, *row),
+        Op::SetPort { ifindex, egress } => return store.calls.set_port(*ifindex, (*egress).into()),
+        Op::RemovePort { ifindex } => return store.calls.remove_port(*ifindex),
+        Op::WriteBackend { row, content } => return write_backend(store, *row, content),
+        Op::SetNextHop { row, next_hop } => set(&backend_row(store, *row)?.next_hop, next_hop.0),
+        Op::SetControl { row, control } => set(&backend_row(store, *row)?.control, control.0),
+        Op::FreeBackend { row } => free_backend(backend_row(store, *row)?),
+        Op::WriteSlots { first, values } => {
+            let slots = slots(store, *first, values.len() as u32)?;
+            slots.iter().zip(values).for_each(|(word, slot)| word.store(slot.0));
+        }
+        Op::ChangeSlots { first, changes, .. } => return change_slots(store, *first, changes),
+        Op::WriteVip { row, content } => return write_vip(store, *row, content),
+        Op::SetVipPolicy { row, policy } => set(&vip_row(store, *row)?.policy, policy.0),
+        Op::SetVipTable { row, extent } => set(&vip_row(store, *row)?.table, extent_word(extent.0, extent.1)),
+        Op::FreeVip { row } => free_vip(vip_row(store, *row)?),
+        Op::SetVipKey { key, entry } => return store.calls.set_vip_key(key.to_abi(), entry.0),
+        Op::RemoveVipKey { key } => return store.calls.remove_vip_key(&key.to_abi()),
+        Op::Barrier => sys::grace_period(),
+    }
+    Ok(())
+}
+
+/// Writes a word after everything that was written before it.
+fn set(word: &Word, value: u64) {
+    fence(Ordering::Release);
+    word.store(value);
+}
+
+fn row_of<'s, T>(map: &str, rows: &'s [T], number: usize) -> Result<&'s T> {
+    rows.get(number).ok_or_else(|| Fault::full(map, rows.len()))
+}
+
+fn vip_row(store: &Store, row: u16) -> Result<&VipRow> {
+    row_of("LB_VIPS", &store.vips, row.into())
+}
+
+fn backend_row(store: &Store, row: u16) -> Result<&BackendRow> {
+    row_of("LB_BACKENDS", &store.backends, row.into())
+}
+
+fn egress_row(store: &Store, row: u16) -> Result<&EgressRow> {
+    row_of("LB_EGRESS", &store.egresses, row.into())
+}
+
+fn slots(store: &Store, first: u32, count: u32) -> Result<&[Word]> {
+    let (from, to) = (first as usize, first as usize + count as usize);
+    store.slots.get(from..to).ok_or_else(|| Fault::full("LB_SLOTS", store.slots.len()))
+}
+
+fn write_source(store: &Store, number: u8, words: [u64; 2]) -> Result<()> {
+    let row = row_of("LB_SOURCES", &store.sources, number.into())?;
+    row.addr.iter().zip(words).for_each(|(word, value)| word.store(value));
+    fence(Ordering::Release);
+    Ok(())
+}
+
+fn write_egress(store: &Store, number: u16, content: &EgressContent) -> Result<()> {
+    let row = egress_row(store, number)?;
+    store.calls.set_device(number, content.ifindex)?;
+    row.source_mac.store(content.source_mac.0);
+    row.tags.store(content.tags.0);
+    set(&row.device, EgressRow::device_word(content.ifindex, content.mtu));
+    Ok(())
+}
+
+fn free_egress(store: &Store, number: u16) -> Result<()> {
+    let row = egress_row(store, number)?;
+    for word in [&row.device, &row.tags, &row.source_mac] {
+        word.store(0);
+    }
+    store.calls.remove_device(number)
+}
+
+fn write_backend(store: &Store, number: u16, content: &BackendContent) -> Result<()> {
+    let row = backend_row(store, number)?;
+    store.calls.reset_count(CountOf::Backend(number))?;
+    row.control.store(content.control.0);
+    row.next_hop.store(content.next_hop.0);
+    row.addr.iter().zip(Addr::from(content.address).words()).for_each(|(word, value)| word.store(value));
+    set(&row.identity, content.id.0.into());
+    Ok(())
+}
+
+fn free_backend(row: &BackendRow) {
+    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.identity] {
+        word.store(0);
+    }
+}
+
+fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
+    let row = vip_row(store, number)?;
+    slots(store, content.extent.0, content.extent.1)?;
+    store.calls.reset_count(CountOf::Vip(number))?;
+    row.addr.iter().zip(Addr::from(content.key.address).words()).for_each(|(word, value)| word.store(value));
+    row.table.store(extent_word(content.extent.0, content.extent.1));
+    row.policy.store(content.policy.0);
+    row.identity.store(u64::from(content.id.0) | u64::from(content.tenant.0) << 32);
+    set(&row.key, VipRow::key_word(Be16::new(content.key.port), content.key.protocol));
+    Ok(())
+}
+
+fn free_vip(row: &VipRow) {
+    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity] {
+        word.store(0);
+    }
+}
+
+/// A slot that holds another value than it did when the change was planned stays: the next plan sees it.
+fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<()> {
+    let count = changes.iter().map(|change| change.slot + 1).max().unwrap_or(0);
+    let slots = slots(store, first, count)?;
+    for SlotChange { slot, old, new } in changes {
+        let Slot(old) = old;
+        slots[*slot as usize].compare_swap(*old, new.0);
+    }
+    Ok(())
+}
+
+/// Packets and bytes of everything that is in use.
+pub(super) fn counters(store: &Store) -> Result<Counters> {
+    let mut counters = Counters::default();
+    for reason in lb_common::reason::Reason::ALL {
+        let count = store.calls.count(CountOf::Reason(*reason))?;
+        if count.packets != 0 {
+            counters.reasons.insert(*reason, count);
+        }
+    }
+    for number in in_use(&store.vips, vip).into_keys() {
+        counters.vips.insert(number, store.calls.count(CountOf::Vip(number))?);
+    }
+    for number in in_use(&store.backends, backend).into_keys() {
+        counters.backends.insert(number, store.calls.count(CountOf::Backend(number))?);
+    }
+    Ok(counters)
+}
