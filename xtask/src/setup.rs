@@ -49,9 +49,9 @@ const TOOLS: &[Tool] = &[
     tool("curl", "curl", Need::Network, "is a client"),
     tool("wrk", "wrk", Need::Network, "is a client under load"),
     tool("tcpdump", "tcpdump", Need::Network, "shows frames when a test fails"),
-    tool("nft", "nftables", Need::Rivals, "is compared with"),
-    tool("haproxy", "haproxy", Need::Rivals, "is compared with"),
-    tool(NGINX_STREAM, "libnginx-mod-stream", Need::Rivals, "is compared with"),
+    tool("nft", "nftables", Need::Rivals, "is what the benchmark compares with"),
+    tool("haproxy", "haproxy", Need::Rivals, "is what the benchmark compares with"),
+    tool(NGINX_STREAM, "libnginx-mod-stream", Need::Rivals, "is what the benchmark compares with"),
 ];
 
 const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
