@@ -29,8 +29,16 @@ pub struct InterfaceCounters {
 /// # Errors
 /// When there is no such device.
 pub fn interface_counters(namespace: &Namespace, device: &str) -> Result<InterfaceCounters> {
-    let table = namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev").context("read net/dev"))?;
+    let table = interface_table(namespace)?;
     parse_interface(&table, device).with_context(|| format!("no device {device} in {}", namespace.name()))
+}
+
+/// The counters of all devices as the kernel prints them, for people.
+///
+/// # Errors
+/// When the namespace cannot be entered.
+pub fn interface_table(namespace: &Namespace) -> Result<String> {
+    namespace.run(|| fs::read_to_string("/proc/thread-self/net/dev").context("read net/dev"))
 }
 
 /// Reads a protocol counter, e.g. `("Tcp", "InCsumErrors")` of `/proc/net/snmp`.

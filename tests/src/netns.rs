@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -191,21 +191,31 @@ impl Namespace {
         })
     }
 
-    /// Attaches a program of the type `sched_cls` to what `device` sends or receives (after XDP), for as long
-    /// as the returned link is open.
+    /// Loads a small eBPF program (kernel's encoding, host byte order) and attaches it to `device`, for as
+    /// long as the returned link is open.
     ///
     /// # Errors
     /// When the verifier refuses the program, or there is no such device.
-    pub fn attach_classifier(
-        &self,
-        device: &str,
-        direction: Direction,
-        instructions: &[u64],
-    ) -> Result<OwnedFd> {
+    pub fn attach_program(&self, device: &str, hook: Hook, instructions: &[u64]) -> Result<OwnedFd> {
         self.run(|| {
             let ifindex = nix::net::if_::if_nametoindex(device).with_context(|| format!("no {device}"))?;
-            let program = load_classifier(instructions).context("load a classifier")?;
-            link_classifier(&program, ifindex, direction).context("attach a classifier")
+            let program = load_program(hook, instructions).context("load a program")?;
+            link_program(&program, ifindex, hook).context("attach a program")
+        })
+    }
+
+    /// Writes to `/sys/<path>` as this namespace has it (`class/net/eth0/threaded`, say).
+    ///
+    /// # Errors
+    /// When there is no such file or the kernel refuses the value.
+    pub fn write_sysfs(&self, path: &str, value: &str) -> Result<()> {
+        self.run(|| {
+            // Only this thread, which ends with the closure, gets the other /sys.
+            unshare(CloneFlags::CLONE_NEWNS).context("unshare mounts")?;
+            let nothing = None::<&str>;
+            mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+            mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), nothing).context("mount sysfs")?;
+            fs::write(Path::new("/sys").join(path), value).with_context(|| format!("write {value} to {path}"))
         })
     }
 
@@ -323,13 +333,40 @@ fn feed(command: &mut Command, input: &str) -> Result<()> {
     Ok(())
 }
 
-/// Which way packets pass a device.
+/// Where on a device a program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// Received by the device.
+pub enum Hook {
+    /// On receipt in the driver, native mode only.
+    Xdp,
+    /// On receipt, after XDP (tcx).
     Ingress,
-    /// Sent by the device.
+    /// On sending, but not by XDP (tcx).
     Egress,
+}
+
+impl Hook {
+    /// `enum bpf_prog_type`.
+    fn program_type(self) -> u32 {
+        match self {
+            Self::Ingress | Self::Egress => 3,
+            Self::Xdp => 6,
+        }
+    }
+
+    /// `enum bpf_attach_type`.
+    fn attach_type(self) -> u32 {
+        match self {
+            Self::Xdp => 37,
+            Self::Ingress => 46,
+            Self::Egress => 47,
+        }
+    }
+
+    /// Flags of the link: native XDP or nothing.
+    fn flags(self) -> u32 {
+        const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+        if self == Self::Xdp { XDP_FLAGS_DRV_MODE } else { 0 }
+    }
 }
 
 /// The head of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes what is missing for zero.
@@ -350,12 +387,10 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// `instructions` in the kernel's encoding, host byte order.
-fn load_classifier(instructions: &[u64]) -> Result<OwnedFd> {
+fn load_program(hook: Hook, instructions: &[u64]) -> Result<OwnedFd> {
     const BPF_PROG_LOAD: libc::c_long = 5;
-    const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
     let attributes = ProgramLoad {
-        program_type: BPF_PROG_TYPE_SCHED_CLS,
+        program_type: hook.program_type(),
         instruction_count: u32::try_from(instructions.len())?,
         instructions: instructions.as_ptr() as u64,
         license: c"MIT".as_ptr() as u64,
@@ -363,15 +398,15 @@ fn load_classifier(instructions: &[u64]) -> Result<OwnedFd> {
     bpf(BPF_PROG_LOAD, &attributes)
 }
 
-fn link_classifier(program: &OwnedFd, ifindex: u32, direction: Direction) -> Result<OwnedFd> {
+fn link_program(program: &OwnedFd, ifindex: u32, hook: Hook) -> Result<OwnedFd> {
     const BPF_LINK_CREATE: libc::c_long = 28;
-    const BPF_TCX_INGRESS: u32 = 46;
-    const BPF_TCX_EGRESS: u32 = 47;
-    let attach_type = match direction {
-        Direction::Ingress => BPF_TCX_INGRESS,
-        Direction::Egress => BPF_TCX_EGRESS,
+    let attributes = LinkCreate {
+        program: program.as_raw_fd(),
+        ifindex,
+        attach_type: hook.attach_type(),
+        flags: hook.flags(),
     };
-    bpf(BPF_LINK_CREATE, &LinkCreate { program: program.as_raw_fd(), ifindex, attach_type, flags: 0 })
+    bpf(BPF_LINK_CREATE, &attributes)
 }
 
 /// bpf(2) for the two commands above, which both return a new descriptor.

@@ -24,7 +24,7 @@ struct Arguments {
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=4094))]
     vlan: Option<u16>,
     /// MTU in bytes of a hop between clients and router.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(576..))]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1280..))]
     path_mtu: Option<u32>,
 }
 

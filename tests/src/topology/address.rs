@@ -122,7 +122,7 @@ fn pair(net: u8, subnet: usize, host: usize) -> Pair {
 
 fn hex_digits(number: u8) -> u16 {
     let number = u16::from(number);
-    (number / 100) << 8 | (number / 10 % 10) << 4 | number % 10
+    ((number / 100) << 8) | ((number / 10 % 10) << 4) | (number % 10)
 }
 
 fn octet(number: usize) -> u8 {

@@ -4,6 +4,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::address::{self, Pair};
 use super::plan::{Plan, Plug, Role, set_common_sysctls};
@@ -18,8 +19,14 @@ use crate::traffic::pattern;
 /// Longest wait for the network to carry packets.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Leftovers of dead runs are swept once in each process, before its first topology.
-static SWEPT: Once = Once::new();
+/// Done once in each process, before its first topology: leftovers of dead runs are swept, and as many files
+/// allowed as can be (both ends of all connections may be in this process).
+static PREPARED: Once = Once::new();
+
+/// Least MTU in bytes that IPv6 works with (RFC 8200, section 5).
+const IPV6_MTU_MIN: u32 = 1280;
+/// Largest MTU in bytes of a veth with an XDP program that takes no fragments, rounded down.
+const XDP_MTU_MAX: u32 = 3400;
 
 /// Both families' default routes.
 const DEFAULT: (&str, &str) = ("default", "default");
@@ -150,14 +157,17 @@ impl TopologyBuilder {
     /// come up in 10 s. What was made is removed.
     pub fn build(self) -> Result<Topology> {
         self.check()?;
-        SWEPT.call_once(|| drop(sweep_stale()));
+        PREPARED.call_once(|| {
+            drop(sweep_stale());
+            raise_file_limit();
+        });
         let (group, dir) = (next_group(), ScratchDir::create()?);
         if self.start_programs {
             pattern::write_file(&dir.path().join("file"), self.file_bytes)?;
         }
         let backends = self.backends;
         let mut topology = self.open_rooms(group, dir)?;
-        topology.tags = topology.plan_core().apply().context("cable the network")?;
+        topology.links = topology.plan_core().apply().context("cable the network")?;
         for _ in 0..backends {
             topology.build_backend()?;
         }
@@ -169,6 +179,11 @@ impl TopologyBuilder {
         ensure!((1..=MEMBERS_MAX).contains(&self.clients), "1 to {MEMBERS_MAX} clients");
         ensure!(self.backends <= MEMBERS_MAX, "at most {MEMBERS_MAX} backends");
         ensure!((1..=MEMBERS_MAX).contains(&self.vips), "1 to {MEMBERS_MAX} vips");
+        let mtus = [Some(self.mtu), self.path_mtu, self.backend_mtu];
+        ensure!(
+            mtus.into_iter().flatten().all(|mtu| (IPV6_MTU_MIN..=XDP_MTU_MAX).contains(&mtu)),
+            "an MTU is {IPV6_MTU_MIN} to {XDP_MTU_MAX} bytes"
+        );
         ensure!(
             self.path_mtu.is_none() || self.layout != Layout::Direct,
             "path_mtu needs a router, which the direct layout lacks"
@@ -209,7 +224,7 @@ impl TopologyBuilder {
             router,
             edge,
             fabric,
-            tags: Vec::new(),
+            links: Vec::new(),
             spec: self,
             group,
             dir,
@@ -259,6 +274,7 @@ impl Topology {
     fn plan_clients_by_node<'a>(&'a self, plan: &mut Plan<'a>) {
         for (index, uplink) in self.node.uplinks.iter().enumerate() {
             self.plan_client(plan, index, &self.node.ns, uplink, self.spec.tagging);
+            plan.wake_by_xdp_tx(&self.clients[index].ns, "eth0");
         }
     }
 
@@ -289,6 +305,7 @@ impl Topology {
         let near = plug(&node.ns, "eth0", cable::NODE, 0, 1);
         plan.cable(near, plug(fabric, "p-node", cable::NODE, 0, 2), mtu, tagging);
         plan.line(fabric, "link set p-node master nodes");
+        plan.wake_by_xdp_tx(fabric, "p-node");
 
         plan.address(router, "fabric", address::fabric_gateway(), None);
         let route_mtu = tagging.route_mtu(mtu);
@@ -404,4 +421,13 @@ fn add_bridge<'a>(plan: &mut Plan<'a>, namespace: &'a Namespace, name: &str) {
         &format!("link add {name} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"),
     );
     plan.line(namespace, &format!("link set {name} up"));
+}
+
+fn raise_file_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Where it is refused, a test with too many connections says "too many open files".
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }

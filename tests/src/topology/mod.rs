@@ -32,6 +32,7 @@ pub use backend::{Backend, BackendSetup, ECHO_PORT};
 pub use build::TopologyBuilder;
 pub use tagging::Tagging;
 
+use crate::counters::interface_table;
 use crate::netns::{Namespace, names_of_process};
 use crate::scratch::ScratchDir;
 
@@ -85,7 +86,8 @@ pub struct Topology {
     router: Option<Host>,
     edge: Option<Namespace>,
     fabric: Option<Namespace>,
-    tags: Vec<OwnedFd>,
+    /// Programs on cables, attached while these are open.
+    links: Vec<OwnedFd>,
     spec: TopologyBuilder,
     group: u32,
     dir: ScratchDir,
@@ -206,16 +208,18 @@ impl Topology {
         self.group
     }
 
-    /// Links with counters, routes and neighbours of every namespace, for the message of a failed test.
+    /// Links, addresses, counters, routes and neighbours of every namespace, for the message of a failed test.
     #[must_use]
     pub fn describe(&self) -> String {
         let mut text = String::new();
         for namespace in self.namespaces() {
             let _ = writeln!(text, "==== {}", namespace.name());
-            for line in ["ip -s -d link", "ip addr", "ip route", "ip -6 route", "ip neigh"] {
+            for line in ["ip -br link", "ip -br addr", "ip route", "ip -6 route", "ip neigh"] {
                 let answer = namespace.shell(line).unwrap_or_else(|error| format!("{error:#}\n"));
                 let _ = write!(text, "-- {line}\n{answer}");
             }
+            let counters = interface_table(namespace).unwrap_or_else(|error| format!("{error:#}\n"));
+            let _ = write!(text, "-- counters\n{counters}");
         }
         text
     }

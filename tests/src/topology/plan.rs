@@ -2,7 +2,9 @@
 //!
 //! Every cable is a veth pair made for XDP: transmit checksums and segmentation in software (XDP loses the
 //! mark of an unfinished checksum), VLAN tags in the frame (not beside it), GRO on at both ends (it starts
-//! NAPI, without which a frame that XDP redirects into the pair never arrives). This room knows no roles.
+//! NAPI, without which a frame that XDP redirects into the pair never arrives). XDP_TX needs still more: the
+//! kernel wakes the other end's NAPI only if an XDP program is there, else the frame waits for the next one.
+//! This room knows no roles.
 
 use std::fmt::Write;
 use std::os::fd::OwnedFd;
@@ -12,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::address::Pair;
 use super::tagging::Tagging;
-use crate::netns::Namespace;
+use crate::netns::{Hook, Namespace};
 
 /// Device features every end of a cable gets.
 const FEATURES: [&str; 16] = [
@@ -34,6 +36,9 @@ const FEATURES: [&str; 16] = [
     "off",
 ];
 
+/// `return XDP_PASS` in the kernel's encoding.
+const XDP_PASS: [u64; 2] = [2 << 32 | 0xb7, 0x95];
+
 /// One plug of a cable.
 pub(crate) struct Plug<'a> {
     pub(crate) namespace: &'a Namespace,
@@ -47,6 +52,7 @@ pub(crate) struct Plan<'a> {
     cables: String,
     inside: Vec<(&'a Namespace, String)>,
     devices: Vec<(&'a Namespace, String, Tagging)>,
+    woken: Vec<(&'a Namespace, String)>,
 }
 
 impl<'a> Plan<'a> {
@@ -68,6 +74,11 @@ impl<'a> Plan<'a> {
             self.line(plug.namespace, &format!("link set {} up", plug.device));
             self.devices.push((plug.namespace, plug.device, tagging));
         }
+    }
+
+    /// Makes what the other end sends by XDP_TX arrive at `device`, by a program that lets everything pass.
+    pub(crate) fn wake_by_xdp_tx(&mut self, namespace: &'a Namespace, device: &str) {
+        self.woken.push((namespace, device.to_owned()));
     }
 
     /// Adds one `ip` command to be run inside `namespace`, after all cables are there.
@@ -110,8 +121,8 @@ impl<'a> Plan<'a> {
         self.line(namespace, &format!("route add {} via {}{mtu}", to.1, via.v6));
     }
 
-    /// Runs everything: cables, features and tags, then the lines of each namespace. The tags stay while the
-    /// returned links are open.
+    /// Runs everything: cables, features and programs, then the lines of each namespace. The programs stay
+    /// while the returned links are open.
     pub(crate) fn apply(self) -> Result<Vec<OwnedFd>> {
         let mut links = Vec::new();
         let Some((anywhere, _)) = self.inside.first() else { return Ok(links) };
@@ -120,6 +131,9 @@ impl<'a> Plan<'a> {
         for (namespace, device, tagging) in &self.devices {
             set_features(namespace, device)?;
             links.extend(tagging.attach(namespace, device)?);
+        }
+        for (namespace, device) in &self.woken {
+            links.push(namespace.attach_program(device, Hook::Xdp, &XDP_PASS)?);
         }
         for (namespace, lines) in &self.inside {
             namespace.ip_batch(lines)?;

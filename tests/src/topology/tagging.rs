@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 
 use anyhow::Result;
 
-use crate::netns::{Direction, Namespace};
+use crate::netns::{Hook, Namespace};
 
 /// How a cable's frames are tagged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -56,8 +56,8 @@ impl Tagging {
             return Ok(Vec::new());
         }
         Ok(vec![
-            namespace.attach_classifier(device, Direction::Egress, &push(&tags))?,
-            namespace.attach_classifier(device, Direction::Ingress, &pop(&tags))?,
+            namespace.attach_program(device, Hook::Egress, &push(&tags))?,
+            namespace.attach_program(device, Hook::Ingress, &pop(&tags))?,
         ])
     }
 
@@ -105,7 +105,8 @@ const fn skip_unless_equal(register: u8, value: u32, count: u16) -> u64 {
 const EXIT: u64 = instruction(0x95, 0, 0, 0, 0);
 const VLAN_PUSH: u32 = 18;
 const VLAN_POP: u32 = 19;
-const TCX_PASS: u32 = 0;
+/// Go on with what else is attached: -1.
+const TCX_NEXT: u32 = u32::MAX;
 const TCX_DROP: u32 = 2;
 
 /// Pushes `tags`, the innermost first.
@@ -119,7 +120,7 @@ fn push(tags: &[Tag]) -> Vec<u64> {
             call(VLAN_PUSH),
         ]);
     }
-    program.extend([load_value(0, TCX_PASS), EXIT]);
+    program.extend([load_value(0, TCX_NEXT), EXIT]);
     program
 }
 
@@ -148,6 +149,6 @@ fn pop(tags: &[Tag]) -> Vec<u64> {
             call(VLAN_POP),
         ]);
     }
-    program.extend([load_value(0, TCX_PASS), EXIT, load_value(0, TCX_DROP), EXIT]);
+    program.extend([load_value(0, TCX_NEXT), EXIT, load_value(0, TCX_DROP), EXIT]);
     program
 }
