@@ -266,7 +266,8 @@ fn loads_count_what_happens() {
         (pool.finish().unwrap(), kept.finish().unwrap(), fresh.finish().unwrap(), udp.finish().unwrap());
     assert_eq!((pool.opened, pool.live, pool.broken), (500, 0, 500));
     assert_eq!(pool.failures[0].backend.as_deref(), Some("b1"));
-    assert_eq!(kept.connections_broken, 4);
+    // A dying process may close a connection before its listener, which then takes one more.
+    assert!((4..=8).contains(&kept.connections_broken), "{kept:?}");
     assert!(fresh.failures.iter().any(|failure| failure.stage == Stage::Connect), "{:?}", fresh.failures);
     assert!(udp.flows_moved > 0 && udp.answered < udp.sent);
     assert_eq!(kept.per_backend.values().sum::<u64>(), kept.requests_ok);
