@@ -110,6 +110,31 @@ codes! {
     SourcesFull 2005 "no free number for a source address of the node"
         "Route the backends so that fewer of the node's own addresses are used, or raise --max-sources.";
 
+    ConfigFile 3001 "the file cannot be read"
+        "Check its name and your rights; `-` reads standard input.";
+    ConfigSyntax 3002 "the file is not TOML"
+        "The caret shows where it ends to be TOML (toml.io); docs/guide/config.md has an example.";
+    ConfigKey 3003 "the file has a key that does not exist"
+        "Keys are listed in docs/guide/config.md; nothing is ignored.";
+    ConfigValue 3004 "a value in the file cannot be"
+        "The message says what can stand there.";
+    BadAddress 3005 "an address is not of its form"
+        "A vip is ADDRESS:PORT/PROTOCOL, such as 203.0.113.10:80/tcp or [2001:db8::10]:53/udp; a backend or client is ADDRESS or ADDRESS:PORT.";
+    BadTarget 3006 "a backend is not named as VIP/BACKEND"
+        "Name it as `web/b1`; `lb backend list` shows all of them.";
+    BadRequest 3007 "the request is not of its form"
+        "docs/guide/api.md shows each request.";
+    BodyTooLarge 3008 "the request's body is too large"
+        "A command takes 1 MiB, a document of `apply` or `plan` 64 MiB.";
+    BodyTimeout 3009 "the request's body did not arrive in time"
+        "Send the whole body within 30 s.";
+    NoRoute 3010 "there is no such path"
+        "docs/guide/api.md lists the paths.";
+    UnknownCode 3011 "there is no such code"
+        "docs/guide/errors.md lists every code.";
+    DaemonConfig 3012 "a setting of the daemon cannot be"
+        "`lb serve --help` lists the settings with their units and ranges.";
+
     NoDataPlane 4001 "this `lb` was built without its data plane"
         "Run `cargo xtask build`.";
     NoPrivilege 4002 "a privilege is missing"
@@ -142,6 +167,37 @@ codes! {
         "Forwarding may be wrong: `lb bypass on` lets every packet pass; please report it.";
     BadCapacity 4016 "a capacity is out of range"
         "See the limits in `lb serve --help`.";
+
+    NoDaemon 5001 "no daemon answers"
+        "Start one as root with `lb serve`, or name its socket with --socket.";
+    NoAnswer 5002 "the daemon did not give an answer that can be read"
+        "Look at the daemon's own messages; is it of the same version?";
+    NoPermission 5003 "this user may not do that"
+        "Run as root or as a member of the group that the socket belongs to.";
+    StateHeld 5004 "another daemon holds the directory"
+        "Stop the other daemon first, or give this one directories of its own (--state-dir, --pin-dir).";
+    StateDir 5005 "the state directory cannot be used"
+        "It must be a directory that the daemon may write; --state-dir names another.";
+    Socket 5006 "the socket cannot be made"
+        "Its directory must be one that the daemon may write; --socket names another.";
+    SocketTaken 5007 "another process listens on the socket"
+        "Stop it first, or name another socket with --socket.";
+    JournalRefused 5008 "the journal could not take the command"
+        "Nothing was changed. Check the disk of the state directory (full, read-only, failing), then try again.";
+    JournalDamaged 5009 "the journal is damaged"
+        "Forwarding goes on as it was. Put back a copy of the file that the message names; without one, move it away, start, and apply the configuration again (`lb apply -f`).";
+    JournalForeign 5010 "the journal was written by another version"
+        "Start the version that wrote it, or name another directory with --state-dir.";
+    Ending 5011 "the daemon is ending"
+        "Try again when it runs.";
+    WaitTimeout 5012 "what was waited for did not come about in time"
+        "It may still: `lb status` shows how far it is.";
+    Unhealthy 5013 "what was looked at is not well"
+        "The message and `lb status` say what is wrong.";
+    Pending 5014 "accepted and durable, but the maps do not have it yet"
+        "The daemon goes on trying; the message says what is in the way.";
+    Bug 5099 "a bug in lb"
+        "Please report it with the daemon's messages.";
 }
 
 impl Code {

@@ -2,11 +2,14 @@
 //! daemon that starts adopts what runs.
 
 use super::desired::{Desired, Device};
+use super::layout::layout;
 use super::op::{BackendContent, EgressContent, Key, VipContent};
+use crate::backend::Intent;
 use crate::health::Health;
 use crate::limits::Limits;
 use crate::state::State;
-use lb_common::abi::slot::Slot;
+use lb_common::abi::backend::Control;
+use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,25 +36,36 @@ impl Slots for Vec<Slot> {
     }
 }
 
-/// Rows of each kind that something else can name.
+/// Rows in use that no row, port or slot names, with what is in them: only entries of the flow and NAT tables may.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rows {
+pub struct Unnamed {
     /// Backend rows.
-    pub backends: BTreeSet<u16>,
+    pub backends: BTreeMap<u16, BackendId>,
     /// Egress rows.
-    pub egresses: BTreeSet<u16>,
-    /// Source numbers.
-    pub sources: BTreeSet<u8>,
+    pub egresses: BTreeMap<u16, EgressContent>,
 }
 
-/// What the last whole scan of flow and NAT table found.
+/// What a whole scan of the flow and NAT tables found. It serves one [`super::diff`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sweep {
-    /// The rows that were unnamed ([`unnamed`]) when the scan began, one grace period after the plan that left them
-    /// so: only these can be proven free.
-    pub watched: Rows,
-    /// The rows that entries named.
-    pub referenced: Rows,
+    /// The rows that were unnamed ([`unnamed`]) when the scan began, at least one grace period after the plan that
+    /// left them so: only these can be proven free.
+    pub watched: Unnamed,
+    /// The backend rows that entries of either table named.
+    pub backends: BTreeSet<u16>,
+    /// The egress rows that entries of the NAT table named, as the way back.
+    pub egresses: BTreeSet<u16>,
+}
+
+impl Sweep {
+    /// Whether a backend row with this backend in it is proven free.
+    pub(super) fn frees_backend(&self, row: u16, id: BackendId) -> bool {
+        self.watched.backends.get(&row) == Some(&id) && !self.backends.contains(&row)
+    }
+    /// Whether an egress row with this content is proven free.
+    pub(super) fn frees_egress(&self, row: u16, content: &EgressContent) -> bool {
+        self.watched.egresses.get(&row) == Some(content) && !self.egresses.contains(&row)
+    }
 }
 
 /// What the maps hold.
@@ -79,18 +93,68 @@ pub struct Actual<S> {
     pub sweep: Option<Sweep>,
 }
 
-/// The rows in use that neither the desired state nor, after its plan, any slot names: those that a sweep which
-/// begins now can prove free.
-pub fn unnamed<S: Slots>(desired: &Desired, actual: &Actual<S>) -> Rows {
-    let _ = (desired, actual);
-    Rows::default()
+impl<S: Slots> Actual<S> {
+    /// Which backend rows slots name, as `current` or as `previous` within the window, by row number.
+    pub(super) fn named_by_slots(&self, now_s: u32) -> Vec<bool> {
+        let mut named = vec![false; usize::from(u16::MAX) + 1];
+        for vip in self.vips.values() {
+            let (first, count) = vip.extent;
+            let last = first.saturating_add(count).min(self.limits.slots);
+            for index in first..last {
+                let slot = self.slots.slot(index);
+                named[usize::from(slot.current())] = true;
+                if slot.phase(now_s) == Phase::Moving {
+                    named[usize::from(slot.previous())] = true;
+                }
+            }
+        }
+        named
+    }
 }
 
-/// The health that the maps of a former daemon imply, for a daemon that starts: a backend that takes new flows or,
-/// draining, keeps its own is up; one that is enabled and dead is down; others are unknown.
+/// The rows that a sweep which begins now can prove free: dead backends that nobody desires and no slot names, and
+/// ways out that no backend and no port names. `actual` is read back after the last plan was carried out.
+pub fn unnamed<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> Unnamed {
+    let used: BTreeSet<u16> = layout(desired, actual).backends.values().map(|placed| placed.row).collect();
+    let dead = |row: &u16, content: &BackendContent| !used.contains(row) && !content.control.alive();
+    let mut backends: BTreeMap<u16, BackendId> = actual
+        .backends
+        .iter()
+        .filter(|(row, content)| dead(row, content))
+        .map(|(row, c)| (*row, c.id))
+        .collect();
+    if !backends.is_empty() {
+        let named = actual.named_by_slots(now_s);
+        backends.retain(|row, _| !named[usize::from(*row)]);
+    }
+    let used: BTreeSet<u16> = actual
+        .backends
+        .iter()
+        .filter(|(row, content)| content.next_hop.is_known() && !backends.contains_key(*row))
+        .map(|(_, content)| content.next_hop.egress())
+        .chain(actual.ports.values().copied())
+        .collect();
+    let egresses = actual.egresses.iter().filter(|(row, _)| !used.contains(*row));
+    Unnamed { backends, egresses: egresses.map(|(row, content)| (*row, *content)).collect() }
+}
+
+/// The health that the maps of a former daemon imply, for a daemon that starts: what takes new flows is up; what is
+/// alive although it was to take none (draining, weight 0) is up as well, since an unknown backend gets its next
+/// probe at once anyway and keeps its flows; what is dead although it is not disabled is down; the rest is unknown.
 pub fn adopted_health<S>(state: &State, actual: &Actual<S>) -> BTreeMap<BackendId, Health> {
-    let _ = (state, actual);
-    BTreeMap::new()
+    let rows: BTreeMap<BackendId, Control> = actual.backends.values().map(|c| (c.id, c.control)).collect();
+    let known = state.backends().filter_map(|(_, _, _, backend)| {
+        let control = rows.get(&backend.id)?;
+        let health = match backend.intent {
+            _ if control.takes_new() => Health::Up,
+            Intent::Disabled => return None,
+            _ if !control.alive() => Health::Down,
+            _ if backend.effective_weight() == 0 => Health::Up,
+            _ => return None,
+        };
+        Some((backend.id, health))
+    });
+    known.collect()
 }
 
 impl Device {

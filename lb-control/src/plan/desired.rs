@@ -1,15 +1,18 @@
 //! What the maps should hold: rows and tables by serial numbers. Row numbers are found by [`super::diff`].
 
 use super::op::{EgressContent, Key};
-use super::tables::TableCache;
+use super::tables::{Candidate, TableCache};
+use crate::backend::{Backend, Intent};
 use crate::health::Health;
-use crate::state::State;
-use crate::vip::Mode;
+use crate::probe::ProbeKind;
+use crate::state::{DEFAULT_TENANT_ID, State};
+use crate::vip::{Mode, Vip, VipSettings};
+use lb_common::abi::backend::Control;
 use lb_common::abi::egress::Tags;
 use lb_common::abi::vip::Policy;
 use lb_common::addr::Mac;
 use lb_common::ids::{BackendId, TenantId, VipId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -102,7 +105,7 @@ pub struct DesiredBackend {
     pub port: u16,
     /// How packets reach it.
     pub mode: Mode,
-    /// [`lb_common::abi::backend::Control::ALIVE`] and `NEW`.
+    /// [`Control::ALIVE`] and [`Control::NEW`].
     pub flags: u64,
     /// The way to it, if it is known.
     pub way: Option<Way>,
@@ -111,6 +114,76 @@ pub struct DesiredBackend {
 /// What the maps should hold, given intent and observation. Tables are taken from `tables` where nothing that makes
 /// them has changed.
 pub fn desired(state: &State, observed: &Observed, tables: &mut TableCache) -> Desired {
-    let _ = (state, observed, tables);
-    Desired::default()
+    let lives: BTreeSet<VipId> = state.vips.values().map(|vip| vip.id).collect();
+    tables.retain(|vip| lives.contains(&vip));
+    let vips = state.vips.iter().map(|(name, vip)| {
+        let tenant = state.tenants.get(&vip.tenant).copied().unwrap_or(DEFAULT_TENANT_ID);
+        (vip.id, desired_vip(name, tenant, vip, observed, tables))
+    });
+    Desired { bypass: state.bypass, vips: vips.collect(), devices: observed.devices.clone() }
+}
+
+fn desired_vip(
+    name: &str,
+    tenant: TenantId,
+    vip: &Vip,
+    observed: &Observed,
+    tables: &mut TableCache,
+) -> DesiredVip {
+    let settings = &vip.settings;
+    let candidates = candidates(vip, |id| usable(settings, observed, id));
+    let backends = vip.backends.iter().map(|(name, backend)| {
+        let content = DesiredBackend {
+            name: name.clone(),
+            address: backend.address,
+            port: if settings.mode == Mode::Nat { backend.port } else { 0 },
+            mode: settings.mode,
+            flags: flags(settings, backend, observed),
+            way: observed.ways.get(&backend.id).copied(),
+        };
+        (backend.id, content)
+    });
+    DesiredVip {
+        name: name.to_string(),
+        tenant,
+        key: Key::of(&vip.served),
+        policy: Policy::new(
+            settings.tracking,
+            settings.udp_stateless,
+            settings.mode == Mode::Nat,
+            settings.idle_s,
+        ),
+        window_s: settings.window_s,
+        backends: backends.collect(),
+        table_size: settings.table_size,
+        table: tables.table(vip.id, settings.table_size, &candidates),
+        candidates: candidates.iter().map(|candidate| candidate.id).collect(),
+    }
+}
+
+/// The backends of a vip that people want to take new flows and that are `usable`, in order of their serials.
+pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<Candidate> {
+    let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
+    let mut candidates: Vec<_> = wanted
+        .map(|backend| Candidate::new(backend.id, backend.address, backend.port, backend.weight))
+        .collect();
+    candidates.sort_unstable_by_key(|candidate| candidate.id);
+    candidates
+}
+
+/// Whether new flows may go to a backend as far as its health is concerned.
+fn usable(settings: &VipSettings, observed: &Observed, id: BackendId) -> bool {
+    settings.probe.kind == ProbeKind::None || observed.health.get(&id) == Some(&Health::Up)
+}
+
+fn flags(settings: &VipSettings, backend: &Backend, observed: &Observed) -> u64 {
+    let down =
+        settings.probe.kind != ProbeKind::None && observed.health.get(&backend.id) == Some(&Health::Down);
+    if backend.intent == Intent::Disabled || down {
+        0
+    } else if backend.effective_weight() > 0 && usable(settings, observed, backend.id) {
+        Control::ALIVE | Control::NEW
+    } else {
+        Control::ALIVE
+    }
 }

@@ -1,10 +1,29 @@
-//! Desired against actual.
+//! Desired against actual: the operations between them, in an order whose every prefix is safe for packets.
+//!
+//! | stage | what | because |
+//! |---|---|---|
+//! | 1 | sources, ways out, ports, marks that gain | before a backend names them |
+//! | 2 | new backends, next hops, backends that gain | before a slot names them |
+//! | 3 | new tables, vip rows, keys, policies | a key leads only to a whole vip |
+//! | 4 | keys that go | no packet meets the end of its vip |
+//! | 5 | backends that die | at once their entries are misses; from here a dead `previous` counts as dead |
+//! | 6 | slots | the new `current` has its row; the old one lives on as `previous`, or is dead already |
+//! | 7 | backends that take no new flows | after their slots: as long as a slot names one as `current`, it does |
+//! | 8 | a barrier, then what is freed | no packet holds it, nothing names it |
+//!
+//! The bypass is turned on before all else, and off after.
 
 use super::actual::{Actual, Slots};
 use super::desired::Desired;
-use super::op::Op;
+use super::layout::{Layout, Placed, layout};
+use super::op::{BackendContent, Key, Op, VipContent};
+use super::slots::{self, Alive, Rows};
 use crate::code::Code;
+use crate::vip::Mode;
+use lb_common::abi::backend::Control;
+use lb_common::abi::vip::VipEntry;
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What to do, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,17 +35,258 @@ pub struct Plan {
 }
 
 /// Something that could not be planned; it is tried again with the next diff.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Problem {
     /// Stable code.
     pub code: Code,
-    /// Which vip, backend or device, by name.
+    /// Which: `vip NAME`, `backend VIP/NAME` or `device IFINDEX`.
     pub object: String,
 }
 
 /// The operations that make `actual` what is desired. `now_s` is on the data plane's clock, seconds since boot.
 /// Nothing to do gives no operations.
 pub fn diff<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> Plan {
-    let _ = (desired, actual, now_s);
-    Plan::default()
+    let mut builder =
+        Builder { desired, actual, now_s, layout: layout(desired, actual), stages: Stages::default() };
+    builder.bypass();
+    builder.ways();
+    builder.keys();
+    builder.backends();
+    builder.vips();
+    builder.frees();
+    let problems = std::mem::take(&mut builder.layout.problems);
+    Plan { ops: builder.stages.in_order(), problems }
+}
+
+/// The stages of a plan, as in the table above.
+#[derive(Default)]
+struct Stages {
+    bypass_on: Vec<Op>,
+    ways: Vec<Op>,
+    backends: Vec<Op>,
+    vips: Vec<Op>,
+    keys: Vec<Op>,
+    keys_gone: Vec<Op>,
+    deaths: Vec<Op>,
+    slots: Vec<Op>,
+    drains: Vec<Op>,
+    frees: Vec<Op>,
+    /// Whether the plan leaves something that the next one may use for something else.
+    needs_barrier: bool,
+    bypass_off: Vec<Op>,
+}
+
+impl Stages {
+    fn in_order(self) -> Vec<Op> {
+        let barrier = if self.needs_barrier { vec![Op::Barrier] } else { Vec::new() };
+        [
+            self.bypass_on,
+            self.ways,
+            self.backends,
+            self.vips,
+            self.keys,
+            self.keys_gone,
+            self.deaths,
+            self.slots,
+            self.drains,
+            barrier,
+            self.frees,
+            self.bypass_off,
+        ]
+        .concat()
+    }
+}
+
+struct Builder<'a, S> {
+    desired: &'a Desired,
+    actual: &'a Actual<S>,
+    now_s: u32,
+    layout: Layout,
+    stages: Stages,
+}
+
+impl<S: Slots> Builder<'_, S> {
+    fn bypass(&mut self) {
+        let on = self.desired.bypass;
+        if on != self.actual.bypass {
+            let stage = if on { &mut self.stages.bypass_on } else { &mut self.stages.bypass_off };
+            stage.push(Op::SetBypass { on });
+        }
+    }
+
+    fn ways(&mut self) {
+        let ways = &mut self.stages.ways;
+        let new_sources = self.layout.sources.iter().filter(|(n, _)| !self.actual.sources.contains_key(n));
+        ways.extend(new_sources.map(|(&number, &address)| Op::WriteSource { number, address }));
+        let new_egresses =
+            self.layout.egresses.iter().filter(|(row, _)| !self.actual.egresses.contains_key(row));
+        ways.extend(new_egresses.map(|(&row, &content)| Op::WriteEgress { row, content }));
+        let ports = self.layout.ports.iter().filter(|(i, row)| self.actual.ports.get(i) != Some(row));
+        ways.extend(ports.map(|(&ifindex, &egress)| Op::SetPort { ifindex, egress }));
+        let gone = self.actual.ports.keys().filter(|ifindex| !self.desired.devices.contains_key(ifindex));
+        self.stages.frees.extend(gone.map(|&ifindex| Op::RemovePort { ifindex }));
+    }
+
+    fn keys(&mut self) {
+        let wanted = wanted_keys(&self.layout);
+        for (&key, &entry) in &wanted {
+            let set = Op::SetVipKey { key, entry };
+            match self.actual.keys.get(&key) {
+                Some(old) if *old == entry => {}
+                Some(old) if key.is_mark() && old.0 & !entry.0 != 0 => self.stages.keys_gone.push(set),
+                _ if key.is_mark() => self.stages.ways.push(set),
+                _ => self.stages.keys.push(set),
+            }
+        }
+        let gone = self.actual.keys.keys().filter(|key| !wanted.contains_key(key));
+        self.stages.keys_gone.extend(gone.map(|&key| Op::RemoveVipKey { key }));
+    }
+
+    fn backends(&mut self) {
+        for placed in self.layout.backends.values() {
+            let Placed { row, content, was } = *placed;
+            let Some(was) = was else {
+                self.stages.backends.push(Op::WriteBackend { row, content });
+                continue;
+            };
+            self.stages.control(row, was.control, content.control);
+            if content.next_hop != was.next_hop {
+                self.stages.backends.push(Op::SetNextHop { row, next_hop: content.next_hop });
+            }
+        }
+        let used: BTreeSet<u16> = self.layout.backends.values().map(|placed| placed.row).collect();
+        for (&row, content) in self.actual.backends.iter().filter(|(row, _)| !used.contains(row)) {
+            let dead = Control(content.control.0 & !FLAGS);
+            if dead != content.control {
+                self.stages.deaths.push(Op::SetControl { row, control: dead });
+            }
+        }
+    }
+
+    fn vips(&mut self) {
+        let alive = Alive::of(&self.layout);
+        for (id, vip) in &self.desired.vips {
+            let Some(Placed { row, content, was }) = self.layout.vips.get(id).copied() else { continue };
+            let rows = Rows::of(vip, &self.layout);
+            let (first, extent) = (content.extent.0, content.extent);
+            if was.is_none_or(|was| was.extent != extent) {
+                self.stages.vips.push(Op::WriteSlots { first, values: slots::fresh(vip, &rows) });
+            } else {
+                let changes = slots::changes(vip, &rows, &alive, first, self.actual, self.now_s);
+                if !changes.is_empty() {
+                    self.stages.slots.push(Op::ChangeSlots { vip_row: row, first, changes });
+                }
+            }
+            self.vip_row(row, content, was);
+        }
+    }
+
+    fn vip_row(&mut self, row: u16, content: VipContent, was: Option<VipContent>) {
+        let Some(was) = was else {
+            return self.stages.vips.push(Op::WriteVip { row, content });
+        };
+        if content.extent != was.extent {
+            self.stages.vips.push(Op::SetVipTable { row, extent: content.extent });
+            self.stages.needs_barrier = true;
+        }
+        if content.policy != was.policy {
+            self.stages.vips.push(Op::SetVipPolicy { row, policy: content.policy });
+        }
+    }
+
+    /// Frees what nothing names: vips by their keys at once, backends and ways out when a sweep has proven it.
+    fn frees(&mut self) {
+        let kept: BTreeSet<u16> = self.layout.vips.values().map(|placed| placed.row).collect();
+        let gone = self.actual.vips.keys().filter(|row| !kept.contains(row));
+        let mut frees: Vec<Op> = gone.map(|&row| Op::FreeVip { row }).collect();
+        let freed = self.freed_backends();
+        frees.extend(freed.iter().map(|&row| Op::FreeBackend { row }));
+        let rest = self.rest(&freed);
+        frees.extend(self.freed_egresses(&rest));
+        frees.extend(self.freed_sources(&rest));
+        self.stages.needs_barrier |= !frees.is_empty();
+        self.stages.frees.extend(frees);
+    }
+
+    fn freed_backends(&self) -> BTreeSet<u16> {
+        let Some(sweep) = &self.actual.sweep else { return BTreeSet::new() };
+        let used: BTreeSet<u16> = self.layout.backends.values().map(|placed| placed.row).collect();
+        let free = |(row, content): &(&u16, &BackendContent)| {
+            !used.contains(row) && !content.control.alive() && sweep.frees_backend(**row, content.id)
+        };
+        let mut freed: BTreeSet<u16> =
+            self.actual.backends.iter().filter(free).map(|(row, _)| *row).collect();
+        if !freed.is_empty() {
+            let named = self.actual.named_by_slots(self.now_s);
+            freed.retain(|row| !named[usize::from(*row)]);
+        }
+        freed
+    }
+
+    /// The backend rows in use after the plan, by row.
+    fn rest(&self, freed: &BTreeSet<u16>) -> BTreeMap<u16, BackendContent> {
+        let old = self.actual.backends.iter().filter(|(row, _)| !freed.contains(row));
+        let new = self.layout.backends.values().map(|placed| (placed.row, placed.content));
+        old.map(|(row, content)| (*row, *content)).chain(new).collect()
+    }
+
+    fn freed_egresses(&self, rest: &BTreeMap<u16, BackendContent>) -> Vec<Op> {
+        let Some(sweep) = &self.actual.sweep else { return Vec::new() };
+        let hops = rest.values().map(|content| content.next_hop);
+        let used: BTreeSet<u16> = (hops.filter(|hop| hop.is_known()).map(|hop| hop.egress()))
+            .chain(self.layout.ports.values().copied())
+            .collect();
+        let free = |row: &u16, content| !used.contains(row) && sweep.frees_egress(*row, content);
+        let gone = self.actual.egresses.iter().filter(|(row, content)| free(row, content));
+        gone.map(|(&row, _)| Op::FreeEgress { row }).collect()
+    }
+
+    fn freed_sources(&self, rest: &BTreeMap<u16, BackendContent>) -> Vec<Op> {
+        let used: BTreeSet<u8> = rest.values().filter_map(source_of).collect();
+        let gone = self.actual.sources.keys().filter(|number| !used.contains(number));
+        gone.map(|&number| Op::FreeSource { number }).collect()
+    }
+}
+
+impl Stages {
+    /// The change of a control word: what it gains, with all else but its flags, in one stage (before its next hop,
+    /// which may wait for the source number); what it loses in a later one.
+    fn control(&mut self, row: u16, was: Control, is: Control) {
+        let gained = Control(is.0 | was.0 & FLAGS);
+        if gained != was {
+            self.backends.push(Op::SetControl { row, control: gained });
+        }
+        if is != gained {
+            let losses = if is.alive() { &mut self.drains } else { &mut self.deaths };
+            losses.push(Op::SetControl { row, control: is });
+        }
+    }
+}
+
+/// The bits of a control word that people and health decide.
+const FLAGS: u64 = Control::ALIVE | Control::NEW;
+
+/// The source number that a backend uses, if its mode needs one.
+fn source_of(content: &BackendContent) -> Option<u8> {
+    (content.control.mode() != Mode::L2).then(|| content.control.source() as u8)
+}
+
+/// The keys of a layout: one a vip, one a vip's address, one a source address that NAT uses.
+fn wanted_keys(layout: &Layout) -> BTreeMap<Key, VipEntry> {
+    let mut keys = BTreeMap::new();
+    let mut mark = |address, bits| {
+        let entry = keys.entry(Key::mark(address)).or_insert(VipEntry(0));
+        *entry = VipEntry(entry.0 | bits);
+    };
+    for vip in layout.vips.values() {
+        mark(vip.content.key.address, VipEntry::ADDRESS);
+    }
+    for backend in layout.backends.values().filter(|b| b.content.control.mode() == Mode::Nat) {
+        let number = backend.content.control.source();
+        if let Some(address) = layout.sources.get(&(number as u8)) {
+            mark(*address, VipEntry::SOURCE | number);
+        }
+    }
+    keys.extend(layout.vips.values().map(|vip| (vip.content.key, VipEntry(vip.row.into()))));
+    keys
 }

@@ -9,11 +9,13 @@ mod actual;
 mod desired;
 mod diff;
 mod extent;
+mod layout;
 mod op;
+mod slots;
 mod summary;
 mod tables;
 
-pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_health, unnamed};
+pub use actual::{Actual, ActualVip, Slots, Sweep, Unnamed, adopted_health, unnamed};
 pub use desired::{Desired, DesiredBackend, DesiredVip, Device, Observed, Way, desired};
 pub use diff::{Plan, Problem, diff};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};

@@ -1,11 +1,83 @@
 //! Maglev tables, kept while nothing that makes them changes: building one is the costly part of planning.
 
-use lb_common::ids::VipId;
+use lb_common::addr::Addr;
+use lb_common::ids::{BackendId, VipId};
+use lb_common::maglev;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Tables by vip, each with the hash of what it was built from.
+/// A backend that wants slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// Its serial; says nothing to the table.
+    pub(super) id: BackendId,
+    /// Address and port: the same on every node.
+    identity: [u8; 18],
+    weight: u16,
+}
+
+impl Candidate {
+    /// A backend by its address, port and weight.
+    pub(super) fn new(id: BackendId, address: IpAddr, port: u16, weight: u16) -> Self {
+        let mut identity = [0; 18];
+        let words = Addr::from(address).words();
+        identity[..8].copy_from_slice(&words[0].to_le_bytes());
+        identity[8..16].copy_from_slice(&words[1].to_le_bytes());
+        identity[16..].copy_from_slice(&port.to_be_bytes());
+        Self { id, identity, weight }
+    }
+}
+
+/// Builds the table of `candidates`: for each slot 1 + the index of its backend. Empty if nobody wants slots.
+pub(super) fn build(size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
+    if candidates.is_empty() {
+        return Arc::default();
+    }
+    let mut table = vec![0; size as usize];
+    let numbered = candidates.iter().zip(1_u16..);
+    let mut wanting: Vec<_> =
+        numbered.map(|(c, row)| maglev::Candidate::new(&c.identity, row, c.weight)).collect();
+    maglev::build(&mut table, &mut wanting);
+    table.into()
+}
+
+/// Tables by vip, each with what it was built from.
 #[derive(Clone, Debug, Default)]
 pub struct TableCache {
-    tables: BTreeMap<VipId, (u64, Arc<[u16]>)>,
+    tables: BTreeMap<VipId, (Vec<Candidate>, u32, Arc<[u16]>)>,
+}
+
+impl TableCache {
+    /// The table of a vip, built only if its candidates or its size changed.
+    pub(super) fn table(&mut self, vip: VipId, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
+        if let Some((of, of_size, table)) = self.tables.get(&vip)
+            && (of.as_slice(), *of_size) == (candidates, size)
+        {
+            return table.clone();
+        }
+        let table = build(size, candidates);
+        self.tables.insert(vip, (candidates.to_vec(), size, table.clone()));
+        table
+    }
+    /// Forgets the tables of vips that are gone.
+    pub(super) fn retain(&mut self, lives: impl Fn(VipId) -> bool) {
+        self.tables.retain(|vip, _| lives(*vip));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_built_once_and_again_when_a_weight_changes() {
+        let candidate = |id, weight| Candidate::new(BackendId(id), [10, 0, 0, id as u8].into(), 80, weight);
+        let mut cache = TableCache::default();
+        let first = cache.table(VipId(1), 251, &[candidate(1, 1), candidate(2, 1)]);
+        assert!(Arc::ptr_eq(&first, &cache.table(VipId(1), 251, &[candidate(1, 1), candidate(2, 1)])));
+        let heavier = cache.table(VipId(1), 251, &[candidate(1, 3), candidate(2, 1)]);
+        assert!(heavier.iter().filter(|&&one| one == 1).count() > 180);
+        assert!(cache.table(VipId(1), 251, &[]).is_empty());
+    }
 }
