@@ -71,7 +71,7 @@ impl Interrupt {
         loop {
             any(&mut signals).await;
             if self.is_requested() {
-                crate::netns::sweep_own();
+                crate::sweep::sweep_own();
                 std::process::exit(EXIT_INTERRUPTED);
             }
             self.request();

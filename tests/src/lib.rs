@@ -24,6 +24,7 @@ pub mod ping;
 pub mod process;
 pub mod scratch;
 pub mod skip;
+pub mod sweep;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

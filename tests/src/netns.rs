@@ -1,11 +1,10 @@
 //! Network namespaces by name: create, enter with a thread, start children inside, remove.
 //!
 //! A name is `lb-<pid>-<serial>-<role>`, so parallel runs never meet and the owner of a leftover is
-//! known. This room knows nothing of addresses or links (see `topology`) and keeps no child processes
-//! (see `process`).
+//! known (see `sweep`). This room knows nothing of addresses or links (see `topology`) and keeps no child
+//! processes (see `process`).
 //!
 //! Invariants:
-//! - only namespaces with our prefix are ever removed, only processes inside them are ever ended;
 //! - the calling thread never changes its namespace: a fresh thread does;
 //! - the only `unsafe` of the test bench is here, at the end: two calls of bpf(2) that no crate offers;
 //! - `/sys` is not remounted (as `ip netns exec` would do), so a child still sees `/sys/fs/bpf`;
@@ -15,22 +14,22 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+
+use crate::sweep;
 
 /// What every namespace and scratch directory of ours begins with.
 pub const PREFIX: &str = "lb-";
 
 /// Where iproute2 keeps named namespaces.
-const NETNS_DIR: &str = "/run/netns";
+pub(crate) const NETNS_DIR: &str = "/run/netns";
 
 /// Tells apart the groups of namespaces one process makes.
 static SERIAL: AtomicU32 = AtomicU32::new(0);
@@ -222,7 +221,7 @@ impl Namespace {
     /// Processes whose main thread is inside. Threads of this process do not count.
     #[must_use]
     pub fn pids(&self) -> Vec<i32> {
-        self.handle.metadata().map(|file| pids_inside(file.ino())).unwrap_or_default()
+        self.handle.metadata().map(|file| sweep::pids_inside(file.ino())).unwrap_or_default()
     }
 
     fn enter(&self) -> Result<()> {
@@ -233,10 +232,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        for pid in self.pids() {
-            end_process(pid);
-        }
-        remove_name(&self.name);
+        sweep::remove(&self.name);
     }
 }
 
@@ -244,82 +240,6 @@ impl Drop for Namespace {
 #[must_use]
 pub fn next_group() -> u32 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Namespaces of ours whose owner is dead: ends what runs inside and removes them. Returns their names.
-/// Scratch directories of dead owners go too. A name whose process id was given to another process stays
-/// until that one ends.
-#[must_use]
-pub fn sweep_stale() -> Vec<String> {
-    let mut swept = Vec::new();
-    for name in names().into_iter().filter(|name| owner(name).is_some_and(|pid| !is_alive(pid))) {
-        if let Ok(file) = fs::metadata(Path::new(NETNS_DIR).join(&name)) {
-            pids_inside(file.ino()).into_iter().for_each(end_process);
-        }
-        remove_name(&name);
-        swept.push(name);
-    }
-    crate::scratch::sweep_stale();
-    swept
-}
-
-/// Removes every namespace and scratch directory of this very process, for the way out when no `Drop` will
-/// run any more.
-pub fn sweep_own() {
-    for name in names_of_process(std::process::id()) {
-        if let Ok(file) = fs::metadata(Path::new(NETNS_DIR).join(&name)) {
-            pids_inside(file.ino()).into_iter().for_each(end_process);
-        }
-        remove_name(&name);
-    }
-    crate::scratch::sweep_own();
-}
-
-/// Names of namespaces that process `pid` made and that are there now.
-#[must_use]
-pub fn names_of_process(pid: u32) -> Vec<String> {
-    names().into_iter().filter(|name| owner(name) == Some(pid)).collect()
-}
-
-/// The process id in a name of ours.
-pub(crate) fn owner(name: &str) -> Option<u32> {
-    name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()
-}
-
-pub(crate) fn is_alive(pid: u32) -> bool {
-    PathBuf::from(format!("/proc/{pid}")).exists()
-}
-
-fn names() -> Vec<String> {
-    let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| owner(name).is_some())
-        .collect()
-}
-
-fn remove_name(name: &str) {
-    let path = Path::new(NETNS_DIR).join(name);
-    // A name that another sweep removed meanwhile is as good as removed by us.
-    let _ = umount2(&path, MntFlags::MNT_DETACH);
-    let _ = fs::remove_file(&path);
-}
-
-fn pids_inside(inode: u64) -> Vec<i32> {
-    let wanted = PathBuf::from(format!("net:[{inode}]"));
-    let own = std::process::id();
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| *pid != own)
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|net| net == wanted))
-        .filter_map(|pid| i32::try_from(pid).ok())
-        .collect()
-}
-
-fn end_process(pid: i32) {
-    // It may have ended by itself since it was seen.
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
 }
 
 /// Runs `command` with `input` on its stdin.

@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::netns::{PREFIX, is_alive, owner};
+use crate::netns::PREFIX;
+use crate::sweep::{is_alive, owner};
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 

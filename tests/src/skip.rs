@@ -40,14 +40,14 @@ pub fn report_skip(test: &str, why: &str) {
     // Not eprintln!: the test harness would capture it. Nothing can be done if stderr is closed.
     let _ = std::io::stderr().write_all(line.as_bytes());
     let Some(path) = std::env::var_os(SKIPS_FILE_VAR) else { return };
-    let written = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .and_then(|mut file| file.write_all(line.as_bytes()));
-    if let Err(error) = written {
-        panic!("{SKIPS_FILE_VAR}: cannot append to {}: {error}", Path::new(&path).display());
+    let path = Path::new(&path);
+    if let Err(error) = append(path, &line) {
+        panic!("{SKIPS_FILE_VAR}: cannot append to {}: {error}", path.display());
     }
+}
+
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    OpenOptions::new().create(true).append(true).open(path)?.write_all(line.as_bytes())
 }
 
 /// Whether a program of this name is on the path.
@@ -66,4 +66,26 @@ macro_rules! require_root {
             return;
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scratch::ScratchDir;
+
+    #[test]
+    fn names_the_missing_tool() {
+        let why = obstacle(&["no-such-tool"]).unwrap();
+        assert!(why.contains("no-such-tool") || why.contains("root"), "{why}");
+        assert!(is_installed("sh"));
+    }
+
+    #[test]
+    fn each_skip_is_a_line() {
+        let dir = ScratchDir::create().unwrap();
+        let file = dir.path().join("skips");
+        append(&file, "SKIPPED: one: why\n").unwrap();
+        append(&file, "SKIPPED: two: why\n").unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 2);
+    }
 }

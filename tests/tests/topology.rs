@@ -1,33 +1,23 @@
 //! The test bench proved without a balancer: each layout carries real traffic when the plain kernel steers
-//! a vip to one backend, its failures fail, and nothing is left behind.
+//! a vip to one backend.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lb_tests::capture::Capture;
-use lb_tests::counters::{interface_counters, protocol_counter};
-use lb_tests::netns::{Hook, names_of_process, sweep_stale};
+use lb_tests::counters::interface_counters;
+use lb_tests::netns::Hook;
 use lb_tests::ping::ping;
 use lb_tests::require_root;
 use lb_tests::topology::{BackendSetup, ECHO_PORT, Layout, Tagging, Topology, TopologyBuilder, vip};
-use lb_tests::traffic::{
-    ConnectionPool, HttpLoad, Reuse, Stage, UdpLoad, Wrk, ask_once, download, echo_transfer, fetch,
-    fetch_within,
-};
-use lb_tests::wait::{wait_for, wait_until};
+use lb_tests::traffic::{ask_once, download, echo_transfer, fetch, fetch_within};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Makes the node a plain router that sends the first vip to one backend.
 fn steer(net: &Topology, backend: usize) {
-    let node = &net.node().ns;
-    node.write_sysctls(&[("net.ipv4.ip_forward", "1"), ("net.ipv6.conf.all.forwarding", "1")]).unwrap();
-    let (vip, to) = (vip(0), net.backends()[backend].addresses());
-    let lines =
-        format!("route replace {}/32 via {}\nroute replace {}/128 via {}\n", vip.v4, to.v4, vip.v6, to.v6);
-    node.ip_batch(&lines).unwrap();
+    net.steer_by_kernel(0, &[backend]).unwrap();
 }
 
 /// Builds, steers to the second backend, and sees HTTP and UDP of both families answered by it.
@@ -192,114 +182,6 @@ fn lower_mtu_to_the_backends() {
     }
 }
 
-#[test]
-fn backends_fail_in_each_way_and_come_back() {
-    require_root!("topology::backends_fail_in_each_way_and_come_back", "nginx", "curl", "nft");
-    let short = Duration::from_millis(300);
-    let mut net = check(Topology::builder().backends(2));
-    let (vip, echo) = (net.vip4(80), net.vip4(ECHO_PORT));
-
-    net.backend_mut(1).kill();
-    let error = fetch(net.client(), vip, "/").unwrap_err().to_string();
-    assert!(error.contains("refused") || error.contains("connect"), "{error}");
-    assert!(ask_once(net.client(), echo, 8, short).is_err());
-    net.backend_mut(1).start().unwrap();
-    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b1");
-
-    net.backend_mut(1).pause().unwrap();
-    let error = fetch_within(net.client(), vip, "/", short).unwrap_err().to_string();
-    assert!(error.contains("timed out"), "{error}");
-    assert!(ask_once(net.client(), echo, 8, short).is_err());
-    net.backend_mut(1).resume().unwrap();
-    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b1");
-
-    net.backends()[1].cut().unwrap();
-    assert!(fetch_within(net.client(), vip, "/", short).is_err());
-    net.backends()[1].mend().unwrap();
-    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b1");
-
-    assert_eq!(net.add_backend().unwrap().name(), "b2");
-    steer(&net, 2);
-    assert_eq!(fetch(net.client(), vip, "/").unwrap().text(), "b2");
-    assert_eq!(fetch(net.client(), net.vip6(80), "/").unwrap().text(), "b2");
-    assert_eq!(ask_once(net.client(), echo, 8, SECOND).unwrap(), "b2");
-}
-
-#[test]
-fn loads_count_what_happens() {
-    require_root!("topology::loads_count_what_happens", "nginx", "curl");
-    let mut net = check(Topology::builder().backends(2));
-    let pool = ConnectionPool::new(net.vip4(ECHO_PORT), 500).open(net.client()).unwrap();
-    let kept = HttpLoad::new(net.vip4(80)).workers(4).start(net.client()).unwrap();
-    let fresh = HttpLoad::new(net.vip6(80)).workers(4).reuse(Reuse::PerRequest).start(net.client()).unwrap();
-    let udp = UdpLoad::new(net.vip6(ECHO_PORT)).start(net.client()).unwrap();
-    let report = pool.wait_round(10 * SECOND).unwrap();
-    assert_eq!((report.live, report.broken, report.per_backend.get("b1")), (500, 0, Some(&500)));
-    wait_until("requests of each kind", 10 * SECOND, || {
-        kept.snapshot().requests_ok >= 100
-            && fresh.snapshot().requests_ok >= 100
-            && udp.snapshot().answered >= 100
-    })
-    .unwrap();
-    let seen = kept.snapshot();
-    assert_eq!((seen.connections_opened, seen.connections_broken), (4, 0), "{seen:?}");
-    assert!(fresh.snapshot().connections_opened >= 100);
-    assert_eq!((kept.snapshot().requests_failed, fresh.snapshot().requests_failed), (0, 0));
-
-    // Now b1 dies under load, and the others take over.
-    net.backend_mut(1).kill();
-    wait_until("every loss seen", 10 * SECOND, || {
-        pool.snapshot().broken == 500
-            && kept.snapshot().requests_failed > 0
-            && fresh.snapshot().requests_failed > 0
-            && !udp.snapshot().failures.is_empty()
-    })
-    .unwrap();
-    steer(&net, 0);
-    wait_until("b0 answering", 10 * SECOND, || {
-        kept.snapshot().per_backend.contains_key("b0")
-            && fresh.snapshot().per_backend.contains_key("b0")
-            && udp.snapshot().per_backend.contains_key("b0")
-    })
-    .unwrap();
-    let (pool, kept, fresh, udp) =
-        (pool.finish().unwrap(), kept.finish().unwrap(), fresh.finish().unwrap(), udp.finish().unwrap());
-    assert_eq!((pool.opened, pool.live, pool.broken), (500, 0, 500));
-    assert_eq!(pool.failures[0].backend.as_deref(), Some("b1"));
-    // A dying process may close a connection before its listener, which then takes one more.
-    assert!((4..=8).contains(&kept.connections_broken), "{kept:?}");
-    assert!(fresh.failures.iter().any(|failure| failure.stage == Stage::Connect), "{:?}", fresh.failures);
-    assert!(udp.flows_moved > 0 && udp.answered < udp.sent);
-    assert_eq!(kept.per_backend.values().sum::<u64>(), kept.requests_ok);
-    assert_eq!(protocol_counter(&net.backends()[0].ns, "Tcp", "InCsumErrors").unwrap(), 0);
-}
-
-#[test]
-fn wrk_measures() {
-    require_root!("topology::wrk_measures", "nginx", "curl", "wrk");
-    let net = check(Topology::builder().layout(Layout::Direct).backends(2));
-    let wrk = Wrk::new(net.vip4(80)).connections(8).duration(SECOND);
-    let report = wrk.run(net.client()).unwrap();
-    assert!(report.requests > 0 && report.requests_per_s > 0.0 && report.latency_p99_us > 0.0, "{report:?}");
-    assert_eq!(report.errors(), 0);
-    let report = wrk.reuse(Reuse::PerRequest).run(net.client()).unwrap();
-    assert!(report.requests > 0);
-    assert_eq!(report.status_errors, 0);
-}
-
-#[test]
-fn nothing_is_left_behind() {
-    require_root!("topology::nothing_is_left_behind", "nginx", "curl");
-    let net = check(Topology::builder().path_mtu(1300));
-    let (group, dir) = (net.group(), net.dir().to_owned());
-    let pids: Vec<i32> = net.namespaces().iter().flat_map(|namespace| namespace.pids()).collect();
-    assert_eq!((pids.len(), Topology::leftovers(group).len(), dir.exists()), (3, 8, true));
-    drop(net);
-    assert_eq!(Topology::leftovers(group), Vec::<String>::new());
-    assert!(!dir.exists());
-    assert!(pids.iter().all(|pid| !std::path::Path::new(&format!("/proc/{pid}")).exists()));
-}
-
 /// An XDP program that sends IPv4 packets for the first vip back out with the MAC address of `b1`, however
 /// they are tagged, and leaves everything else alone: the smallest balancer there is.
 fn bounce_to_b1(tags: u16) -> Vec<u64> {
@@ -376,57 +258,4 @@ fn sysfs_is_that_of_the_namespace() {
     let net = Topology::builder().backends(0).build().unwrap();
     net.node().ns.write_sysfs("class/net/eth0/threaded", "1").unwrap();
     assert!(net.node().ns.write_sysfs("class/net/p-node/threaded", "1").is_err());
-}
-
-#[test]
-fn set_up_is_quick() {
-    require_root!("topology::set_up_is_quick", "nginx");
-    // The first of a process also sweeps; other tests share the machine, so the best of three counts.
-    let took = (0..3).map(|_| {
-        let start = Instant::now();
-        drop(Topology::builder().backends(3).build().unwrap());
-        start.elapsed()
-    });
-    let best = took.min().unwrap();
-    assert!(best < 2 * SECOND, "{best:?}");
-}
-
-/// Starts the program that holds a network, waits until it does, ends it by `signal`.
-fn hold_and_end(signal: &str) -> (u32, std::process::ExitStatus) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lb-topology"))
-        .args(["--backends", "1"])
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let pid = child.id();
-    let nginx_runs = || {
-        let names = names_of_process(pid);
-        let backend = names.iter().find(|name| name.ends_with("-b0"))?;
-        let listing = Command::new("ip").args(["netns", "pids", backend]).output().ok()?;
-        (!listing.stdout.is_empty()).then_some(())
-    };
-    wait_for("the network of a child", 10 * SECOND, nginx_runs).unwrap();
-    assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
-    let (status, _) = wait_for("its end", 10 * SECOND, || child.try_wait().unwrap()).unwrap();
-    (pid, status)
-}
-
-#[test]
-fn interrupted_program_cleans_up() {
-    require_root!("topology::interrupted_program_cleans_up", "nginx");
-    for signal in ["-INT", "-TERM"] {
-        let (pid, status) = hold_and_end(signal);
-        assert_eq!((names_of_process(pid), status.code()), (Vec::new(), Some(0)), "{signal}");
-    }
-}
-
-#[test]
-fn next_run_sweeps_after_a_killed_one() {
-    require_root!("topology::next_run_sweeps_after_a_killed_one", "nginx");
-    let (pid, _) = hold_and_end("-KILL");
-    // Another run may be sweeping the same names at this moment, so how many fall to us is open.
-    let _ = sweep_stale();
-    wait_until("nothing left of the killed run", 10 * SECOND, || names_of_process(pid).is_empty()).unwrap();
-    let scratch = std::env::temp_dir().join(format!("lb-{pid}-0"));
-    wait_until("its directory gone", 10 * SECOND, || !scratch.exists()).unwrap();
 }

@@ -16,6 +16,7 @@
 mod address;
 mod backend;
 mod build;
+mod builder;
 mod plan;
 mod tagging;
 
@@ -29,12 +30,13 @@ use anyhow::{Context, Result};
 
 pub use address::{MEMBERS_MAX, Pair, VIP4_PREFIX, VIP6_PREFIX, vip};
 pub use backend::{Backend, BackendSetup, ECHO_PORT};
-pub use build::TopologyBuilder;
+pub use builder::TopologyBuilder;
 pub use tagging::Tagging;
 
 use crate::counters::interface_table;
-use crate::netns::{Namespace, names_of_process};
+use crate::netns::Namespace;
 use crate::scratch::ScratchDir;
+use crate::sweep::names_of_process;
 
 /// How node and backends are cabled; see the picture in the module's description.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -181,6 +183,31 @@ impl Topology {
     pub fn add_backend(&mut self) -> Result<&mut Backend> {
         self.build_backend()?;
         self.backends.last_mut().context("a backend was added")
+    }
+
+    /// Makes the node a plain router that spreads the `vip`-th vip over `backends` by the kernel's own
+    /// multipath routes (over addresses and ports): the yardstick, and a network to try without a balancer.
+    /// Not for [`Layout::Routed`], where the kernel cannot steer past the router.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or there is no such backend.
+    pub fn steer_by_kernel(&self, vip: usize, backends: &[usize]) -> Result<()> {
+        let node = &self.node.ns;
+        node.write_sysctls(&[
+            ("net.ipv4.ip_forward", "1"),
+            ("net.ipv6.conf.all.forwarding", "1"),
+            ("net.ipv4.fib_multipath_hash_policy", "1"),
+            ("net.ipv6.fib_multipath_hash_policy", "1"),
+        ])?;
+        let vip = address::vip(vip);
+        let mut lines = [format!("route replace {}/32", vip.v4), format!("route replace {}/128", vip.v6)];
+        for index in backends {
+            let backend = self.backends.get(*index).with_context(|| format!("no backend {index}"))?;
+            for (line, hop) in lines.iter_mut().zip(backend.addresses().both()) {
+                let _ = write!(line, " nexthop via {hop}");
+            }
+        }
+        node.ip_batch(&(lines.join("\n") + "\n"))
     }
 
     /// All namespaces of this topology.
