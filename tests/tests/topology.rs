@@ -182,9 +182,9 @@ fn lower_mtu_to_the_backends() {
     }
 }
 
-/// An XDP program that sends IPv4 packets for the first vip back out with the MAC address of `b1`, however
-/// they are tagged, and leaves everything else alone: the smallest balancer there is.
-fn bounce_to_b1(tags: u16) -> Vec<u64> {
+/// An XDP program that gives IPv4 packets for the first vip, with that many `tags`, the MAC address of `b1`,
+/// sends them on as `exit` says, and leaves everything else alone: the smallest balancer there is.
+fn balance_to_b1(tags: u16, exit: Exit) -> Vec<u64> {
     let op = |code: u64, to: u64, from: u64, offset: u16, value: u32| {
         code | to << 8 | from << 12 | u64::from(offset) << 16 | u64::from(value) << 32
     };
@@ -194,25 +194,40 @@ fn bounce_to_b1(tags: u16) -> Vec<u64> {
     // 02:00:00:80:01:01 (b1) and 02:00:00:61:00:01 (the node, or the switch learns wrong).
     let (to, from) = ([2, 0, 0, 0x80, 1, 1, 2, 0], [0, 0x61, 0, 1]);
     let half = |bytes: &[u8]| u32::from_ne_bytes(bytes.try_into().unwrap());
-    vec![
+    let last = match exit {
+        Exit::Bounce => vec![op(0xb7, 0, 0, 0, 3)], // XDP_TX
+        Exit::Redirect(ifindex) => {
+            vec![op(0xb7, 1, 0, 0, ifindex), op(0xb7, 2, 0, 0, 0), op(0x85, 0, 0, 0, 23)] // bpf_redirect
+        }
+    };
+    let to_pass = |from: u16| 13 + u16::try_from(last.len()).unwrap() - from;
+    let mut program = vec![
         op(0x61, 2, 1, 0, 0),                          // r2 = data
         op(0x61, 3, 1, 4, 0),                          // r3 = data_end
         op(0xbf, 4, 2, 0, 0),                          // r4 = r2
         op(0x07, 4, 0, 0, u32::from(destination) + 4), // r4 += end of the IPv4 header
-        op(0x2d, 4, 3, 10, 0),                         // if r4 > r3 pass
+        op(0x2d, 4, 3, to_pass(4), 0),                 // if r4 > r3 pass
         op(0x69, 5, 2, ether_type, 0),                 // r5 = EtherType
-        op(0x55, 5, 0, 8, 0x0008),                     // if not IPv4 pass
+        op(0x55, 5, 0, to_pass(6), 0x0008),            // if not IPv4 pass
         op(0x61, 5, 2, destination, 0),                // r5 = destination
         op(0xb4, 4, 0, 0, vip),                        // r4 = vip
-        op(0x5d, 5, 4, 5, 0),                          // if r5 != r4 pass
+        op(0x5d, 5, 4, to_pass(9), 0),                 // if r5 != r4 pass
         op(0x62, 2, 0, 0, half(&to[..4])),
         op(0x62, 2, 0, 4, half(&to[4..])),
         op(0x62, 2, 0, 8, half(&from)),
-        op(0xb7, 0, 0, 0, 3), // XDP_TX
-        op(0x95, 0, 0, 0, 0),
-        op(0xb7, 0, 0, 0, 2), // pass: XDP_PASS
-        op(0x95, 0, 0, 0, 0),
-    ]
+    ];
+    program.extend(last);
+    // r0 = XDP_PASS is where the checks above lead.
+    program.extend([op(0x95, 0, 0, 0, 0), op(0xb7, 0, 0, 0, 2), op(0x95, 0, 0, 0, 0)]);
+    program
+}
+
+/// How the smallest balancer sends.
+enum Exit {
+    /// Back out of the device it came in by.
+    Bounce,
+    /// Out of the device with this index.
+    Redirect(u32),
 }
 
 #[test]
@@ -223,7 +238,8 @@ fn what_xdp_sends_arrives() {
         let net = Topology::builder().tagging(tagging).backends(2).build().unwrap();
         assert!(fetch_within(net.client(), net.vip4(80), "/", Duration::from_millis(200)).is_err());
         let node = net.node();
-        let link = node.ns.attach_program(node.uplink(), Hook::Xdp, &bounce_to_b1(tags)).unwrap();
+        let link =
+            node.ns.attach_program(node.uplink(), Hook::Xdp, &balance_to_b1(tags, Exit::Bounce)).unwrap();
         let reply = fetch(net.client(), net.vip4(80), "/");
         let reply = reply.unwrap_or_else(|error| panic!("{tagging:?}: {error:#}\n{}", net.describe()));
         assert_eq!(reply.text(), "b1");
@@ -234,6 +250,26 @@ fn what_xdp_sends_arrives() {
         assert!(ping(net.client(), node.addresses.v4.into(), 1400, SECOND).unwrap().is_some());
         drop(link);
         assert!(fetch_within(net.client(), net.vip4(80), "/", Duration::from_millis(200)).is_err());
+    }
+}
+
+#[test]
+fn what_xdp_redirects_arrives() {
+    require_root!("topology::what_xdp_redirects_arrives", "nginx", "curl");
+    for (tagging, tags) in [(Tagging::Untagged, 0), (Tagging::Vlan(100), 1)] {
+        let net = Topology::builder().layout(Layout::Direct).tagging(tagging).backends(2).build().unwrap();
+        let node = net.node();
+        let index = node.ns.run(|| Ok(nix::net::if_::if_nametoindex("b1")?)).unwrap();
+        let program = balance_to_b1(tags, Exit::Redirect(index));
+        let _link = node.ns.attach_program(node.uplink(), Hook::Xdp, &program).unwrap();
+        if tags > 0 {
+            // The way in is tagged, the cables to the backends are not: what is sent on as it came is lost.
+            assert!(fetch_within(net.client(), net.vip4(80), "/", Duration::from_millis(200)).is_err());
+            continue;
+        }
+        assert_eq!(fetch(net.client(), net.vip4(80), "/").unwrap().text(), "b1");
+        let backend = echo_transfer(net.client(), net.vip4(ECHO_PORT), 4 << 20, 5 * SECOND).unwrap();
+        assert_eq!(backend, "b1");
     }
 }
 
