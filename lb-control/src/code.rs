@@ -234,7 +234,11 @@ mod tests {
         for (index, code) in Code::ALL.iter().enumerate() {
             assert!(Code::ALL[index + 1..].iter().all(|other| other.number() != code.number()));
             assert_eq!(Code::parse(&code.to_string()), Some(*code));
-            assert!(!code.short().is_empty() && code.advice().ends_with('.'));
+            assert!(
+                !code.short().is_empty() && code.advice().ends_with(['.', '?']),
+                "{code}: {}",
+                code.advice()
+            );
         }
         assert_eq!(Code::parse("lb1002"), Some(Code::UnknownVip));
         assert_eq!(Code::parse("1002"), Some(Code::UnknownVip));

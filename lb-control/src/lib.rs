@@ -26,3 +26,6 @@ pub mod probe;
 pub mod rejection;
 pub mod state;
 pub mod vip;
+
+#[cfg(test)]
+mod testing;

@@ -58,17 +58,29 @@ impl fmt::Display for Rejection {
 
 impl std::error::Error for Rejection {}
 
-/// How much alike two names must be to suggest one for the other (Jaro-Winkler, 0 to 1).
-const ALIKE: f64 = 0.75;
-
-/// A message about a name that is not there, with the likeliest of `names` if one is close.
+/// A message about a name that is not there, with the likeliest of `names` if one is close: at most a third of its
+/// letters, and at least one, are missing, wrong or swapped.
 pub(crate) fn not_found<'a>(what: &str, name: &str, names: impl Iterator<Item = &'a str>) -> String {
     let likeliest = names
-        .map(|known| (strsim::jaro_winkler(name, known), known))
-        .filter(|(alike, _)| *alike >= ALIKE)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
+        .map(|known| (strsim::osa_distance(name, known), known))
+        .filter(|(apart, known)| *apart <= (known.len() / 3).max(1))
+        .min();
     match likeliest {
         Some((_, known)) => format!("{what} `{name}` does not exist; did you mean `{known}`?"),
         None => format!("{what} `{name}` does not exist"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::not_found;
+
+    #[test]
+    fn close_names_are_suggested_and_others_not() {
+        let names = ["web", "web-2", "api", "b1"];
+        let suggested = |name| not_found("vip", name, names.into_iter());
+        assert_eq!(suggested("wbe"), "vip `wbe` does not exist; did you mean `web`?");
+        assert_eq!(suggested("web2"), "vip `web2` does not exist; did you mean `web`?");
+        assert_eq!(suggested("mail"), "vip `mail` does not exist");
     }
 }

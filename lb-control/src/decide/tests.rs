@@ -1,1 +1,384 @@
+//! Which commands are accepted, and what happens then.
 
+use super::{Now, decide};
+use crate::code::Code;
+use crate::command::Command;
+use crate::event::{Change, Event};
+use crate::limits::Limits;
+use crate::rejection::Rejection;
+use crate::state::State;
+use crate::testing::any_command;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+fn command(json: &str) -> Command {
+    serde_json::from_str(json).unwrap_or_else(|why| panic!("{json}: {why}"))
+}
+
+fn run(state: &mut State, json: &str) -> Result<Vec<Event>, Rejection> {
+    let events = decide(state, &Limits::default(), Now(7), &command(json))?;
+    events.iter().for_each(|event| state.apply(event));
+    Ok(events)
+}
+
+/// A state after these commands, each of which must be accepted.
+fn after(commands: &[&str]) -> State {
+    let mut state = State::default();
+    commands.iter().for_each(|json| drop(run(&mut state, json).unwrap()));
+    state
+}
+
+const WEB: &str = r#"{"kind":"vip_add","name":"web","address":"203.0.113.10","port":80,"mode":"l2","backend":[
+    {"name":"b1","address":"10.0.0.1"},{"name":"b2","address":"10.0.0.2"},{"name":"b3","address":"10.0.0.3"}]}"#;
+
+/// Code and place of every fault.
+fn faults(state: &State, json: &str) -> Vec<(Code, String)> {
+    let before = state.clone();
+    let rejection = decide(state, &Limits::default(), Now(0), &command(json)).expect_err(json);
+    assert_eq!(*state, before);
+    let all = [&rejection].into_iter().chain(&rejection.also);
+    all.map(|fault| {
+        assert!(!fault.message.is_empty() && !fault.what_to_do.is_empty());
+        (fault.code, fault.place.clone())
+    })
+    .collect()
+}
+
+#[track_caller]
+fn refused(state: &State, json: &str, code: Code, place: &str) {
+    assert_eq!(faults(state, json), [(code, place.to_string())], "{json}");
+}
+
+#[test]
+fn a_vip_gets_its_defaults() {
+    let mut state = State::default();
+    let events = run(&mut state, WEB).unwrap();
+    assert_eq!(events.len(), 4);
+    assert!(events.iter().all(|event| event.v == 1 && event.at_ms == 7));
+    let vip = &state.vips["web"];
+    assert_eq!((vip.settings.window_s, vip.settings.idle_s, vip.settings.table_size), (900, 900, 65_537));
+    assert_eq!(vip.backends["b1"].port, 80);
+    let udp = r#"{"kind":"vip_add","name":"dns","address":"2001:db8::53","port":53,"protocol":"udp"}"#;
+    run(&mut state, udp).unwrap();
+    let dns = serde_json::to_value(&state.vips["dns"]).unwrap();
+    assert_eq!(
+        (&dns["mode"], &dns["tracking"], &dns["window_s"]),
+        (&"nat".into(), &"always".into(), &30.into())
+    );
+    assert_eq!(dns["probe"]["kind"], "none");
+}
+
+#[test]
+fn every_accepted_command_gives_an_event() {
+    let mut state = after(&[WEB]);
+    let revision = state.revision;
+    let same = r#"{"kind":"backend_set","vip":"web","name":"b1","weight":100}"#;
+    let events = run(&mut state, same).unwrap();
+    assert!(matches!(&events[0].change, Change::CommandAccepted { command } if command == "backend_set"));
+    assert_eq!(state.revision, revision + 1);
+}
+
+#[test]
+fn names_that_are_not_there_are_refused_with_the_likeliest() {
+    let state = after(&[WEB]);
+    refused(&state, r#"{"kind":"vip_set","name":"wbe","window_s":5}"#, Code::UnknownVip, "name");
+    refused(&state, r#"{"kind":"vip_remove","name":"x"}"#, Code::UnknownVip, "name");
+    refused(&state, r#"{"kind":"backend_remove","vip":"x","name":"b1"}"#, Code::UnknownVip, "vip");
+    refused(&state, r#"{"kind":"backend_remove","vip":"web","name":"b9"}"#, Code::UnknownBackend, "name");
+    refused(&state, r#"{"kind":"tenant_remove","name":"red"}"#, Code::UnknownTenant, "name");
+    let wrong = command(r#"{"kind":"vip_remove","name":"wbe"}"#);
+    let rejection = decide(&state, &Limits::default(), Now(0), &wrong).unwrap_err();
+    assert_eq!(rejection.message, "vip `wbe` does not exist; did you mean `web`?");
+    let json = serde_json::to_value(&rejection).unwrap();
+    assert_eq!((&json["code"], &json["place"]), (&"LB1002".into(), &"name".into()));
+}
+
+#[test]
+fn twins_are_refused() {
+    let state = after(&[WEB, r#"{"kind":"tenant_add","name":"red"}"#]);
+    let add = |rest: &str| format!(r#"{{"kind":"backend_add","vip":"web",{rest}}}"#);
+    refused(&state, r#"{"kind":"tenant_add","name":"red"}"#, Code::DuplicateTenant, "name");
+    refused(&state, WEB, Code::DuplicateVip, "name");
+    refused(&state, &add(r#""name":"b1","address":"10.0.0.9""#), Code::DuplicateBackend, "name");
+    refused(&state, &add(r#""name":"b9","address":"10.0.0.1""#), Code::DuplicateBackendAddress, "address");
+    let vip = |rest: &str| format!(r#"{{"kind":"vip_add","name":"other","address":"203.0.113.10",{rest}}}"#);
+    refused(&state, &vip(r#""port":80"#), Code::VipAddressTaken, "address");
+    refused(
+        &state,
+        &vip(r#""port":0,"tenant":"red","probe":{"port":1}"#),
+        Code::VipAddressOfOtherTenant,
+        "address",
+    );
+    for fine in [r#""port":0"#, r#""port":80,"protocol":"udp""#, r#""port":81,"tenant":"red""#] {
+        run(&mut state.clone(), &vip(fine)).unwrap();
+    }
+}
+
+#[test]
+fn settings_out_of_range_are_refused() {
+    let state = after(&[WEB]);
+    let set = |rest: &str| format!(r#"{{"kind":"vip_set","name":"web",{rest}}}"#);
+    for (rest, code, place) in [
+        (r#""window_s":0"#, Code::WindowRange, "window_s"),
+        (r#""window_s":86401"#, Code::WindowRange, "window_s"),
+        (r#""idle_s":65536"#, Code::IdleRange, "idle_s"),
+        (r#""probe":{"interval_ms":1}"#, Code::ProbeRange, "probe.interval_ms"),
+        (r#""probe":{"timeout_ms":60001}"#, Code::ProbeRange, "probe.timeout_ms"),
+        (r#""probe":{"rise":0}"#, Code::ProbeRange, "probe.rise"),
+        (r#""probe":{"fall":101}"#, Code::ProbeRange, "probe.fall"),
+        (r#""udp_stateless":true"#, Code::StatelessTcp, "udp_stateless"),
+        (r#""mode":"ipip""#, Code::ModeLive, "mode"),
+        (r#""table_size":251"#, Code::TableSizeLive, "table_size"),
+        (r#""allow_disruption":true"#, Code::NothingToSet, ""),
+        (r#""tracking":"never""#, Code::Disruption, ""),
+    ] {
+        refused(&state, &set(rest), code, place);
+    }
+    let vip =
+        |rest: &str| format!(r#"{{"kind":"vip_add","name":"v","address":"203.0.113.11","port":1,{rest}}}"#);
+    refused(&state, &vip(r#""table_size":65536"#), Code::BadTableSize, "table_size");
+    refused(&state, &vip(r#""table_size":241"#), Code::BadTableSize, "table_size");
+    refused(&state, &vip(r#""table_size":131101"#), Code::BadTableSize, "table_size");
+    refused(&state, &vip(r#""tracking":"auto""#), Code::TrackingConflict, "tracking");
+    let all = r#"{"kind":"vip_add","name":"v","address":"203.0.113.11","port":0,"probe":{"kind":"tcp"}}"#;
+    refused(&state, all, Code::ProbePort, "probe");
+}
+
+#[test]
+fn a_probes_port_can_be_set_and_taken_back() {
+    let mut state = after(&[WEB]);
+    run(&mut state, r#"{"kind":"vip_set","name":"web","probe":{"port":8080}}"#).unwrap();
+    assert_eq!(state.vips["web"].settings.probe.port, Some(8080));
+    run(&mut state, r#"{"kind":"vip_set","name":"web","probe":{"port":0}}"#).unwrap();
+    assert_eq!(state.vips["web"].settings.probe.port, None);
+}
+
+#[test]
+fn addresses_that_lead_elsewhere_are_refused() {
+    let state = after(&[WEB]);
+    let add =
+        |address: &str| format!(r#"{{"kind":"backend_add","vip":"web","name":"x","address":"{address}"}}"#);
+    refused(&state, &add("169.254.169.254"), Code::BadBackendAddress, "address");
+    refused(&state, &add("::ffff:127.0.0.1"), Code::BadBackendAddress, "address");
+    refused(&state, &add("203.0.113.10"), Code::BackendIsVip, "address");
+    refused(&state, &add("2001:db8::1"), Code::FamilyMismatch, "address");
+    let vip = |address: &str| format!(r#"{{"kind":"vip_add","name":"x","address":"{address}","port":80}}"#);
+    refused(&state, &vip("10.0.0.1"), Code::BackendIsVip, "address");
+    refused(&state, &vip("0.0.0.0"), Code::BadVipAddress, "address");
+    let gone = after(&[WEB, r#"{"kind":"backend_remove","vip":"web","name":"b1"}"#]);
+    run(&mut gone.clone(), &vip("10.0.0.1")).unwrap();
+}
+
+#[test]
+fn ports_and_families_follow_the_mode() {
+    let vip = |mode: &str, port: u16, backend: &str| {
+        format!(
+            r#"{{"kind":"vip_add","name":"v","address":"203.0.113.1","port":{port},"mode":"{mode}",
+                "probe":{{"kind":"none"}},"backend":[{{"name":"b",{backend}}}]}}"#
+        )
+    };
+    let state = State::default();
+    let (v4, v6) = (r#""address":"10.0.0.1""#, r#""address":"fd00::1""#);
+    for (mode, port, backend) in [
+        ("ipip", 80, v6.to_string()),
+        ("nat", 80, format!(r#"{v4},"port":8080"#)),
+        ("nat", 0, format!(r#"{v4},"port":8080"#)),
+        ("nat", 0, format!(r#"{v4},"port":0"#)),
+        ("l2", 80, format!(r#"{v4},"port":80"#)),
+        ("l2", 0, v4.to_string()),
+    ] {
+        run(&mut state.clone(), &vip(mode, port, &backend)).unwrap();
+    }
+    for (mode, port, backend, code, place) in [
+        ("l2", 80, v6.to_string(), Code::FamilyMismatch, "backend[0].address"),
+        ("nat", 80, v6.to_string(), Code::FamilyMismatch, "backend[0].address"),
+        ("nat", 80, format!(r#"{v4},"port":0"#), Code::BackendPortZero, "backend[0].port"),
+        ("l2", 80, format!(r#"{v4},"port":81"#), Code::BackendPortInDirectReturn, "backend[0].port"),
+        ("ipip", 0, format!(r#"{v4},"port":81"#), Code::BackendPortInDirectReturn, "backend[0].port"),
+        ("nat", 80, format!(r#"{v4},"weight":65536"#), Code::WeightRange, "backend[0].weight"),
+    ] {
+        refused(&state, &vip(mode, port, &backend), code, place);
+    }
+}
+
+#[test]
+fn tenants_with_vips_and_the_default_one_stay() {
+    let owned = r#"{"kind":"vip_add","name":"v","address":"203.0.113.1","port":80,"tenant":"red"}"#;
+    let state = after(&[r#"{"kind":"tenant_add","name":"red"}"#, owned]);
+    refused(&state, r#"{"kind":"tenant_remove","name":"red"}"#, Code::TenantNotEmpty, "name");
+    refused(&state, r#"{"kind":"tenant_remove","name":"default"}"#, Code::DefaultTenant, "name");
+    let unknown = owned.replace("red", "blue").replace("\"v\"", "\"w\"").replace(".1\"", ".2\"");
+    refused(&state, &unknown, Code::UnknownTenant, "tenant");
+}
+
+#[test]
+fn disruption_must_be_meant() {
+    let mut state = after(&[WEB]);
+    refused(&state, r#"{"kind":"vip_remove","name":"web"}"#, Code::Disruption, "");
+    run(&mut state, r#"{"kind":"backend_set","vip":"web","name":"b1","intent":"draining"}"#).unwrap();
+    run(&mut state, r#"{"kind":"backend_remove","vip":"web","name":"b2"}"#).unwrap();
+    for last in [
+        r#"{"kind":"backend_remove","vip":"web","name":"b3"}"#,
+        r#"{"kind":"backend_set","vip":"web","name":"b3","weight":0}"#,
+        r#"{"kind":"backend_set","vip":"web","name":"b3","intent":"disabled"}"#,
+    ] {
+        refused(&state, last, Code::Disruption, "");
+        let meant = last.replace("}", r#","allow_disruption":true}"#);
+        run(&mut state.clone(), &meant).unwrap();
+    }
+    run(&mut state, r#"{"kind":"backend_remove","vip":"web","name":"b1"}"#).unwrap();
+    run(&mut state, r#"{"kind":"vip_remove","name":"web","allow_disruption":true}"#).unwrap();
+    assert!(state.vips.is_empty());
+}
+
+#[test]
+fn a_document_may_not_take_much_of_a_pool_at_once() {
+    let state = after(&[WEB]);
+    let apply = |weights: [u32; 3]| {
+        let [a, b, c] = weights;
+        format!(
+            r#"{{"kind":"apply","document":{{"vip":[{{"name":"web","address":"203.0.113.10","port":80,"mode":"l2",
+            "backend":[{{"name":"b1","address":"10.0.0.1","weight":{a}}},{{"name":"b2","address":"10.0.0.2",
+            "weight":{b}}},{{"name":"b3","address":"10.0.0.3","weight":{c}}}]}}]}}}}"#
+        )
+    };
+    refused(&state, &apply([50, 55, 100]), Code::Disruption, "");
+    run(&mut state.clone(), &apply([55, 55, 100])).unwrap();
+    run(&mut state.clone(), &apply([0, 100, 100])).unwrap();
+    refused(&state, r#"{"kind":"apply","document":{},"prune":true}"#, Code::Disruption, "");
+}
+
+#[test]
+fn a_document_is_brought_about_and_then_changes_nothing() {
+    let apply = r#"{"kind":"apply","prune":true,"document":{"tenant":[{"name":"red"}],"vip":[
+        {"name":"a","address":"203.0.113.1","port":80,"tenant":"red","backend":[{"name":"b","address":"10.0.0.1"}]},
+        {"name":"c","address":"203.0.113.1","port":81,"tenant":"red"}]}}"#;
+    let mut state = after(&[WEB]);
+    refused(&state, apply, Code::Disruption, "");
+    let meant = apply.replace("\"prune\"", "\"allow_disruption\":true,\"prune\"");
+    run(&mut state, &meant).unwrap();
+    assert_eq!(state.vips.keys().collect::<Vec<_>>(), ["a", "c"]);
+    let events = run(&mut state, apply).unwrap();
+    assert!(matches!(events[0].change, Change::CommandAccepted { .. }));
+    // Without prune nothing goes.
+    run(&mut state, r#"{"kind":"apply","document":{}}"#).unwrap();
+    assert_eq!((state.vips.len(), state.tenants.len()), (2, 2));
+    // A rename takes the address over in one step.
+    let renamed = meant.replace(r#""name":"a""#, r#""name":"z""#);
+    run(&mut state, &renamed).unwrap();
+    assert_eq!(state.vips.keys().collect::<Vec<_>>(), ["c", "z"]);
+}
+
+#[test]
+fn a_document_shows_all_its_faults_at_once() {
+    let state = after(&[WEB]);
+    let twice = r#"{"kind":"apply","document":{"vip":[{"name":"x","address":"203.0.113.1","port":1},
+        {"name":"x","address":"203.0.113.2","port":1}]}}"#;
+    refused(&state, twice, Code::DuplicateVip, "vip[1].name");
+    let rejection = decide(&state, &Limits::default(), Now(0), &command(twice)).unwrap_err();
+    assert_eq!(rejection.related.as_deref(), Some("vip[0].name"));
+    let many = r#"{"kind":"apply","document":{"tenant":[{"name":"T"}],"vip":[
+        {"name":"web","address":"203.0.113.99","port":80},
+        {"name":"x","address":"203.0.113.1","port":1,"window_s":0,"backend":[
+            {"name":"b","address":"127.0.0.1","weight":70000},{"name":"c","address":"10.0.0.1","port":0}]}]}}"#;
+    let places: Vec<_> = faults(&state, many).into_iter().map(|(code, place)| (code, place)).collect();
+    let expected = [
+        (Code::BadName, "tenant[0].name"),
+        (Code::VipIdentity, "vip[0].name"),
+        (Code::WindowRange, "vip[1].window_s"),
+        (Code::BadBackendAddress, "vip[1].backend[0].address"),
+        (Code::WeightRange, "vip[1].backend[0].weight"),
+        (Code::BackendPortZero, "vip[1].backend[1].port"),
+    ];
+    assert_eq!(places, expected.map(|(code, place)| (code, place.to_string())));
+    let moved = r#"{"kind":"apply","document":{"vip":[{"name":"web","address":"203.0.113.10","port":80,"mode":"l2",
+        "backend":[{"name":"b1","address":"10.0.0.77"}]}]}}"#;
+    refused(&state, moved, Code::BackendIdentity, "vip[0].backend[0].name");
+}
+
+#[test]
+fn full_tables_refuse_and_shrinking_is_always_allowed() {
+    let state = after(&[WEB]);
+    let limits = |vips, vip_keys, backends, slots| Limits {
+        vips,
+        vip_keys,
+        backends,
+        slots,
+        sources: 0,
+        ..Limits::default()
+    };
+    let add_vip = command(r#"{"kind":"vip_add","name":"v","address":"203.0.113.1","port":80}"#);
+    let add_backend = command(r#"{"kind":"backend_add","vip":"web","name":"x","address":"10.0.0.9"}"#);
+    for (limits, command) in [
+        (limits(1, 99, 99, 999_999), &add_vip),
+        (limits(9, 3, 99, 999_999), &add_vip),
+        (limits(9, 99, 99, 131_073), &add_vip),
+        (limits(9, 99, 3, 999_999), &add_backend),
+    ] {
+        let rejection = decide(&state, &limits, Now(0), command).unwrap_err();
+        assert_eq!((rejection.code, rejection.also.len()), (Code::Capacity, 0), "{}", rejection.message);
+    }
+    assert!(decide(&state, &limits(2, 4, 4, 131_074), Now(0), &add_vip).is_ok());
+    let remove = command(r#"{"kind":"backend_remove","vip":"web","name":"b1"}"#);
+    assert!(decide(&state, &limits(0, 0, 0, 0), Now(0), &remove).is_ok());
+}
+
+#[test]
+fn unknown_fields_and_kinds_are_no_commands() {
+    for bad in [
+        r#"{"kind":"vip_make","name":"x"}"#,
+        r#"{"kind":"vip_remove","name":"x","force":true}"#,
+        r#"{"kind":"vip_add","name":"x","address":"203.0.113.1","port":80,"protocol":"sctp"}"#,
+        r#"{"kind":"vip_add","name":"x","address":"203.0.113.1","port":80,"probe":{"kind":"tcp","retry":1}}"#,
+        r#"{"kind":"backend_add","vip":"x","name":"b","address":"host"}"#,
+        r#"{"kind":"apply","document":{"vips":[]}}"#,
+        r#"{"kind":"bypass_set","on":true,"x":1}"#,
+    ] {
+        assert!(serde_json::from_str::<Command>(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_document_is_toml_too() {
+    let document: crate::command::Document = toml::from_str(
+        "[[tenant]]\nname = 'red'\n[[vip]]\nname = 'web'\ntenant = 'red'\naddress = '203.0.113.1'\nport = 80\n\
+         probe = { interval_ms = 200 }\n[[vip.backend]]\nname = 'b1'\naddress = '10.0.0.1'\nweight = 5\n",
+    )
+    .unwrap();
+    assert_eq!(document.vips[0].backends[0].weight, 5);
+    assert!(toml::from_str::<crate::command::Document>("[[vip]]\nnam = 'x'").is_err());
+}
+
+proptest! {
+    #[test]
+    fn the_log_replayed_is_the_state(commands in proptest::collection::vec(any_command(), 1..60)) {
+        let (mut state, mut log) = (State::default(), Vec::new());
+        let (mut vips, mut backends, mut tenants) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for (index, command) in commands.iter().enumerate() {
+            let json = serde_json::to_string(command).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<Command>(&json).unwrap(), command);
+            let before = state.digest();
+            let Ok(events) = decide(&state, &Limits::default(), Now(index as u64), command) else {
+                prop_assert_eq!(state.digest(), before);
+                continue;
+            };
+            prop_assert!(!events.is_empty());
+            for event in events {
+                match event.change {
+                    Change::VipAdded { id, .. } => prop_assert!(vips.insert(id), "vip {:?} twice", id),
+                    Change::BackendAdded { id, .. } => prop_assert!(backends.insert(id), "backend {:?} twice", id),
+                    Change::TenantAdded { id, .. } => prop_assert!(tenants.insert(id), "tenant {:?} twice", id),
+                    _ => {}
+                }
+                let json = serde_json::to_string(&event).unwrap();
+                let read: Event = serde_json::from_str(&json).unwrap();
+                prop_assert_eq!(&read, &event);
+                state.apply(&event);
+                log.push(read);
+                let prefix = State::replay(&log);
+                prop_assert_eq!(&prefix, &state);
+                prop_assert_eq!(prefix.digest(), state.digest());
+            }
+        }
+    }
+}

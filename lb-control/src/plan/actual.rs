@@ -36,9 +36,9 @@ impl Slots for Vec<Slot> {
     }
 }
 
-/// Rows in use that no row, port or slot names, with what is in them: only entries of the flow and NAT tables may.
+/// Rows with what is in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unnamed {
+pub struct Rows {
     /// Backend rows.
     pub backends: BTreeMap<u16, BackendId>,
     /// Egress rows.
@@ -50,21 +50,20 @@ pub struct Unnamed {
 pub struct Sweep {
     /// The rows that were unnamed ([`unnamed`]) when the scan began, at least one grace period after the plan that
     /// left them so: only these can be proven free.
-    pub watched: Unnamed,
-    /// The backend rows that entries of either table named.
-    pub backends: BTreeSet<u16>,
-    /// The egress rows that entries of the NAT table named, as the way back.
-    pub egresses: BTreeSet<u16>,
+    pub watched: Rows,
+    /// Those of them that entries name: backend rows in the flow or the NAT table, egress rows in the NAT table, as
+    /// the way back.
+    pub referenced: Rows,
 }
 
 impl Sweep {
     /// Whether a backend row with this backend in it is proven free.
     pub(super) fn frees_backend(&self, row: u16, id: BackendId) -> bool {
-        self.watched.backends.get(&row) == Some(&id) && !self.backends.contains(&row)
+        self.watched.backends.get(&row) == Some(&id) && !self.referenced.backends.contains_key(&row)
     }
     /// Whether an egress row with this content is proven free.
     pub(super) fn frees_egress(&self, row: u16, content: &EgressContent) -> bool {
-        self.watched.egresses.get(&row) == Some(content) && !self.egresses.contains(&row)
+        self.watched.egresses.get(&row) == Some(content) && !self.referenced.egresses.contains_key(&row)
     }
 }
 
@@ -114,7 +113,7 @@ impl<S: Slots> Actual<S> {
 
 /// The rows that a sweep which begins now can prove free: dead backends that nobody desires and no slot names, and
 /// ways out that no backend and no port names. `actual` is read back after the last plan was carried out.
-pub fn unnamed<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> Unnamed {
+pub fn unnamed<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> Rows {
     let used: BTreeSet<u16> = layout(desired, actual).backends.values().map(|placed| placed.row).collect();
     let dead = |row: &u16, content: &BackendContent| !used.contains(row) && !content.control.alive();
     let mut backends: BTreeMap<u16, BackendId> = actual
@@ -135,7 +134,7 @@ pub fn unnamed<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> U
         .chain(actual.ports.values().copied())
         .collect();
     let egresses = actual.egresses.iter().filter(|(row, _)| !used.contains(*row));
-    Unnamed { backends, egresses: egresses.map(|(row, content)| (*row, *content)).collect() }
+    Rows { backends, egresses: egresses.map(|(row, content)| (*row, *content)).collect() }
 }
 
 /// The health that the maps of a former daemon imply, for a daemon that starts: what takes new flows is up; what is

@@ -10,14 +10,20 @@ mod desired;
 mod diff;
 mod extent;
 mod layout;
+pub mod memory;
 mod op;
 mod slots;
 mod summary;
 mod tables;
 
-pub use actual::{Actual, ActualVip, Slots, Sweep, Unnamed, adopted_health, unnamed};
+pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_health, unnamed};
 pub use desired::{Desired, DesiredBackend, DesiredVip, Device, Observed, Way, desired};
 pub use diff::{Plan, Problem, diff};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
 pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise};
 pub use tables::TableCache;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

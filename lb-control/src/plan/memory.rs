@@ -1,0 +1,181 @@
+//! The maps, modelled in memory: what carries a plan out where there is no kernel, and says whether what it finds
+//! is safe for packets. For tests of the planner and of all that drives it.
+//!
+//! Flow and NAT tables are not modelled: what names rows from there comes in by [`super::Sweep`].
+
+use super::actual::{Actual, Slots};
+use super::op::{Op, SlotChange};
+use crate::limits::Limits;
+use crate::vip::Mode;
+use lb_common::abi::slot::{Phase, Slot};
+use std::collections::BTreeMap;
+
+/// The maps of a node.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Their content.
+    pub actual: Actual<Vec<Slot>>,
+    /// Extents that were written: first index to number of slots.
+    written: BTreeMap<u32, u32>,
+}
+
+impl Memory {
+    /// Empty maps.
+    pub fn new(limits: Limits) -> Self {
+        let actual =
+            Actual { limits, slots: vec![Slot::default(); limits.slots as usize], ..Actual::default() };
+        Self { actual, written: BTreeMap::new() }
+    }
+
+    /// Carries out one operation; returns the number of slots that held something else than was expected.
+    ///
+    /// # Errors
+    /// A sentence: the operation does not fit what is there, such as a row to be filled that is in use.
+    pub fn apply(&mut self, op: &Op) -> Result<usize, String> {
+        let maps = &mut self.actual;
+        match op {
+            Op::SetBypass { on } => maps.bypass = *on,
+            Op::WriteSource { number, address } => fill(&mut maps.sources, *number, *address)?,
+            Op::WriteEgress { row, content } => fill(&mut maps.egresses, *row, *content)?,
+            Op::SetPort { ifindex, egress } => drop(maps.ports.insert(*ifindex, *egress)),
+            Op::RemovePort { ifindex } => drop(maps.ports.remove(ifindex)),
+            Op::WriteBackend { row, content } => fill(&mut maps.backends, *row, *content)?,
+            Op::SetNextHop { row, next_hop } => used(&mut maps.backends, *row)?.next_hop = *next_hop,
+            Op::SetControl { row, control } => used(&mut maps.backends, *row)?.control = *control,
+            Op::WriteSlots { first, values } => self.write_slots(*first, values)?,
+            Op::WriteVip { row, content } => fill(&mut maps.vips, *row, *content)?,
+            Op::SetVipPolicy { row, policy } => used(&mut maps.vips, *row)?.policy = *policy,
+            Op::SetVipTable { row, extent } => used(&mut maps.vips, *row)?.extent = *extent,
+            Op::SetVipKey { key, entry } => drop(maps.keys.insert(*key, *entry)),
+            Op::RemoveVipKey { key } => drop(maps.keys.remove(key)),
+            Op::ChangeSlots { first, changes, .. } => return Ok(self.change_slots(*first, changes)),
+            Op::Barrier => {}
+            Op::FreeVip { row } => free(&mut maps.vips, row)?,
+            Op::FreeBackend { row } => free(&mut maps.backends, row)?,
+            Op::FreeEgress { row } => free(&mut maps.egresses, row)?,
+            Op::FreeSource { number } => free(&mut maps.sources, number)?,
+        }
+        Ok(0)
+    }
+
+    fn write_slots(&mut self, first: u32, values: &[Slot]) -> Result<(), String> {
+        let (start, count) = (first as usize, values.len() as u32);
+        let slots = self.actual.slots.get_mut(start..start + values.len());
+        slots.ok_or_else(|| format!("slots {first} + {count} do not exist"))?.copy_from_slice(values);
+        if let Some(vip) = self.actual.vips.values().find(|vip| overlap(vip.extent, (first, count))) {
+            return Err(format!("slots {first} + {count} are vip {}'s", vip.id.0));
+        }
+        self.written.insert(first, count);
+        Ok(())
+    }
+
+    fn change_slots(&mut self, first: u32, changes: &[SlotChange]) -> usize {
+        let mut missed = 0;
+        for change in changes {
+            match self.actual.slots.get_mut((first + change.slot) as usize) {
+                Some(slot) if *slot == change.old => *slot = change.new,
+                _ => missed += 1,
+            }
+        }
+        missed
+    }
+
+    /// Whether a packet that comes now, at `now_s` on the data plane's clock, finds nothing that it must not find.
+    ///
+    /// # Errors
+    /// A sentence: what is unsafe.
+    pub fn check(&self, now_s: u32) -> Result<(), String> {
+        self.check_keys()?;
+        self.check_extents()?;
+        for (row, vip) in &self.actual.vips {
+            let (first, count) = vip.extent;
+            for index in first..first + count {
+                self.check_slot(*row, index, now_s)?;
+            }
+        }
+        self.check_ways()
+    }
+
+    fn check_keys(&self) -> Result<(), String> {
+        for (key, entry) in &self.actual.keys {
+            if key.is_mark() {
+                let source = self.actual.sources.get(&(entry.row() as u8));
+                if entry.is_source() && source != Some(&key.address) {
+                    return Err(format!("the mark of {} names source {}", key.address, entry.row()));
+                }
+                continue;
+            }
+            let vip = u16::try_from(entry.row()).ok().and_then(|row| self.actual.vips.get(&row));
+            if vip.is_none_or(|vip| vip.key != *key) {
+                return Err(format!("{key:?} leads to row {}, which is another's or free", entry.row()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_extents(&self) -> Result<(), String> {
+        for (row, vip) in &self.actual.vips {
+            let (first, count) = vip.extent;
+            if self.written.get(&first) != Some(&count) {
+                return Err(format!("vip row {row} names slots {first} + {count}, which were not written"));
+            }
+            let mut others = self.actual.vips.iter().filter(|(other, _)| *other != row);
+            if others.any(|(_, other)| overlap(other.extent, vip.extent)) {
+                return Err(format!("vip row {row} shares slots"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_slot(&self, vip_row: u16, index: u32, now_s: u32) -> Result<(), String> {
+        let slot = self.actual.slots.slot(index);
+        let previous = if slot.phase(now_s) == Phase::Moving { slot.previous() } else { 0 };
+        for row in [slot.current(), previous].into_iter().filter(|row| *row != 0) {
+            let backend = self.actual.backends.get(&row);
+            if backend.is_none_or(|backend| backend.control.vip_row() != vip_row) {
+                return Err(format!("{slot:?} of vip row {vip_row} names row {row}, another vip's or free"));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ways(&self) -> Result<(), String> {
+        let maps = &self.actual;
+        for (row, backend) in maps.backends.iter().filter(|(_, backend)| backend.next_hop.is_known()) {
+            if !maps.egresses.contains_key(&backend.next_hop.egress()) {
+                return Err(format!("backend row {row} names egress row {}", backend.next_hop.egress()));
+            }
+            let source = backend.control.source() as u8;
+            if backend.control.mode() != Mode::L2 && !maps.sources.contains_key(&source) {
+                return Err(format!("backend row {row} names source {source}"));
+            }
+        }
+        match maps.ports.iter().find(|(_, egress)| !maps.egresses.contains_key(egress)) {
+            Some((ifindex, egress)) => Err(format!("device {ifindex} names egress row {egress}")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn overlap(a: (u32, u32), b: (u32, u32)) -> bool {
+    a.0 < b.0 + b.1 && b.0 < a.0 + a.1
+}
+
+fn fill<K: Ord + Copy + std::fmt::Display, C>(
+    rows: &mut BTreeMap<K, C>,
+    row: K,
+    content: C,
+) -> Result<(), String> {
+    match rows.insert(row, content) {
+        Some(_) => Err(format!("row {row} is in use")),
+        None => Ok(()),
+    }
+}
+
+fn used<C>(rows: &mut BTreeMap<u16, C>, row: u16) -> Result<&mut C, String> {
+    rows.get_mut(&row).ok_or_else(|| format!("row {row} is free"))
+}
+
+fn free<K: Ord + std::fmt::Display, C>(rows: &mut BTreeMap<K, C>, row: &K) -> Result<(), String> {
+    rows.remove(row).map(drop).ok_or_else(|| format!("row {row} is free"))
+}

@@ -1,0 +1,158 @@
+//! A node in memory for tests: intent, observation and maps, driven step by step. After every single operation the
+//! maps are checked.
+
+use super::memory::Memory;
+use super::{Device, Observed, Op, Plan, Sweep, TableCache, Way, adopted_health, desired, diff, unnamed};
+use crate::command::Command;
+use crate::decide::{Now, decide};
+use crate::health::Health;
+use crate::limits::Limits;
+use crate::rejection::Rejection;
+use crate::state::State;
+use lb_common::abi::egress::Tags;
+use lb_common::addr::Mac;
+use lb_common::ids::BackendId;
+
+/// Small maps.
+pub(crate) const LIMITS: Limits =
+    Limits { vips: 8, vip_keys: 24, backends: 40, slots: 4_000, egresses: 6, sources: 3 };
+
+/// Applies a command, given as JSON, that must be accepted.
+pub(crate) fn accept(state: &mut State, json: &str) {
+    let command: Command = serde_json::from_str(json).unwrap();
+    let events = decide(state, &Limits::default(), Now(0), &command).unwrap();
+    events.iter().for_each(|event| state.apply(event));
+}
+
+/// A state with one vip `web`, 203.0.113.10:80 in mode l2, and backends `b0`, `b1`, … at these addresses.
+pub(crate) fn world(backends: &[&str]) -> State {
+    let mut state = State::default();
+    accept(
+        &mut state,
+        r#"{"kind":"vip_add","name":"web","address":"203.0.113.10","port":80,"mode":"l2","table_size":251}"#,
+    );
+    for (index, address) in backends.iter().enumerate() {
+        let name = format!("b{index}");
+        accept(
+            &mut state,
+            &format!(r#"{{"kind":"backend_add","vip":"web","name":"{name}","address":"{address}"}}"#),
+        );
+    }
+    state
+}
+
+/// The way to a backend over one of two devices.
+pub(crate) fn way(ifindex: u32, mac: Option<u8>) -> Way {
+    Way {
+        next_hop_mac: mac.map(|last| Mac::from_octets([2, 0, 0, 0, 1, last])),
+        ifindex,
+        mtu: 1_500,
+        source_mac: Mac::from_octets([2, 0, 0, 0, 0, ifindex as u8]),
+        tags: Tags::NONE,
+        source: [192, 0, 2, ifindex as u8].into(),
+    }
+}
+
+/// A node.
+pub(crate) struct Node {
+    pub(crate) state: State,
+    pub(crate) observed: Observed,
+    pub(crate) memory: Memory,
+    pub(crate) tables: TableCache,
+    pub(crate) now_s: u32,
+}
+
+impl Node {
+    /// A node with nothing on it but one attached device.
+    pub(crate) fn new(state: State) -> Self {
+        let mut observed = Observed::default();
+        observed.devices.insert(1, Device { mtu: 1_500, mac: Mac::from_octets([2, 0, 0, 0, 0, 1]) });
+        Self { state, observed, memory: Memory::new(LIMITS), tables: TableCache::default(), now_s: 1_000 }
+    }
+    /// A node whose backends are all up, with a way each, and settled.
+    pub(crate) fn up(state: State) -> Self {
+        let mut node = Self::new(state);
+        for id in node.ids() {
+            node.observed.health.insert(id, Health::Up);
+            node.observed.ways.insert(id, way(1, Some(id.0 as u8)));
+        }
+        node.settle();
+        node
+    }
+    /// The serials of all backends.
+    pub(crate) fn ids(&self) -> Vec<BackendId> {
+        self.state.backends().map(|(_, _, _, backend)| backend.id).collect()
+    }
+    /// The serial of a backend of the vip `web`.
+    pub(crate) fn id(&self, backend: &str) -> BackendId {
+        self.state.backend("web", backend).unwrap().id
+    }
+    /// Applies a command if it is accepted.
+    pub(crate) fn command(&mut self, command: &Command) -> Result<(), Rejection> {
+        let events = decide(&self.state, &LIMITS, Now(0), command)?;
+        events.iter().for_each(|event| self.state.apply(event));
+        Ok(())
+    }
+    /// Applies a command, given as JSON, that must be accepted.
+    pub(crate) fn accept(&mut self, json: &str) {
+        self.command(&serde_json::from_str(json).unwrap()).unwrap();
+    }
+    /// What is to be done.
+    pub(crate) fn plan(&mut self) -> Plan {
+        let desired = desired(&self.state, &self.observed, &mut self.tables);
+        diff(&desired, &self.memory.actual, self.now_s)
+    }
+    /// Carries out operations; every prefix must be safe.
+    pub(crate) fn carry_out(&mut self, ops: &[Op]) {
+        for op in ops {
+            let missed = self.memory.apply(op).unwrap_or_else(|why| panic!("{op:?}: {why}"));
+            assert_eq!(missed, 0, "{op:?}");
+            self.memory.check(self.now_s).unwrap_or_else(|why| panic!("after {op:?}: {why}"));
+        }
+    }
+    /// Plans and carries out; there must be nothing left to do then. Returns what was done.
+    pub(crate) fn settle(&mut self) -> Plan {
+        let plan = self.plan();
+        self.carry_out(&plan.ops);
+        let rest = self.plan();
+        assert_eq!(rest.ops, [], "left to do after {:?}", plan.ops);
+        assert_eq!(rest.problems, plan.problems);
+        plan
+    }
+    /// Every slot in use goes to the backend that the vip's table names, and to nobody else.
+    pub(crate) fn assert_as_desired(&mut self) {
+        let desired = desired(&self.state, &self.observed, &mut self.tables);
+        let maps = &self.memory.actual;
+        assert_eq!(maps.vips.len(), desired.vips.len());
+        for vip in maps.vips.values() {
+            let wanted = &desired.vips[&vip.id];
+            for slot in 0..wanted.table_size as usize {
+                let current = maps.slots[vip.extent.0 as usize + slot].current();
+                let is = maps.backends.get(&current).map(|backend| backend.id);
+                let one = wanted.table.get(slot).copied().unwrap_or(0);
+                let shall = usize::from(one).checked_sub(1).map(|index| wanted.candidates[index]);
+                assert_eq!(is, shall, "slot {slot} of {}", wanted.name);
+            }
+        }
+    }
+    /// A sweep that finds entries for the watched backend rows that `named` picks.
+    pub(crate) fn sweep(&mut self, named: impl Fn(u16) -> bool) {
+        let desired = desired(&self.state, &self.observed, &mut self.tables);
+        let watched = unnamed(&desired, &self.memory.actual, self.now_s);
+        let mut referenced = watched.clone();
+        referenced.backends.retain(|row, _| named(*row));
+        referenced.egresses.clear();
+        self.memory.actual.sweep = Some(Sweep { watched, referenced });
+    }
+    /// The daemon dies and another one begins with the maps.
+    pub(crate) fn restart(&mut self) {
+        self.tables = TableCache::default();
+        self.memory.actual.sweep = None;
+        self.observed.health = adopted_health(&self.state, &self.memory.actual);
+    }
+    /// The row of a backend of the vip `web`.
+    pub(crate) fn row(&self, backend: &str) -> u16 {
+        let id = self.id(backend);
+        *self.memory.actual.backends.iter().find(|(_, content)| content.id == id).unwrap().0
+    }
+}

@@ -1,0 +1,94 @@
+//! Random histories: whatever happens in whatever order, crashes in the middle of a plan among it, every state of
+//! the maps is safe, the daemon catches up, and nothing is left behind.
+
+use crate::command::Command;
+use crate::health::Health;
+use crate::plan::testing::{Node, way};
+use crate::state::State;
+use crate::testing::any_command;
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+enum Step {
+    Command(Command),
+    Health(usize, Health),
+    Way(usize, u32, Option<u8>),
+    NoWay(usize),
+    Time(u32),
+    /// The daemon dies after so many operations of its plan, and begins again.
+    Crash(usize),
+    /// A sweep that finds entries for rows whose number has this remainder by 3.
+    Sweep(u16),
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let health = prop_oneof![1 => Just(Health::Unknown), 4 => Just(Health::Up), 2 => Just(Health::Down)];
+    prop_oneof![
+        6 => any_command().prop_map(Step::Command),
+        6 => (any::<usize>(), health).prop_map(|(which, health)| Step::Health(which, health)),
+        2 => (any::<usize>(), 1u32..6, any::<Option<u8>>()).prop_map(|(which, dev, mac)| Step::Way(which, dev, mac)),
+        1 => any::<usize>().prop_map(Step::NoWay),
+        2 => (0u32..2_000).prop_map(Step::Time),
+        1 => (0usize..12).prop_map(Step::Crash),
+        2 => (0u16..4).prop_map(Step::Sweep),
+    ]
+}
+
+fn take(node: &mut Node, step: Step) {
+    let ids = node.ids();
+    let pick = |which: usize| ids.get(which % ids.len().max(1)).copied();
+    match step {
+        Step::Command(command) => drop(node.command(&command)),
+        Step::Health(which, health) => {
+            pick(which).map(|id| node.observed.health.insert(id, health));
+        }
+        Step::Way(which, device, mac) => {
+            pick(which).map(|id| node.observed.ways.insert(id, way(device, mac)));
+        }
+        Step::NoWay(which) => {
+            pick(which).map(|id| node.observed.ways.remove(&id));
+        }
+        Step::Time(seconds) => node.now_s += seconds,
+        Step::Crash(after) => {
+            let plan = node.plan();
+            node.carry_out(&plan.ops[..after.min(plan.ops.len())]);
+            node.restart();
+        }
+        Step::Sweep(remainder) => node.sweep(|row| row % 3 == remainder),
+    }
+}
+
+/// Plans until there is nothing left to do: what one plan frees, the next may use.
+fn catch_up(node: &mut Node) {
+    for _ in 0..3 {
+        let plan = node.plan();
+        node.carry_out(&plan.ops);
+        node.memory.actual.sweep = None;
+        if plan.ops.is_empty() {
+            return;
+        }
+    }
+    panic!("never done: {:?}", node.plan().ops);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn every_prefix_of_every_plan_is_safe(steps in proptest::collection::vec(any_step(), 1..40)) {
+        let mut node = Node::new(State::default());
+        for step in steps {
+            take(&mut node, step);
+            catch_up(&mut node);
+        }
+        // In the end every slot of a vip goes to whom its table names, and all that is not needed is free.
+        node.now_s += 1_000_000;
+        node.sweep(|_| false);
+        catch_up(&mut node);
+        node.assert_as_desired();
+        let rows: BTreeSet<_> = node.memory.actual.backends.values().map(|content| content.id).collect();
+        prop_assert_eq!(rows, node.ids().into_iter().collect());
+    }
+}

@@ -1,0 +1,153 @@
+//! Arbitrary commands for property tests: out of few names and addresses, so that they meet, and often wrong.
+
+use crate::backend::Intent;
+use crate::command::{
+    Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BypassSet, Command, Document, TenantSpec,
+    VipRemove, VipSet, VipSpec,
+};
+use crate::probe::{ProbeKind, ProbeWish};
+use crate::vip::{Mode, Protocol, Tracking};
+use proptest::option::weighted;
+use proptest::prelude::*;
+use proptest::sample::select;
+use std::net::IpAddr;
+
+fn name() -> impl Strategy<Value = String> {
+    const NAMES: [&str; 6] = ["a", "b", "c", "d", "web", "Bad name"];
+    select(&NAMES[..]).prop_map(str::to_string)
+}
+
+fn tenant() -> impl Strategy<Value = String> {
+    select(&["default", "default", "default", "red", "blue"][..]).prop_map(str::to_string)
+}
+
+fn vip_address() -> impl Strategy<Value = IpAddr> {
+    const ADDRESSES: [&str; 6] =
+        ["203.0.113.1", "203.0.113.2", "2001:db8::1", "::ffff:203.0.113.1", "127.0.0.1", "10.0.0.1"];
+    select(&ADDRESSES[..]).prop_map(|text| text.parse().unwrap())
+}
+
+fn backend_address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        12 => (1u8..12).prop_map(|last| IpAddr::from([10, 0, 0, last])),
+        3 => (1u16..4).prop_map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])),
+        1 => vip_address(),
+    ]
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    select(&[0, 80, 80, 80, 443][..])
+}
+
+fn mode() -> impl Strategy<Value = Mode> {
+    select(&[Mode::L2, Mode::Ipip, Mode::Nat][..])
+}
+
+fn tracking() -> impl Strategy<Value = Tracking> {
+    select(&[Tracking::Auto, Tracking::Always, Tracking::Never][..])
+}
+
+fn weight() -> impl Strategy<Value = u32> {
+    select(&[0, 1, 50, 100, 100, 65_535, 65_536][..])
+}
+
+fn intent() -> impl Strategy<Value = Intent> {
+    select(&[Intent::Enabled, Intent::Enabled, Intent::Draining, Intent::Disabled][..])
+}
+
+fn probe() -> impl Strategy<Value = ProbeWish> {
+    let kind = select(&[ProbeKind::None, ProbeKind::Tcp][..]);
+    (weighted(0.5, kind), weighted(0.2, 0u32..5_000), weighted(0.2, 0u8..5), weighted(0.3, port())).prop_map(
+        |(kind, interval_ms, fall, port)| ProbeWish { kind, interval_ms, fall, port, ..ProbeWish::default() },
+    )
+}
+
+fn table_size() -> impl Strategy<Value = u32> {
+    select(&[251, 251, 257, 1_009, 65_536][..])
+}
+
+fn backend_spec() -> impl Strategy<Value = BackendSpec> {
+    (name(), backend_address(), weighted(0.3, port()), weight(), intent())
+        .prop_map(|(name, address, port, weight, intent)| BackendSpec { name, address, port, weight, intent })
+}
+
+fn vip_spec() -> impl Strategy<Value = VipSpec> {
+    let who = (name(), tenant(), vip_address(), port(), any::<bool>());
+    let how =
+        (mode(), weighted(0.2, tracking()), 0u32..1_000, weighted(0.5, probe()), weighted(0.8, table_size()));
+    (who, how, proptest::collection::vec(backend_spec(), 0..4)).prop_map(|(who, how, backends)| {
+        let protocol = if who.4 { Protocol::Tcp } else { Protocol::Udp };
+        VipSpec {
+            tenant: who.1,
+            mode: Some(how.0),
+            tracking: how.1,
+            window_s: Some(how.2),
+            probe: how.3,
+            table_size: Some(how.4.unwrap_or(251)),
+            backends,
+            ..VipSpec::new(who.0, who.2, who.3, protocol)
+        }
+    })
+}
+
+fn vip_set() -> impl Strategy<Value = VipSet> {
+    let flags = (any::<bool>(), weighted(0.3, any::<bool>()));
+    (name(), weighted(0.3, mode()), weighted(0.3, tracking()), weighted(0.3, table_size()), flags).prop_map(
+        |(name, mode, tracking, table_size, (allow_disruption, udp_stateless))| VipSet {
+            name,
+            mode,
+            tracking,
+            table_size,
+            udp_stateless,
+            allow_disruption,
+            ..VipSet::default()
+        },
+    )
+}
+
+fn backend_set() -> impl Strategy<Value = BackendSet> {
+    (name(), name(), weighted(0.5, weight()), weighted(0.5, intent()), any::<bool>()).prop_map(
+        |(vip, name, weight, intent, allow_disruption)| BackendSet {
+            vip,
+            name,
+            weight,
+            intent,
+            allow_disruption,
+        },
+    )
+}
+
+fn apply() -> impl Strategy<Value = Apply> {
+    let tenants = proptest::collection::vec(tenant().prop_map(|name| TenantSpec { name }), 0..3);
+    let vips = proptest::collection::vec(vip_spec(), 0..4);
+    (tenants, vips, any::<bool>(), any::<bool>()).prop_map(|(tenants, vips, prune, allow_disruption)| Apply {
+        document: Document { tenants, vips },
+        prune,
+        allow_disruption,
+    })
+}
+
+/// Any command.
+pub(crate) fn any_command() -> impl Strategy<Value = Command> {
+    let backend_add = (name(), backend_spec()).prop_map(|(vip, spec)| {
+        let BackendSpec { name, address, port, weight, intent } = spec;
+        Command::BackendAdd(BackendAdd { vip, name, address, port, weight, intent })
+    });
+    let backend_remove = (name(), name(), any::<bool>()).prop_map(|(vip, name, allow_disruption)| {
+        Command::BackendRemove(BackendRemove { vip, name, allow_disruption })
+    });
+    let vip_remove = (name(), any::<bool>())
+        .prop_map(|(name, allow_disruption)| Command::VipRemove(VipRemove { name, allow_disruption }));
+    prop_oneof![
+        1 => tenant().prop_map(|name| Command::TenantAdd(TenantSpec { name })),
+        1 => tenant().prop_map(|name| Command::TenantRemove(TenantSpec { name })),
+        5 => vip_spec().prop_map(Command::VipAdd),
+        2 => vip_set().prop_map(Command::VipSet),
+        1 => vip_remove,
+        8 => backend_add,
+        6 => backend_set().prop_map(Command::BackendSet),
+        3 => backend_remove,
+        1 => any::<bool>().prop_map(|on| Command::BypassSet(BypassSet { on })),
+        2 => apply().prop_map(Command::Apply),
+    ]
+}
