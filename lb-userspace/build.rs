@@ -11,11 +11,12 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let dir = manifest.parent().expect("the crate lies in a workspace").join("target/bpf");
     let object = dir.join("lb-ebpf.o");
-    // Watch the directory: a watched path that does not exist would rebuild the crate at every call.
+    let built = object.is_file();
+    // Without the object its directory is watched: a path that does not exist would rebuild the crate at every call.
     fs::create_dir_all(&dir).expect("create target/bpf");
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed={}", dir.display());
-    let source = if object.is_file() {
+    println!("cargo::rerun-if-changed={}", if built { &object } else { &dir }.display());
+    let source = if built {
         fs::copy(&object, out.join("lb-ebpf.o")).expect("copy the BPF object");
         "pub(super) const OBJECT: Option<&[u8]> = \
          Some(aya::include_bytes_aligned!(concat!(env!(\"OUT_DIR\"), \"/lb-ebpf.o\")));\n"

@@ -1,3 +1,4 @@
 //! The edges: disk, kernel, sockets, clock.
 
 pub mod dataplane;
+mod netlink;

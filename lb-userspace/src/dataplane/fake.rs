@@ -20,7 +20,7 @@ use super::fault::{Fault, Result};
 use super::store::{Calls, CountOf, RowsOf, Store};
 use super::{
     AttachMode, Attached, AttachedMode, Capacities, Check, Counters, Dataplane, DeviceState, Explanation,
-    LiveSlots, Question, SweepReport, maps,
+    LiveSlots, Question, SweepReport, explain, maps, sweep,
 };
 
 /// A data plane in memory.
@@ -29,7 +29,7 @@ pub struct Fake {
     memory: Arc<Mutex<Memory>>,
     devices: Mutex<BTreeMap<String, (DeviceState, Option<AttachedMode>)>>,
     now_s: AtomicU32,
-    sweep: Mutex<Option<Sweep>>,
+    last_sweep: Mutex<Option<Sweep>>,
 }
 
 /// The maps that are reached by calls.
@@ -76,8 +76,8 @@ impl Fake {
         let HashKey([low, high]) = HashKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
         store.config[0].hash_key[0].store(low);
         store.config[0].hash_key[1].store(high);
-        let (devices, sweep) = (Mutex::default(), Mutex::default());
-        Self { store, memory, devices, now_s: AtomicU32::new(1_000), sweep }
+        let (devices, last_sweep) = (Mutex::default(), Mutex::default());
+        Self { store, memory, devices, now_s: AtomicU32::new(1_000), last_sweep }
     }
 
     /// Gives it a device, up, with an MTU of 1,500 bytes.
@@ -143,7 +143,7 @@ impl Dataplane for Fake {
         self.now_s.load(Ordering::Relaxed)
     }
     fn read(&self) -> Result<Actual<LiveSlots>> {
-        maps::read(&self.store, lock(&self.sweep).clone())
+        maps::read(&self.store, lock(&self.last_sweep).take())
     }
     fn apply(&self, ops: &[Op]) -> Result<()> {
         maps::apply(&self.store, ops)
@@ -170,16 +170,17 @@ impl Dataplane for Fake {
         Ok(devices.values().filter_map(|(state, mode)| Some(attached(state, (*mode)?))).collect())
     }
     fn sweep(&self, watched: Rows) -> Result<SweepReport> {
-        let sweep = Sweep { watched, referenced: Rows::default() };
-        *lock(&self.sweep) = Some(sweep.clone());
-        Ok(SweepReport { sweep, ..SweepReport::default() })
+        let report = sweep::sweep(&self.store, self.now_s(), watched, &mut || {});
+        *lock(&self.last_sweep) = Some(report.sweep.clone());
+        Ok(report)
     }
     fn counters(&self) -> Result<Counters> {
         maps::counters(&self.store)
     }
-    fn explain(&self, _question: &Question) -> Result<Explanation> {
-        Err(Fault::new(Code::NoDataPlane, "not yet"))
+    fn explain(&self, question: &Question) -> Result<Explanation> {
+        explain::explain(&self.store, u64::from(self.now_s()) * 1_000_000_000, question)
     }
+    /// Nothing: there is no program.
     fn selftest(&self) -> Result<Vec<Check>> {
         Ok(Vec::new())
     }

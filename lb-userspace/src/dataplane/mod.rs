@@ -8,12 +8,22 @@
 //! - a foreign program or layout is never replaced unasked;
 //! - nobody waits for a packet and no packet waits for us: live rows are changed word by word.
 
+mod attach;
+mod explain;
 pub mod fake;
 mod fault;
+mod frames;
+pub mod kernel;
+mod loader;
 mod mapped;
 mod maps;
+mod object;
+mod overlay;
+mod pins;
 mod report;
+mod selftest;
 mod store;
+mod sweep;
 mod sys;
 
 use lb_common::abi::slot::Slot;
@@ -23,6 +33,7 @@ use lb_control::limits::Limits;
 use lb_control::plan::{Actual, Op, Rows, Slots};
 
 pub use fault::{Fault, Result};
+pub use loader::{Options, Origin};
 pub use report::{
     AttachMode, Attached, AttachedMode, Check, Counters, DeviceState, ExplainedBackend, ExplainedEgress,
     ExplainedEntry, ExplainedSlot, ExplainedVip, Explanation, Question, QuestionPacket, SweepReport,
@@ -73,7 +84,7 @@ pub trait Dataplane: Send + Sync {
     fn attached(&self) -> Result<Vec<Attached>>;
 
     /// Scans flow and NAT table: forgets what is over, lets slots settle, and finds which of the `watched` rows are
-    /// still named. The next [`Dataplane::read`] carries what it found.
+    /// still named. The next [`Dataplane::read`], and only that one, carries what it found.
     ///
     /// # Errors
     /// None but those of the environment.

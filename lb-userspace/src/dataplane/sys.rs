@@ -8,12 +8,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
 /// `enum bpf_cmd` of linux/bpf.h.
 #[derive(Clone, Copy)]
 #[repr(i32)]
 enum Command {
     ObjectPin = 6,
     ObjectGet = 7,
+    TestRun = 10,
+    LinkDescriptor = 30,
     ObjectInfo = 15,
     LinkCreate = 28,
     LinkUpdate = 29,
@@ -167,6 +171,54 @@ pub(super) fn link_state(link: BorrowedFd<'_>) -> Result<LinkState> {
     Ok(LinkState { program: block.program, ifindex: block.ifindex })
 }
 
+/// A descriptor of the link with an id.
+///
+/// # Errors
+/// ENOENT if there is none, and others.
+pub(super) fn link_of_id(id: u32) -> Result<OwnedFd> {
+    // The union's first member is the id; the open flags that end the block are 0.
+    let mut attributes = [id, 0, 0];
+    bpf(Command::LinkDescriptor, &mut attributes).map(owned)
+}
+
+/// The `test` member of `union bpf_attr`.
+#[derive(Default)]
+#[repr(C)]
+struct TestAttributes {
+    program: u32,
+    answer: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs an XDP program once on a frame, as if it had come in by the loopback device; returns the program's answer,
+/// and leaves the frame as the program did.
+///
+/// # Errors
+/// EINVAL for a frame shorter than an Ethernet header, and others.
+pub(super) fn test_run(program: BorrowedFd<'_>, frame: &mut Vec<u8>) -> Result<u32> {
+    // Room for every header that the program may add.
+    let mut out = vec![0; frame.len() + 256];
+    let mut attributes = TestAttributes {
+        program: program.as_raw_fd() as u32,
+        size_in: frame.len() as u32,
+        size_out: out.len() as u32,
+        // Both buffers outlive the call, and their sizes are passed with them.
+        data_in: frame.as_ptr() as u64,
+        data_out: out.as_mut_ptr() as u64,
+        repeat: 1,
+        ..TestAttributes::default()
+    };
+    bpf(Command::TestRun, &mut attributes)?;
+    out.truncate(attributes.size_out as usize);
+    *frame = out;
+    Ok(attributes.answer)
+}
+
 /// Waits until every packet that is being handled now is done: one RCU grace period.
 pub(super) fn grace_period() {
     // SAFETY: membarrier takes no pointers and changes nothing.
@@ -190,6 +242,53 @@ pub(super) fn random_key() -> Result<[u64; 2]> {
         return Err(Error::last_os_error());
     }
     Ok([0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))))
+}
+
+/// Offloads of a device that change what XDP sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Offloads {
+    /// VLAN tags are taken off frames as they come in.
+    pub(super) rx_vlan: bool,
+    /// Segments are merged as they come in.
+    pub(super) lro: bool,
+}
+
+/// `struct ethtool_value` of linux/ethtool.h.
+#[repr(C)]
+struct EthtoolValue {
+    command: u32,
+    value: u32,
+}
+
+/// Asks for a device's offloads.
+///
+/// # Errors
+/// EOPNOTSUPP if the driver knows none, ENODEV, and others.
+pub(super) fn offloads(device: &str) -> Result<Offloads> {
+    /// `ETHTOOL_GFLAGS`, and `ETH_FLAG_RXVLAN` and `ETH_FLAG_LRO` of its answer.
+    const GET_FLAGS: u32 = 0x25;
+    const RX_VLAN: u32 = 1 << 8;
+    const LRO: u32 = 1 << 15;
+    /// linux/sockios.h.
+    const SIOCETHTOOL: libc::c_ulong = 0x8946;
+    // Any socket will do: it only says which network namespace is meant.
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None).map_err(Error::from)?;
+    let mut value = EthtoolValue { command: GET_FLAGS, value: 0 };
+    // SAFETY: `ifreq` is plain integers, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if device.len() >= request.ifr_name.len() {
+        return Err(Error::from(ErrorKind::InvalidInput));
+    }
+    request.ifr_name.iter_mut().zip(device.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+    request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
+    // SAFETY: the request is live and names a zero-ended device; its data points to a live `ethtool_value`, which is
+    // what the kernel reads and writes for this command.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, std::ptr::from_mut(&mut request)) };
+    if done < 0 {
+        return Err(Error::last_os_error());
+    }
+    Ok(Offloads { rx_vlan: value.value & RX_VLAN != 0, lro: value.value & LRO != 0 })
 }
 
 /// Maps `bytes` bytes (whole pages) of a map into memory, shared and writable.

@@ -1,0 +1,272 @@
+//! The sweep: forgets what is over, lets slots settle, and proves rows free.
+//!
+//! The rule by which a slot becomes stable: its window is over, one grace period has passed since, and no live entry
+//! of it names another backend than `current`. The grace period matters twice: no packet that still saw the slot
+//! moving can add an entry after the scan, and an entry whose trace looked old because it had just been made shows
+//! its new trace. Nothing is locked: all is read word by word and changed by compare-and-swap, and whatever changed
+//! under the sweep is left to the next one.
+//!
+//! Pure: it works on rows wherever they lie, and is given the grace period to wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lb_common::abi::backend::{Control, NextHop};
+use lb_common::abi::flow::{Entry, EntryState, FlowBucket, Trace};
+use lb_common::abi::nat::{NatControl, NatRow, NatState};
+use lb_common::abi::slot::{Phase, Slot};
+use lb_common::abi::vip::{Policy, VipRow, extent};
+use lb_common::datapath::flow_table::{Worth, worth};
+use lb_common::limits::NAT_CLOSING_S;
+use lb_control::plan::Rows;
+
+use super::SweepReport;
+use super::store::Store;
+
+/// Sweeps everything. `grace_period` returns after every packet that was in the program when it was called has left.
+pub(super) fn sweep(store: &Store, now_s: u32, watched: Rows, grace_period: &mut dyn FnMut()) -> SweepReport {
+    let held = vec![false; store.slots.len()];
+    let (nat_flows, ways_back) = (BTreeMap::new(), BTreeSet::new());
+    let mut run = Run { store, now_s, held, nat_flows, ways_back, report: SweepReport::default() };
+    run.report.sweep.watched = watched;
+    let vips = run.vips();
+    let pinned = run.end_windows(&vips);
+    grace_period();
+    let doubtful = run.scan_flows();
+    let claimed = run.scan_nat();
+    grace_period();
+    doubtful.into_iter().for_each(|at| run.settle_doubt(at));
+    claimed.into_iter().for_each(|(row, control)| run.free_claimed(row, control));
+    run.settle_slots(&pinned);
+    run.count_slots(&vips);
+    run.finish()
+}
+
+/// A vip as the sweep needs it.
+#[derive(Clone, Copy)]
+struct Vip {
+    row: u16,
+    first: u32,
+    count: u32,
+}
+
+struct Run<'s> {
+    store: &'s Store,
+    now_s: u32,
+    /// By slot index: whether a live entry names another backend than `current`.
+    held: Vec<bool>,
+    /// Rows of the NAT table by backend row.
+    nat_flows: BTreeMap<u16, u64>,
+    /// Egress rows that NAT flows go back by.
+    ways_back: BTreeSet<u16>,
+    report: SweepReport,
+}
+
+/// What is to be done with an entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It lives; the slot index that it holds, if it names another backend than the slot.
+    Lives { held: Option<usize> },
+    /// It is over, or says what its stable slot says anyway.
+    Over,
+}
+
+impl Run<'_> {
+    fn vips(&self) -> Vec<Vip> {
+        let used = self.store.vips.iter().enumerate().filter(|(_, vip)| vip.key.load() >> 32 & 1 != 0);
+        used.map(|(row, vip)| {
+            let (first, count) = extent(vip.table.load());
+            Vip { row: row as u16, first, count }
+        })
+        .collect()
+    }
+
+    fn slots_of(&self, vip: Vip) -> std::ops::Range<usize> {
+        let (from, len) = (vip.first as usize, self.store.slots.len());
+        from.min(len)..from.saturating_add(vip.count as usize).min(len)
+    }
+
+    /// Moving slots whose window is over become pinned: the same to a packet, but said. Returns the pinned slots:
+    /// only one that is still the same after the scan may settle, since the scan judged entries by it.
+    fn end_windows(&mut self, vips: &[Vip]) -> Vec<(usize, Slot)> {
+        let mut pinned = Vec::new();
+        for vip in vips {
+            for index in self.slots_of(*vip) {
+                let word = &self.store.slots[index];
+                let slot = Slot(word.load());
+                if slot.is_stable() || slot.phase(self.now_s) == Phase::Moving {
+                    continue;
+                }
+                let over = Slot::pinned(slot.current());
+                if slot == over || word.compare_swap(slot.0, over.0) {
+                    pinned.push((index, over));
+                }
+            }
+        }
+        pinned
+    }
+
+    /// Counts the live entries; returns the others (bucket, way, entry), which are looked at again.
+    fn scan_flows(&mut self) -> Vec<(usize, usize, Entry)> {
+        let store = self.store;
+        let mut doubtful = Vec::new();
+        for (bucket, flows) in store.flows.iter().enumerate() {
+            for (way, word) in flows.entries.iter().enumerate() {
+                let entry = Entry(word.load());
+                if entry.state() == EntryState::Free {
+                    continue;
+                }
+                match self.fate(flows, way, entry) {
+                    Fate::Lives { held } => self.keep(entry, held),
+                    Fate::Over => doubtful.push((bucket, way, entry)),
+                }
+            }
+        }
+        doubtful
+    }
+
+    /// What is to be done with an entry. The slot is read after the entry: if it is stable then, every packet of the
+    /// flow went to `current` since, and a slot that moves after that begins with `previous` = this `current`.
+    fn fate(&self, flows: &FlowBucket, way: usize, entry: Entry) -> Fate {
+        let Some((control, vip)) = self.owner(entry.backend()) else { return Fate::Over };
+        let policy = Policy(vip.policy.load());
+        let age_s = Trace(flows.traces[way].load()).age_s(self.now_s);
+        if worth(entry, age_s, policy.idle_s(), control.alive()) == Worth::Nothing {
+            return Fate::Over;
+        }
+        let (first, count) = extent(vip.table.load());
+        let index = first as usize + entry.slot() as usize;
+        let Some(word) = self.store.slots.get(index).filter(|_| entry.slot() < count) else {
+            return Fate::Over;
+        };
+        let slot = Slot(word.load());
+        if slot.is_stable() && !policy.always() {
+            return Fate::Over;
+        }
+        Fate::Lives { held: (slot.current() != entry.backend()).then_some(index) }
+    }
+
+    /// A backend row's control word and its vip, both in use.
+    fn owner(&self, backend: u16) -> Option<(Control, &VipRow)> {
+        let row = self.store.backends.get(backend as usize).filter(|row| row.identity.load() != 0)?;
+        let control = Control(row.control.load());
+        let vip = self.store.vips.get(control.vip_row() as usize)?;
+        (vip.key.load() >> 32 & 1 != 0).then_some((control, vip))
+    }
+
+    fn keep(&mut self, entry: Entry, held: Option<usize>) {
+        self.report.tracked_flows += 1;
+        *self.report.flows.entry(entry.backend()).or_default() += 1;
+        if let Some(index) = held {
+            self.held[index] = true;
+        }
+    }
+
+    /// Looks again, a grace period later, at an entry that seemed to be over, and forgets it if it still does.
+    fn settle_doubt(&mut self, (bucket, way, seen): (usize, usize, Entry)) {
+        let flows = &self.store.flows[bucket];
+        let entry = Entry(flows.entries[way].load());
+        if entry.state() == EntryState::Free {
+            return;
+        }
+        let fate = self.fate(flows, way, entry);
+        if entry == seen && fate == Fate::Over && flows.entries[way].compare_swap(entry.0, 0) {
+            self.report.forgotten_flows += 1;
+            return;
+        }
+        // It changed under us: whatever it is now counts, and what it names is named.
+        let now = Entry(flows.entries[way].load());
+        if now.state() != EntryState::Free {
+            let held = match self.fate(flows, way, now) {
+                Fate::Lives { held } => held,
+                Fate::Over => None,
+            };
+            self.keep(now, held);
+        }
+    }
+
+    /// Frees NAT rows that are over and counts the others; returns those that are being filled.
+    fn scan_nat(&mut self) -> Vec<(usize, NatControl)> {
+        let store = self.store;
+        let mut claimed = Vec::new();
+        for (number, row) in store.nat.iter().enumerate() {
+            let control = NatControl(row.control.load());
+            match control.state() {
+                NatState::Free => continue,
+                NatState::Claimed => claimed.push((number, control)),
+                NatState::Live | NatState::Closing if self.nat_is_over(control) && free(row, control) => {
+                    self.report.freed_nat_flows += 1;
+                    continue;
+                }
+                NatState::Live | NatState::Closing => {}
+            }
+            self.keep_nat(row);
+        }
+        claimed
+    }
+
+    fn nat_is_over(&self, control: NatControl) -> bool {
+        let Some((backend, vip)) = self.owner(control.backend()) else { return true };
+        let limit_s = match control.state() {
+            NatState::Closing => NAT_CLOSING_S,
+            _ => Policy(vip.policy.load()).idle_s(),
+        };
+        !backend.alive() || control.age_s(self.now_s) > limit_s
+    }
+
+    fn keep_nat(&mut self, row: &NatRow) {
+        let backend = NatControl(row.control.load()).backend();
+        self.report.nat_flows += 1;
+        *self.nat_flows.entry(backend).or_default() += 1;
+        self.ways_back.insert(NextHop(row.back.load()).egress());
+    }
+
+    /// A packet claims a row and fills it within one run of the program. A row that is still claimed after a grace
+    /// period by the same packet was never published.
+    fn free_claimed(&mut self, number: usize, control: NatControl) {
+        if free(&self.store.nat[number], control) {
+            self.report.freed_nat_flows += 1;
+            self.report.nat_flows -= 1;
+        }
+    }
+
+    /// Pinned slots that no entry holds become stable.
+    fn settle_slots(&mut self, pinned: &[(usize, Slot)]) {
+        for (index, slot) in pinned {
+            let word = &self.store.slots[*index];
+            if !self.held[*index] && word.compare_swap(slot.0, Slot::stable(slot.current()).0) {
+                self.report.settled_slots += 1;
+            }
+        }
+    }
+
+    fn count_slots(&mut self, vips: &[Vip]) {
+        for vip in vips {
+            for index in self.slots_of(*vip) {
+                let counts = match Slot(self.store.slots[index].load()).phase(self.now_s) {
+                    Phase::Stable => continue,
+                    Phase::Moving => &mut self.report.moving_slots,
+                    Phase::Pinned => &mut self.report.pinned_slots,
+                };
+                *counts.entry(vip.row).or_default() += 1;
+            }
+        }
+    }
+
+    /// A flow by NAT has a row in each table: it counts once.
+    fn finish(mut self) -> SweepReport {
+        for (backend, count) in self.nat_flows {
+            let flows = self.report.flows.entry(backend).or_default();
+            *flows = count.max(*flows);
+        }
+        let Rows { mut backends, mut egresses } = self.report.sweep.watched.clone();
+        backends.retain(|row, _| self.report.flows.contains_key(row));
+        egresses.retain(|row, _| self.ways_back.contains(row));
+        self.report.sweep.referenced = Rows { backends, egresses };
+        self.report
+    }
+}
+
+/// Frees a NAT row, keeping its generation, if it is still as it was.
+fn free(row: &NatRow, control: NatControl) -> bool {
+    row.control.compare_swap(control.0, NatControl::new(0, NatState::Free, control.generation(), 0).0)
+}
