@@ -103,3 +103,63 @@ impl HealthTracker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::probe::ProbeKind;
+    use Outcome::{Refused, Success, Timeout};
+
+    const PROBE: Probe = Probe { rise: 2, fall: 3, ..Probe::of_kind(ProbeKind::Tcp) };
+
+    /// The health after each outcome.
+    fn course(start: Health, outcomes: &[Outcome]) -> Vec<Health> {
+        let mut tracker = HealthTracker::starting(start);
+        let mut before = start;
+        let after = outcomes.iter().zip(1_u64..).map(|(outcome, at_ms)| {
+            let transition = tracker.observe(&PROBE, *outcome, at_ms);
+            let now = tracker.health();
+            let expected = Transition { from: before, to: now, cause: *outcome, at_ms };
+            assert_eq!(transition, (now != before).then_some(expected));
+            before = now;
+            now
+        });
+        after.collect()
+    }
+
+    #[test]
+    fn the_first_success_brings_an_unknown_backend_up_and_only_failures_in_a_row_take_it_down() {
+        use Health::{Down, Unknown, Up};
+        assert_eq!(course(Unknown, &[Success]), [Up]);
+        assert_eq!(course(Unknown, &[Timeout, Timeout, Success]), [Unknown, Unknown, Up]);
+        assert_eq!(course(Unknown, &[Refused; 3]), [Unknown, Unknown, Down]);
+        assert_eq!(
+            course(Up, &[Refused, Refused, Success, Refused, Refused, Timeout]),
+            [Up, Up, Up, Up, Up, Down]
+        );
+    }
+
+    #[test]
+    fn a_backend_that_is_down_must_rise() {
+        use Health::{Down, Up};
+        assert_eq!(course(Down, &[Success, Refused, Success, Success]), [Down, Down, Down, Up]);
+    }
+
+    #[test]
+    fn a_doubt_is_settled_sooner() {
+        let mut tracker = HealthTracker::starting(Health::Up);
+        assert_eq!(tracker.next_probe_after_ms(&PROBE), 500);
+        tracker.observe(&PROBE, Refused, 0);
+        assert_eq!(tracker.next_probe_after_ms(&PROBE), 100);
+        tracker.observe(&PROBE, Success, 0);
+        assert_eq!(tracker.next_probe_after_ms(&PROBE), 500);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_transition_is_always_one(outcomes in proptest::collection::vec(
+            proptest::sample::select(&[Success, Refused, Timeout][..]), 0..50)) {
+            course(Health::Unknown, &outcomes);
+        }
+    }
+}

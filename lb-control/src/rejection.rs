@@ -18,7 +18,7 @@ pub struct Rejection {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub related: Option<String>,
     /// What to do.
-    pub what_to_do: String,
+    pub what_to_do: &'static str,
     /// Further faults of the same command (`apply` reports all at once); their own `also` is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Rejection>,
@@ -32,7 +32,7 @@ impl Rejection {
             message: message.into(),
             place: place.into(),
             related: None,
-            what_to_do: code.advice().to_string(),
+            what_to_do: code.advice(),
             also: Vec::new(),
         }
     }

@@ -164,7 +164,9 @@ impl State {
         if self.vips.contains_key(vip) {
             *self.backend_addresses.entry(backend.address).or_default() += 1;
         }
-        self.change_vip(vip, at, |vip| drop(vip.backends.insert(name.to_string(), backend)));
+        self.change_vip(vip, at, |vip| {
+            vip.backends.insert(name.to_string(), backend);
+        });
     }
 
     fn remove_backend(&mut self, vip: &str, name: &str, at: Stamp) {
@@ -220,5 +222,71 @@ impl Stamp {
             revision,
             changed_ms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EVENT_VERSION;
+    use crate::vip::{Mode, Protocol, VipSettings};
+
+    fn happen(state: &mut State, change: Change) {
+        state.apply(&Event { v: EVENT_VERSION, at_ms: 5, change });
+    }
+
+    fn added(vip: &str, id: u32, address: [u8; 4]) -> Change {
+        let served = Served { address: address.into(), port: 80, protocol: Protocol::Tcp };
+        let settings = VipSettings::defaults(Protocol::Tcp, 80, Mode::L2);
+        Change::VipAdded { id: VipId(id), vip: vip.into(), tenant: DEFAULT_TENANT.into(), served, settings }
+    }
+
+    fn joined(vip: &str, backend: &str, id: u32, address: [u8; 4]) -> Change {
+        let (vip, backend, address) = (vip.to_string(), backend.to_string(), address.into());
+        let (port, weight, intent) = (80, 100, crate::backend::Intent::Enabled);
+        Change::BackendAdded { id: BackendId(id), vip, backend, address, port, weight, intent }
+    }
+
+    #[test]
+    fn events_that_fit_nothing_change_nothing_but_the_revision() {
+        let mut state = State::default();
+        let (vip, backend) = ("x".to_string(), "y".to_string());
+        for change in [
+            Change::TenantRemoved { tenant: vip.clone() },
+            Change::VipRemoved { vip: vip.clone() },
+            Change::BackendRemoved { vip: vip.clone(), backend: backend.clone() },
+            Change::BackendWeightChanged { vip: vip.clone(), backend, weight: 3 },
+        ] {
+            happen(&mut state, change);
+        }
+        assert_eq!(state, State { revision: 4, ..State::default() });
+        happen(&mut state, joined("x", "y", 9, [10, 0, 0, 1]));
+        assert_eq!(state.next.backend, BackendId(10));
+        assert!(!state.is_backend_address([10, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn the_indexes_follow_what_is_replaced_and_removed() {
+        let mut state = State::default();
+        happen(&mut state, added("a", 1, [203, 0, 113, 1]));
+        happen(&mut state, joined("a", "b", 1, [10, 0, 0, 1]));
+        happen(&mut state, joined("a", "b", 2, [10, 0, 0, 2]));
+        assert!(!state.is_backend_address([10, 0, 0, 1].into()));
+        assert!(state.is_backend_address([10, 0, 0, 2].into()));
+        assert_eq!(state.vips_at([203, 0, 113, 1].into()).map(|(_, name)| name).collect::<Vec<_>>(), ["a"]);
+        happen(&mut state, added("a", 2, [203, 0, 113, 2]));
+        assert_eq!(state.vips_at([203, 0, 113, 1].into()).count(), 0);
+        assert!(!state.is_backend_address([10, 0, 0, 2].into()));
+        happen(&mut state, Change::VipRemoved { vip: "a".into() });
+        assert_eq!(state.vips_at([203, 0, 113, 2].into()).count(), 0);
+    }
+
+    #[test]
+    fn a_digest_tells_states_apart_and_time_is_the_events() {
+        let mut state = State::default();
+        let empty = state.digest();
+        happen(&mut state, added("a", 1, [203, 0, 113, 1]));
+        assert_ne!(state.digest(), empty);
+        assert_eq!((state.vips["a"].changed_ms, state.vips["a"].revision), (5, 1));
     }
 }

@@ -281,7 +281,7 @@ fn a_document_shows_all_its_faults_at_once() {
         {"name":"web","address":"203.0.113.99","port":80},
         {"name":"x","address":"203.0.113.1","port":1,"window_s":0,"backend":[
             {"name":"b","address":"127.0.0.1","weight":70000},{"name":"c","address":"10.0.0.1","port":0}]}]}}"#;
-    let places: Vec<_> = faults(&state, many).into_iter().map(|(code, place)| (code, place)).collect();
+    let places = faults(&state, many);
     let expected = [
         (Code::BadName, "tenant[0].name"),
         (Code::VipIdentity, "vip[0].name"),

@@ -42,22 +42,30 @@ pub(super) fn build(size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
     table.into()
 }
 
+/// A table with the candidates and the size that it was built from.
+#[derive(Clone, Debug)]
+struct Built {
+    candidates: Vec<Candidate>,
+    size: u32,
+    table: Arc<[u16]>,
+}
+
 /// Tables by vip, each with what it was built from.
 #[derive(Clone, Debug, Default)]
 pub struct TableCache {
-    tables: BTreeMap<VipId, (Vec<Candidate>, u32, Arc<[u16]>)>,
+    tables: BTreeMap<VipId, Built>,
 }
 
 impl TableCache {
     /// The table of a vip, built only if its candidates or its size changed.
     pub(super) fn table(&mut self, vip: VipId, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
-        if let Some((of, of_size, table)) = self.tables.get(&vip)
-            && (of.as_slice(), *of_size) == (candidates, size)
-        {
-            return table.clone();
+        let same = |built: &&Built| built.candidates == candidates && built.size == size;
+        if let Some(built) = self.tables.get(&vip).filter(same) {
+            return built.table.clone();
         }
         let table = build(size, candidates);
-        self.tables.insert(vip, (candidates.to_vec(), size, table.clone()));
+        let built = Built { candidates: candidates.to_vec(), size, table: table.clone() };
+        self.tables.insert(vip, built);
         table
     }
     /// Forgets the tables of vips that are gone.
