@@ -196,6 +196,8 @@ codes! {
         "The message and `lb status` say what is wrong.";
     Pending 5014 "accepted and durable, but the maps do not have it yet"
         "The daemon goes on trying; the message says what is in the way.";
+    JournalLost 5015 "the maps serve vips that the journal does not know"
+        "Forwarding goes on as it was. Put the journal back (is --state-dir right?); or, to stop its forwarding and start anew, remove the pin directory.";
     Bug 5099 "a bug in lb"
         "Please report it with the daemon's messages.";
 }

@@ -1,4 +1,23 @@
-//! The edges: disk, kernel, sockets, clock.
+//! The edges: disk, kernel, sockets, clock. Every file here is a thin adapter; what is decided is decided in
+//! `lb_control`, and what happens to packets in `lb_common`.
+//!
+//! ```text
+//! CLI -> api -> engine -> journal          one writer, durable before acknowledged
+//!                  \-> reconcile -> dataplane    desired against read back
+//! probe, neighbour ------^                 what is observed, never in the journal
+//! ```
 
+pub mod address;
+pub mod api;
+pub mod config;
 pub mod dataplane;
+pub mod engine;
+pub mod journal;
+pub mod metrics;
 mod netlink;
+pub mod probe;
+pub mod problem;
+pub mod reconcile;
+pub mod samples;
+pub mod serve;
+pub mod suggest;

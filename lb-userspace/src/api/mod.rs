@@ -1,0 +1,70 @@
+//! The HTTP API on the local socket: routes to the writer, and views for readers that never touch it.
+//!
+//! Every answer is JSON with [`SCHEMA`] in it, but `/metrics`, which is OpenMetrics text. Every refusal is
+//! `{"schema", "error": {code, message, place, help}}`. Limits of size, time and number are in [`connections`].
+
+pub mod client;
+mod commands;
+pub mod connections;
+mod explain;
+mod node;
+pub mod peer;
+mod queries;
+mod undo;
+pub mod views;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::Uri;
+use axum::routing::{get, post};
+
+pub use node::Node;
+
+use crate::metrics;
+use crate::problem::{Code, Problem};
+
+/// Version of every JSON shape; another one means that old readers may not understand.
+pub const SCHEMA: &str = "lb/v1";
+
+/// All routes.
+pub fn router(node: Arc<Node>) -> Router {
+    Router::new()
+        .route("/v1/commands", post(commands::command))
+        .route("/v1/apply", post(commands::apply))
+        .route("/v1/plan", post(commands::plan))
+        .route("/v1/attach", post(node::attach))
+        .route("/v1/detach", post(node::detach))
+        .route("/v1/selftest", post(node::selftest))
+        .route("/v1/explain", get(explain::explain))
+        .route("/v1/views/status", get(queries::status))
+        .route("/v1/views/vips", get(queries::vips))
+        .route("/v1/views/backends", get(queries::backends))
+        .route("/v1/views/tenants", get(queries::tenants))
+        .route("/v1/views/drops", get(queries::drops))
+        .route("/v1/views/document", get(queries::document))
+        .route("/metrics", get(metrics::scrape))
+        .route("/healthz", get(node::healthz))
+        .route("/readyz", get(node::readyz))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_route)
+        .with_state(node)
+}
+
+async fn no_route(State(_): State<Arc<Node>>, method: axum::http::Method, uri: Uri) -> Problem {
+    Problem::new(Code::NoRoute, format!("there is nothing for {method} at {}", uri.path()))
+}
+
+/// The body as JSON, refused with its place where it is not of its form.
+fn parsed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let place = format!("line {} column {}", error.line(), error.column());
+        Problem::new(Code::BadRequest, format!("the body cannot be read: {error}")).at(place)
+    })
+}
+
+/// Runs what may block for milliseconds.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::bug(error.to_string()))
+}

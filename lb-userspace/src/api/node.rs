@@ -1,0 +1,127 @@
+//! What the routes share, and the routes about the node itself: devices, self-test, is it alive, is it ready.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::{Notify, watch};
+
+use super::views::{AttachView, CheckView, DeviceView, SelftestView};
+use super::{SCHEMA, blocking, parsed};
+use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane};
+use crate::engine::Engine;
+use crate::probe::SeenHealth;
+use crate::problem::{Code, Problem};
+use crate::reconcile::{Standing, Ways};
+use crate::samples::Samples;
+
+/// The running node, as the routes see it.
+pub struct Node {
+    /// The writer.
+    pub engine: Engine,
+    /// The maps and devices, for readers and for attaching; only the reconciler writes rows.
+    pub dataplane: Arc<dyn Dataplane>,
+    /// How far the maps are.
+    pub standing: watch::Receiver<Standing>,
+    /// Health of the backends.
+    pub health: watch::Receiver<SeenHealth>,
+    /// Ways to the backends.
+    pub ways: watch::Receiver<Ways>,
+    /// Counters of the last minute.
+    pub samples: watch::Receiver<Samples>,
+    /// Rung when a device was attached or detached.
+    pub nudge: Arc<Notify>,
+    /// When the daemon started.
+    pub started: Instant,
+    /// What a person should know of the start, such as a journal's tail that was cut.
+    pub notes: Vec<String>,
+}
+
+/// Body of `POST /v1/attach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// Name of the device.
+    pub device: String,
+    /// How.
+    #[serde(default)]
+    pub mode: AttachMode,
+    /// A foreign XDP program goes.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// Body of `POST /v1/detach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Detach {
+    /// Name of the device.
+    pub device: String,
+}
+
+pub(super) async fn attach(State(node): State<Arc<Node>>, body: Bytes) -> Result<Json<AttachView>, Problem> {
+    let Attach { device, mode, replace } = parsed(&body)?;
+    let dataplane = node.dataplane.clone();
+    let attached = blocking(move || dataplane.attach(&device, mode, replace)).await??;
+    node.nudge.notify_one();
+    let warnings = attached.warnings.clone();
+    Ok(Json(AttachView { schema: SCHEMA.to_owned(), device: device_view(&attached), warnings }))
+}
+
+pub(super) async fn detach(State(node): State<Arc<Node>>, body: Bytes) -> Result<Json<Value>, Problem> {
+    let Detach { device } = parsed(&body)?;
+    let (dataplane, name) = (node.dataplane.clone(), device.clone());
+    blocking(move || dataplane.detach(&name)).await??;
+    node.nudge.notify_one();
+    Ok(Json(json!({ "schema": SCHEMA, "device": device })))
+}
+
+pub(super) async fn selftest(State(node): State<Arc<Node>>) -> Result<Json<SelftestView>, Problem> {
+    let dataplane = node.dataplane.clone();
+    let checks = blocking(move || dataplane.selftest()).await??;
+    let view = |check: crate::dataplane::Check| CheckView {
+        name: check.name,
+        expected: check.expected,
+        found: check.found,
+        ok: check.ok,
+    };
+    let ok = checks.iter().all(|check| check.ok);
+    let checks = checks.into_iter().map(view).collect();
+    Ok(Json(SelftestView { schema: SCHEMA.to_owned(), ok, checks }))
+}
+
+/// The daemon runs: it answers.
+pub(super) async fn healthz() -> Json<Value> {
+    Json(json!({ "schema": SCHEMA, "alive": true }))
+}
+
+/// The maps have been brought to some whole state of this daemon, and nothing is in the way of the next.
+pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Json<Value>, Problem> {
+    let (passes, fault) = {
+        let standing = node.standing.borrow();
+        (standing.passes, standing.fault.clone())
+    };
+    match fault {
+        Some(fault) => Err(fault.into()),
+        None if passes == 0 => Err(Problem::new(Code::Unhealthy, "the maps were not compared yet")),
+        None => Ok(Json(json!({ "schema": SCHEMA, "ready": true }))),
+    }
+}
+
+pub(super) fn device_view(attached: &Attached) -> DeviceView {
+    DeviceView {
+        name: attached.name.clone(),
+        ifindex: attached.ifindex,
+        mode: match attached.mode {
+            AttachedMode::Native => "native".to_owned(),
+            AttachedMode::Generic => "generic".to_owned(),
+        },
+        why: attached.why.clone(),
+        present: attached.device.is_some(),
+        mtu: attached.device.map(|device| device.mtu),
+    }
+}

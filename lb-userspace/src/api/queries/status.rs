@@ -1,0 +1,148 @@
+//! The status of the node: everything that one look should tell, and what a person should do about it.
+
+use std::collections::BTreeSet;
+
+use lb_common::reason::{Class, Reason};
+use lb_control::backend::Intent;
+use lb_control::health::Health;
+use lb_control::probe::ProbeKind;
+use lb_control::vip::Mode;
+
+use super::super::commands::pending;
+use super::super::node::device_view;
+use super::super::views::{NodeView, ReconcileView, StatusView, VipView, WarningView};
+use super::super::{Node, SCHEMA};
+use super::drop_view;
+use super::vips::{Snapshot, device_name};
+
+pub(super) fn view(node: &Node) -> StatusView {
+    let snapshot = Snapshot::of(node);
+    let vips = snapshot.vips();
+    let drops = Reason::ALL.iter().filter(|reason| reason.class() == Class::Drop);
+    let drops = drops.map(|reason| drop_view(snapshot.samples(), *reason));
+    let warnings = warnings(node, &snapshot, &vips);
+    let standing = &snapshot.standing;
+    StatusView {
+        schema: SCHEMA.to_owned(),
+        healthy: !warnings.iter().any(|warning| warning.urgent),
+        node: NodeView {
+            name: host_name(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_s: node.started.elapsed().as_secs(),
+        },
+        revision: snapshot.state.revision,
+        applied_revision: standing.revision,
+        bypass: snapshot.state.bypass,
+        devices: standing.attached.iter().map(device_view).collect(),
+        drops: drops.filter(|view| view.last_minute_packets > 0).collect(),
+        warnings,
+        reconcile: ReconcileView {
+            passes: standing.passes,
+            drift_operations: standing.drift_ops,
+            tracked_flows: standing.swept.tracked_flows,
+            nat_flows: standing.swept.nat_flows,
+            pending: pending(standing),
+        },
+        vips,
+    }
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    name.map_or_else(|_| "this node".to_owned(), |name| name.trim().to_owned())
+}
+
+fn warnings(node: &Node, snapshot: &Snapshot, vips: &[VipView]) -> Vec<WarningView> {
+    let mut warnings = Vec::new();
+    about_node(node, snapshot, vips, &mut warnings);
+    about_devices(snapshot, &mut warnings);
+    for vip in vips {
+        about_vip(snapshot, vip, &mut warnings);
+    }
+    warnings.sort_by_key(|warning| !warning.urgent);
+    warnings
+}
+
+fn warn(warnings: &mut Vec<WarningView>, urgent: bool, object: impl Into<String>, text: impl Into<String>) {
+    warnings.push(WarningView { object: object.into(), text: text.into(), urgent });
+}
+
+fn about_node(node: &Node, snapshot: &Snapshot, vips: &[VipView], warnings: &mut Vec<WarningView>) {
+    let standing = &snapshot.standing;
+    if snapshot.state.bypass {
+        warn(warnings, true, "node", "the emergency bypass is on: nothing is balanced; `lb bypass off` ends it");
+    }
+    for problem in pending(standing) {
+        let object = problem.place.clone().unwrap_or_else(|| "node".to_owned());
+        let help = problem.help.clone().unwrap_or_default();
+        warn(warnings, true, object, format!("not in the maps yet: {problem}. {help}"));
+    }
+    if standing.attached.is_empty() && !vips.is_empty() {
+        warn(warnings, true, "node", "no device is attached, so no packet is balanced: `lb attach DEVICE`");
+    }
+    if standing.drift_ops > 0 {
+        let text = format!(
+            "something else wrote to the maps: {} operations put them right since the daemon started",
+            standing.drift_ops
+        );
+        warn(warnings, false, "node", text);
+    }
+    for note in &node.notes {
+        warn(warnings, false, "node", note.clone());
+    }
+}
+
+fn about_devices(snapshot: &Snapshot, warnings: &mut Vec<WarningView>) {
+    for device in &snapshot.standing.attached {
+        let object = format!("device {}", device.name);
+        if device.device.is_none() {
+            warn(warnings, true, &object, "the device has vanished; it is attached again when it comes back");
+        }
+        for text in &device.warnings {
+            warn(warnings, false, &object, text.clone());
+        }
+    }
+}
+
+fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>) {
+    let object = format!("vip {}", vip.name);
+    let enabled = || vip.backends.iter().filter(|backend| backend.intent == Intent::Enabled && backend.weight > 0);
+    let probed = vip.settings.probe.kind != ProbeKind::None;
+    let usable = enabled().filter(|backend| !probed || backend.health == Health::Up).count();
+    if vip.backends.is_empty() {
+        warn(warnings, false, &object, "it has no backend: `lb backend add`");
+    } else if usable == 0 {
+        warn(warnings, true, &object, "no backend takes new flows: each is down, not probed yet or not enabled");
+    }
+    for backend in enabled() {
+        let object = format!("backend {}/{}", vip.name, backend.name);
+        if backend.health == Health::Down {
+            warn(warnings, false, &object, format!("down: {}", backend.why));
+        }
+        if !backend.way.known {
+            let why = backend.way.why_not.as_deref().unwrap_or("not in the maps yet");
+            warn(warnings, backend.health == Health::Up, &object, format!("no way to it: {why}"));
+        }
+    }
+    if vip.settings.mode == Mode::Nat {
+        about_replies(snapshot, vip, warnings);
+    }
+}
+
+/// Mode nat: replies must come in by a device with the program, or nobody translates them.
+fn about_replies(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>) {
+    let attached: BTreeSet<u32> = snapshot.standing.attached.iter().map(|device| device.ifindex).collect();
+    let Some(of) = snapshot.state.vips.get(&vip.name) else { return };
+    for (name, backend) in &of.backends {
+        if let Some(Ok(way)) = snapshot.ways.get(&backend.id)
+            && !attached.contains(&way.ifindex)
+        {
+            let device = device_name(way.ifindex);
+            let text = format!(
+                "its replies come in by {device}, which is not attached, so nobody translates them: `lb attach {device}`"
+            );
+            warn(warnings, true, format!("backend {}/{name}", vip.name), text);
+        }
+    }
+}

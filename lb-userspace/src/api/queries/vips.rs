@@ -1,0 +1,207 @@
+//! Vips and backends as people see them: intent from the state, health from the probes, slots, ways and traffic from
+//! what the maps held after the last pass.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use lb_common::abi::slot::Phase;
+use lb_common::ids::{BackendId, VipId};
+use lb_control::backend::{Backend, Intent};
+use lb_control::health::{Health, Outcome};
+use lb_control::plan::{Actual, Slots};
+use lb_control::probe::ProbeKind;
+use lb_control::vip::{Mode, Vip};
+
+use super::super::Node;
+use super::super::views::{BackendView, SlotsView, TrafficView, VipView, WayView};
+use super::traffic;
+use crate::dataplane::LiveSlots;
+use crate::engine::Published;
+use crate::probe::{Seen, SeenHealth};
+use crate::reconcile::{Standing, Ways};
+use crate::samples::Samples;
+
+/// Everything that a view reads, taken once so that it is of one moment.
+pub(super) struct Snapshot {
+    pub(super) state: Published,
+    pub(super) standing: Standing,
+    pub(super) ways: Ways,
+    health: SeenHealth,
+    samples: Samples,
+    now_s: u32,
+    vip_rows: BTreeMap<VipId, u16>,
+    backend_rows: BTreeMap<BackendId, u16>,
+}
+
+impl Snapshot {
+    pub(super) fn of(node: &Node) -> Self {
+        let standing = node.standing.borrow().clone();
+        let actual = standing.actual.as_deref();
+        let vip_rows = actual.map(|actual| actual.vips.iter().map(|(row, vip)| (vip.id, *row)).collect());
+        let backend_rows = actual.map(|actual| actual.backends.iter().map(|(row, one)| (one.id, *row)).collect());
+        Self {
+            state: node.engine.state(),
+            ways: node.ways.borrow().clone(),
+            health: node.health.borrow().clone(),
+            samples: node.samples.borrow().clone(),
+            now_s: node.dataplane.now_s(),
+            vip_rows: vip_rows.unwrap_or_default(),
+            backend_rows: backend_rows.unwrap_or_default(),
+            standing,
+        }
+    }
+
+    pub(super) fn samples(&self) -> &Samples {
+        &self.samples
+    }
+
+    fn actual(&self) -> Option<&Actual<LiveSlots>> {
+        self.standing.actual.as_deref()
+    }
+
+    pub(super) fn vips(&self) -> Vec<VipView> {
+        self.state.vips.iter().map(|(name, vip)| self.vip(name, vip)).collect()
+    }
+
+    pub(super) fn vip_traffic(&self, id: VipId) -> TrafficView {
+        let row = self.vip_rows.get(&id);
+        traffic(&self.samples, |counters| row.and_then(|row| counters.vips.get(row)).copied().unwrap_or_default())
+    }
+
+    fn vip(&self, name: &str, vip: &Vip) -> VipView {
+        let (slots, by_row) = self.slots(vip.id);
+        let backend = |(own, backend): (&String, &Backend)| {
+            let row = self.backend_rows.get(&backend.id);
+            let taken = row.and_then(|row| by_row.get(row)).copied().unwrap_or(0);
+            self.backend(name, vip, own, backend, f64::from(taken) / f64::from(slots.count.max(1)))
+        };
+        VipView {
+            name: name.to_owned(),
+            tenant: vip.tenant.clone(),
+            serves: vip.served.to_string(),
+            settings: vip.settings,
+            revision: vip.revision,
+            slots: SlotsView { count: vip.settings.table_size, ..slots },
+            traffic: self.vip_traffic(vip.id),
+            backends: vip.backends.iter().map(backend).collect(),
+        }
+    }
+
+    /// A vip's slots, and how many each backend row has of them.
+    fn slots(&self, id: VipId) -> (SlotsView, BTreeMap<u16, u32>) {
+        let (mut view, mut by_row) = (SlotsView::default(), BTreeMap::new());
+        let found = self.vip_rows.get(&id).zip(self.actual());
+        let Some((row, actual)) = found else { return (view, by_row) };
+        let (first, count) = actual.vips[row].extent;
+        view.count = count;
+        for index in first..first.saturating_add(count) {
+            let slot = actual.slots.slot(index);
+            match slot.phase(self.now_s) {
+                Phase::Stable => {}
+                Phase::Moving => view.moving += 1,
+                Phase::Pinned => view.pinned += 1,
+            }
+            match slot.current() {
+                0 => view.empty += 1,
+                row => *by_row.entry(row).or_default() += 1,
+            }
+        }
+        (view, by_row)
+    }
+
+    fn backend(&self, vip_name: &str, vip: &Vip, name: &str, backend: &Backend, share: f64) -> BackendView {
+        let row = self.backend_rows.get(&backend.id);
+        let seen = self.health.get(&backend.id);
+        let tracked_flows = row.and_then(|row| self.standing.swept.flows.get(row)).copied().unwrap_or(0);
+        let port = (vip.settings.mode == Mode::Nat && backend.port != 0).then_some(backend.port);
+        BackendView {
+            name: name.to_owned(),
+            vip: vip_name.to_owned(),
+            address: match port {
+                Some(port) => SocketAddr::new(backend.address, port).to_string(),
+                None => backend.address.to_string(),
+            },
+            weight: backend.weight,
+            intent: backend.intent,
+            health: seen.map_or(Health::Unknown, |seen| seen.health),
+            breaker: None,
+            why: why(vip, backend, seen, tracked_flows),
+            way: self.way(backend.id),
+            share,
+            tracked_flows,
+            traffic: traffic(&self.samples, |counters| {
+                row.and_then(|row| counters.backends.get(row)).copied().unwrap_or_default()
+            }),
+            revision: backend.revision,
+        }
+    }
+
+    /// The way as packets use it; that it is not known is told by who looks for it.
+    fn way(&self, id: BackendId) -> WayView {
+        let looked = self.ways.get(&id);
+        let why_not = match looked {
+            Some(Err(why)) => Some(why.clone()),
+            Some(Ok(way)) if way.next_hop_mac.is_none() => Some("its neighbour does not answer".to_owned()),
+            Some(Ok(_)) => None,
+            None => Some("not looked up yet".to_owned()),
+        };
+        let row = self.backend_rows.get(&id).zip(self.actual()).map(|(row, actual)| (actual, actual.backends[row]));
+        let used = row.filter(|(_, content)| content.next_hop.is_known());
+        let egress = used.and_then(|(actual, content)| actual.egresses.get(&content.next_hop.egress()));
+        WayView {
+            known: used.is_some(),
+            device: egress.map(|egress| device_name(egress.ifindex)),
+            next_hop: used.map(|(_, content)| mac_text(content.next_hop.mac().octets())),
+            why_not: why_not.filter(|_| used.is_none() || !matches!(looked, Some(Ok(_)))),
+        }
+    }
+}
+
+/// Why a backend takes flows or not, one sentence.
+fn why(vip: &Vip, backend: &Backend, seen: Option<&Seen>, tracked_flows: u64) -> String {
+    let health = match seen {
+        _ if vip.settings.probe.kind == ProbeKind::None => "has no probe, so it counts as usable".to_owned(),
+        None => "no probe has answered yet".to_owned(),
+        Some(Seen { health, last: None }) => format!("{health} as the former daemon left it"),
+        Some(Seen { health: Health::Up, last: Some(last) }) => format!("answers, for {}", since(last.at_ms)),
+        Some(Seen { last: Some(last), .. }) => format!("{}, for {}", cause(last.cause), since(last.at_ms)),
+    };
+    match backend.intent {
+        Intent::Enabled if backend.weight == 0 => format!("weight 0: takes no new flows; {health}"),
+        Intent::Enabled => health,
+        Intent::Draining => format!("draining: takes no new flows, {tracked_flows} tracked left; {health}"),
+        Intent::Disabled => format!("disabled: takes nothing; {health}"),
+    }
+}
+
+fn cause(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Success => "answers",
+        Outcome::Refused => "refuses the probe's connection",
+        Outcome::Timeout => "does not answer the probe in time",
+        Outcome::Unreachable => "cannot be reached by the probe",
+    }
+}
+
+/// How long ago, in the largest unit that tells something.
+fn since(at_ms: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let ago = now.saturating_sub(Duration::from_millis(at_ms)).as_secs();
+    match ago {
+        0..=119 => format!("{ago} s"),
+        120..=7_199 => format!("{} min", ago / 60),
+        7_200..=172_799 => format!("{} h", ago / 3_600),
+        _ => format!("{} days", ago / 86_400),
+    }
+}
+
+/// A device's name now, or its number.
+pub(in crate::api) fn device_name(ifindex: u32) -> String {
+    let name = nix::net::if_::if_indextoname(ifindex);
+    name.map_or_else(|_| format!("device {ifindex}"), |name| name.to_string_lossy().into_owned())
+}
+
+fn mac_text(octets: [u8; 6]) -> String {
+    octets.map(|octet| format!("{octet:02x}")).join(":")
+}

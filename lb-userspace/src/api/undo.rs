@@ -1,0 +1,106 @@
+//! How to undo: for what happened, the commands that bring the former state back, ready to be typed.
+
+use lb_control::backend::{Backend, Intent};
+use lb_control::event::{Change, Event};
+use lb_control::state::State;
+use lb_control::vip::{Vip, VipSettings};
+
+use super::views::{mode_word, tracking_word};
+
+/// The commands, in the order in which they are to be given.
+pub(super) fn undo(before: &State, events: &[Event]) -> Vec<String> {
+    events.iter().rev().flat_map(|event| inverse(before, &event.change)).collect()
+}
+
+fn inverse(before: &State, change: &Change) -> Vec<String> {
+    let line = |text: String| vec![text];
+    match change {
+        Change::TenantAdded { tenant, .. } => line(format!("lb tenant remove {tenant}")),
+        Change::TenantRemoved { tenant } => line(format!("lb tenant add {tenant}")),
+        Change::VipAdded { vip, .. } => line(format!("lb vip remove {vip}")),
+        Change::VipSettingsChanged { vip, settings } => match before.vips.get(vip) {
+            Some(was) => line(format!("lb vip set {vip}{}", flags(&was.settings, settings))),
+            None => Vec::new(),
+        },
+        Change::VipRemoved { vip } => before.vips.get(vip).map_or_else(Vec::new, |was| whole(vip, was)),
+        // A backend of a vip that is new too goes with it.
+        Change::BackendAdded { vip, backend, .. } if before.vips.contains_key(vip) => {
+            line(format!("lb backend remove {vip}/{backend}"))
+        }
+        Change::BackendAdded { .. } => Vec::new(),
+        Change::BackendWeightChanged { vip, backend, .. } => match before.backend(vip, backend) {
+            Some(was) => line(format!("lb backend weight {vip}/{backend} {}", was.weight)),
+            None => Vec::new(),
+        },
+        Change::BackendIntentChanged { vip, backend, .. } => match before.backend(vip, backend) {
+            Some(was) => line(format!("lb backend {} {vip}/{backend}", verb(was.intent))),
+            None => Vec::new(),
+        },
+        Change::BackendRemoved { vip, backend } => match (before.vips.get(vip), before.backend(vip, backend)) {
+            (Some(of), Some(was)) => backend_lines(vip, of, backend, was),
+            _ => Vec::new(),
+        },
+        Change::BypassChanged { on } => line(format!("lb bypass {}", if *on { "off" } else { "on" })),
+        Change::CommandAccepted { .. } => Vec::new(),
+    }
+}
+
+/// A vip with its backends, as commands.
+fn whole(name: &str, vip: &Vip) -> Vec<String> {
+    let defaults = VipSettings::defaults(vip.served.protocol, vip.served.port, vip.settings.mode);
+    let mode = mode_word(vip.settings.mode);
+    let rest = flags(&vip.settings, &defaults);
+    let first = format!("lb vip add {name} {} --tenant {} --mode {mode}{rest}", vip.served, vip.tenant);
+    let backends = vip.backends.iter().flat_map(|(backend, was)| backend_lines(name, vip, backend, was));
+    std::iter::once(first).chain(backends).collect()
+}
+
+fn backend_lines(vip_name: &str, vip: &Vip, name: &str, backend: &Backend) -> Vec<String> {
+    let address = match (backend.address, backend.port == vip.served.port) {
+        (address, true) => address.to_string(),
+        (address, false) => std::net::SocketAddr::new(address, backend.port).to_string(),
+    };
+    let mut text = format!("lb backend add {vip_name}/{name} {address} --weight {}", backend.weight);
+    if backend.intent != Intent::Enabled {
+        text.push_str(&format!(" --intent {}", backend.intent));
+    }
+    vec![text]
+}
+
+/// The flags that turn `from` into `to`.
+fn flags(to: &VipSettings, from: &VipSettings) -> String {
+    let mut text = String::new();
+    let mut flag = |differs: bool, name: &str, value: String| {
+        if differs {
+            text.push_str(&format!(" --{name} {value}"));
+        }
+    };
+    flag(to.mode != from.mode, "mode", mode_word(to.mode).to_owned());
+    flag(to.tracking != from.tracking, "tracking", tracking_word(to.tracking).to_owned());
+    flag(to.udp_stateless != from.udp_stateless, "udp-stateless", to.udp_stateless.to_string());
+    flag(to.window_s != from.window_s, "window-s", to.window_s.to_string());
+    flag(to.idle_s != from.idle_s, "idle-s", to.idle_s.to_string());
+    flag(to.table_size != from.table_size, "table-size", to.table_size.to_string());
+    let (to, from) = (&to.probe, &from.probe);
+    let kind = match to.kind {
+        lb_control::probe::ProbeKind::None => "none",
+        lb_control::probe::ProbeKind::Tcp => "tcp",
+    };
+    flag(to.kind != from.kind, "probe-kind", kind.to_owned());
+    flag(to.interval_ms != from.interval_ms, "probe-interval-ms", to.interval_ms.to_string());
+    flag(to.timeout_ms != from.timeout_ms, "probe-timeout-ms", to.timeout_ms.to_string());
+    flag(to.rise != from.rise, "probe-rise", to.rise.to_string());
+    flag(to.fall != from.fall, "probe-fall", to.fall.to_string());
+    if let Some(port) = to.port {
+        flag(to.port != from.port, "probe-port", port.to_string());
+    }
+    text
+}
+
+fn verb(intent: Intent) -> &'static str {
+    match intent {
+        Intent::Enabled => "enable",
+        Intent::Draining => "drain",
+        Intent::Disabled => "disable",
+    }
+}

@@ -1,0 +1,103 @@
+//! Which keys the file has and what may stand in each: one table, from which the reader, the manual's list and the
+//! suggestions for misspelt keys are made. Ranges are not here: the daemon checks them, once, for files and commands.
+
+/// A table of the file.
+#[derive(Debug)]
+pub struct Table {
+    /// What it describes, for messages.
+    pub what: &'static str,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+/// A key of a table.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What may stand there.
+    pub kind: Kind,
+    /// Whether it must be there.
+    pub required: bool,
+}
+
+/// What may stand at a key.
+#[derive(Debug)]
+pub enum Kind {
+    /// Text.
+    Text,
+    /// An IPv4 or IPv6 address, as text.
+    Address,
+    /// A whole number from 0 to this.
+    Integer(u32),
+    /// `true` or `false`.
+    Flag,
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+    /// A table.
+    Table(&'static Table),
+    /// An array of tables.
+    List(&'static Table),
+}
+
+const PORT: Kind = Kind::Integer(u16::MAX as u32);
+const NUMBER: Kind = Kind::Integer(u32::MAX);
+const COUNT: Kind = Kind::Integer(u8::MAX as u32);
+
+const fn required(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, required: true }
+}
+
+const fn optional(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind, required: false }
+}
+
+/// The whole file.
+pub const FILE: Table = Table {
+    what: "the file",
+    keys: &[optional("tenant", Kind::List(&TENANT)), optional("vip", Kind::List(&VIP))],
+};
+
+const TENANT: Table = Table { what: "a tenant", keys: &[required("name", Kind::Text)] };
+
+const VIP: Table = Table {
+    what: "a vip",
+    keys: &[
+        required("name", Kind::Text),
+        required("address", Kind::Address),
+        required("port", PORT),
+        optional("protocol", Kind::OneOf(&["tcp", "udp"])),
+        optional("tenant", Kind::Text),
+        optional("mode", Kind::OneOf(&["l2", "ipip", "nat"])),
+        optional("tracking", Kind::OneOf(&["auto", "always", "never"])),
+        optional("udp_stateless", Kind::Flag),
+        optional("window_s", NUMBER),
+        optional("idle_s", NUMBER),
+        optional("table_size", NUMBER),
+        optional("probe", Kind::Table(&PROBE)),
+        optional("backend", Kind::List(&BACKEND)),
+    ],
+};
+
+const PROBE: Table = Table {
+    what: "a probe",
+    keys: &[
+        optional("kind", Kind::OneOf(&["none", "tcp"])),
+        optional("interval_ms", NUMBER),
+        optional("timeout_ms", NUMBER),
+        optional("rise", COUNT),
+        optional("fall", COUNT),
+        optional("port", PORT),
+    ],
+};
+
+const BACKEND: Table = Table {
+    what: "a backend",
+    keys: &[
+        required("name", Kind::Text),
+        required("address", Kind::Address),
+        optional("port", PORT),
+        optional("weight", NUMBER),
+        optional("intent", Kind::OneOf(&["enabled", "draining", "disabled"])),
+    ],
+};

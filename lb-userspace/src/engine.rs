@@ -1,0 +1,206 @@
+//! The single writer: command -> decide -> append -> apply -> publish, one at a time, in one thread.
+//!
+//! It knows no maps, no sockets and no health. Invariants:
+//! - nothing is acknowledged before it is durable, and nothing is published before it is acknowledged as durable;
+//! - a rejected command changes nothing and is not in the journal;
+//! - readers see whole states only ([`Published`]) and never wait for the writer.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use lb_control::command::Command;
+use lb_control::decide::{Now, decide};
+use lb_control::event::Event;
+use lb_control::limits::Limits;
+use lb_control::state::State;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::journal::{EventStore, Record};
+use crate::problem::{Code, Problem};
+
+/// Commands that may wait for the writer; the next sender waits.
+const QUEUE: usize = 256;
+
+/// The state of intent as of some revision.
+pub type Published = Arc<State>;
+
+/// An accepted command.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The command's id.
+    pub command_id: String,
+    /// What happened.
+    pub events: Vec<Event>,
+    /// The state before.
+    pub before: Published,
+    /// The state after; its revision is the command's.
+    pub after: Published,
+}
+
+struct Input {
+    command: Command,
+    actor: String,
+    command_id: String,
+    answer: oneshot::Sender<Result<Accepted, Problem>>,
+}
+
+/// The way to the writer. When the last one is dropped, the writer ends.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inputs: mpsc::Sender<Input>,
+    published: watch::Receiver<Published>,
+    limits: Limits,
+}
+
+impl Engine {
+    /// Starts the writer in a thread of its own, with the state that the store's events give.
+    pub fn start(state: State, limits: Limits, store: impl EventStore + 'static) -> Self {
+        let (inputs, queue) = mpsc::channel(QUEUE);
+        let state = Arc::new(state);
+        let (publisher, published) = watch::channel(state.clone());
+        let writer = Writer { state, limits, store, publisher };
+        std::thread::Builder::new()
+            .name("engine".to_owned())
+            .spawn(move || writer.run(queue))
+            .expect("a daemon that starts can have a thread");
+        Self { inputs, published, limits }
+    }
+
+    /// The state as of now.
+    pub fn state(&self) -> Published {
+        self.published.borrow().clone()
+    }
+
+    /// Every state from now on.
+    pub fn follow(&self) -> watch::Receiver<Published> {
+        self.published.clone()
+    }
+
+    /// Has a command decided, and answers when it is durable.
+    ///
+    /// # Errors
+    /// It was rejected, or the journal could not take it: nothing has changed then.
+    pub async fn submit(&self, command: Command, actor: &str) -> Result<Accepted, Problem> {
+        let ending = || Problem::new(Code::Ending, "the daemon is ending and takes no more commands");
+        let (answer, answered) = oneshot::channel();
+        let command_id = uuid::Uuid::now_v7().to_string();
+        let input = Input { command, actor: actor.to_owned(), command_id, answer };
+        self.inputs.send(input).await.map_err(|_| ending())?;
+        answered.await.map_err(|_| ending())?
+    }
+
+    /// What a command would do to the state as of now. Nothing happens.
+    ///
+    /// # Errors
+    /// It would be rejected.
+    pub fn rehearse(&self, command: &Command) -> Result<Accepted, Problem> {
+        let before = self.state();
+        let events = decide(&before, &self.limits, now(), command)?;
+        let after = after(&before, &events);
+        Ok(Accepted { command_id: String::new(), events, before, after })
+    }
+}
+
+struct Writer<S> {
+    state: Published,
+    limits: Limits,
+    store: S,
+    publisher: watch::Sender<Published>,
+}
+
+impl<S: EventStore> Writer<S> {
+    fn run(mut self, mut queue: mpsc::Receiver<Input>) {
+        while let Some(input) = queue.blocking_recv() {
+            let Input { command, actor, command_id, answer } = input;
+            let accepted = self.accept(&command, actor, command_id);
+            // Whoever asked may have gone; what is durable stays so.
+            let _ = answer.send(accepted);
+        }
+    }
+
+    fn accept(&mut self, command: &Command, actor: String, command_id: String) -> Result<Accepted, Problem> {
+        let before = self.state.clone();
+        let events = decide(&before, &self.limits, now(), command)?;
+        let after = after(&before, &events);
+        let record = Record { revision: after.revision, actor, command_id, events };
+        self.store.append(&record).map_err(|error| {
+            tracing::error!(%error, "the journal refused a record");
+            Problem::new(Code::JournalRefused, error.to_string())
+        })?;
+        let Record { actor, command_id, events, .. } = record;
+        tracing::info!(revision = after.revision, actor, command = command.kind(), "accepted");
+        self.state = after.clone();
+        self.publisher.send_replace(after.clone());
+        Ok(Accepted { command_id, events, before, after })
+    }
+}
+
+fn after(before: &Published, events: &[Event]) -> Published {
+    let mut state = State::clone(before);
+    events.iter().for_each(|event| state.apply(event));
+    Arc::new(state)
+}
+
+/// The wall clock, a label on events.
+fn now() -> Now {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now(since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::MemoryStore;
+    use lb_control::command::{TenantSpec, VipSpec};
+    use lb_control::vip::Protocol;
+
+    fn engine() -> (Engine, MemoryStore) {
+        let store = MemoryStore::default();
+        (Engine::start(State::default(), Limits::default(), store.clone()), store)
+    }
+
+    fn vip(name: &str) -> Command {
+        Command::VipAdd(VipSpec::new(name, "203.0.113.10".parse().unwrap(), 80, Protocol::Tcp))
+    }
+
+    #[tokio::test]
+    async fn an_accepted_command_is_in_the_journal_before_it_is_published() {
+        let (engine, store) = engine();
+        let accepted = engine.submit(vip("web"), "tester").await.unwrap();
+        assert_eq!(accepted.after.revision, engine.state().revision);
+        let records = store.records();
+        assert_eq!(records.len(), 1);
+        assert_eq!((records[0].actor.as_str(), records[0].revision), ("tester", accepted.after.revision));
+        let replayed = State::replay(records.iter().flat_map(|record| &record.events));
+        assert_eq!(replayed.digest(), engine.state().digest());
+    }
+
+    #[tokio::test]
+    async fn a_rejected_command_changes_nothing_and_is_not_in_the_journal() {
+        let (engine, store) = engine();
+        let command = Command::TenantRemove(TenantSpec { name: "nobody".to_owned() });
+        let problem = engine.submit(command, "tester").await.unwrap_err();
+        assert_eq!(problem.code, "LB1001");
+        assert_eq!((store.records().len(), engine.state().revision), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn what_the_journal_refuses_did_not_happen_and_can_be_tried_again() {
+        let (engine, store) = engine();
+        store.refuse(true);
+        let problem = engine.submit(vip("web"), "tester").await.unwrap_err();
+        assert_eq!(problem.code, Code::JournalRefused.to_string());
+        assert_eq!(engine.state().revision, 0);
+        store.refuse(false);
+        engine.submit(vip("web"), "tester").await.unwrap();
+        assert!(engine.state().vips.contains_key("web"));
+    }
+
+    #[tokio::test]
+    async fn a_rehearsal_happens_nowhere() {
+        let (engine, store) = engine();
+        let rehearsed = engine.rehearse(&vip("web")).unwrap();
+        assert!(rehearsed.after.vips.contains_key("web") && !rehearsed.events.is_empty());
+        assert_eq!((store.records().len(), engine.state().revision), (0, 0));
+    }
+}

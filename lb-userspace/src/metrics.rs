@@ -1,0 +1,192 @@
+//! `/metrics`: OpenMetrics text, read from the maps at the scrape, nothing kept in between.
+//!
+//! Labels are bounded: names of vips, backends and tenants that exist, reasons of the one list. No client's address
+//! is ever a label.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use lb_common::abi::counter::Counter;
+use lb_common::reason::{Class, Reason};
+use lb_control::health::Health;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use crate::api::Node;
+use crate::dataplane::Counters;
+use crate::engine::Published;
+use crate::probe::SeenHealth;
+use crate::problem::Problem;
+use crate::reconcile::Standing;
+
+/// The media type of OpenMetrics text.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Labels of one sample.
+type Labels = Vec<(&'static str, String)>;
+
+pub(crate) async fn scrape(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
+    let text = tokio::task::spawn_blocking(move || text(&node)).await;
+    let text = text.map_err(|error| Problem::bug(error.to_string()))??;
+    Ok(([(CONTENT_TYPE, OPEN_METRICS)], text).into_response())
+}
+
+fn text(node: &Node) -> Result<String, Problem> {
+    let scraped = Scraped {
+        counters: node.dataplane.counters()?,
+        state: node.engine.state(),
+        standing: node.standing.borrow().clone(),
+        health: node.health.borrow().clone(),
+    };
+    let mut registry = Registry::with_prefix("lb");
+    registry.register_collector(Box::new(scraped));
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(|error| Problem::bug(error.to_string()))?;
+    Ok(text)
+}
+
+/// All that a scrape reads.
+#[derive(Debug)]
+struct Scraped {
+    counters: Counters,
+    state: Published,
+    standing: Standing,
+    health: SeenHealth,
+}
+
+impl Collector for Scraped {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        traffic(&mut encoder, "reason", "by verdict's reason; every packet is under exactly one", self.reasons())?;
+        traffic(&mut encoder, "vip", "to a vip", self.vips())?;
+        traffic(&mut encoder, "backend", "to a backend", self.backends())?;
+        traffic(&mut encoder, "tenant", "to a tenant's vips", self.tenants())?;
+        gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
+        let standing = &self.standing;
+        let swept = &standing.swept;
+        let whole: [(&str, &str, u64); 7] = [
+            ("revision", "revision of the state of intent", self.state.revision),
+            ("applied_revision", "revision that the maps hold", standing.revision),
+            ("pending_problems", "reasons why the maps are not as they should be", self.pending()),
+            ("attached_devices", "devices that the program is attached to", standing.attached.len() as u64),
+            ("tracked_flows", "entries of the flow table, as of the last sweep", swept.tracked_flows),
+            ("nat_flows", "flows of the NAT table, as of the last sweep", swept.nat_flows),
+            ("bypass", "1: every packet passes untouched", u64::from(self.state.bypass)),
+        ];
+        for (name, help, value) in whole {
+            gauges(&mut encoder, name, help, [(Vec::new(), value)])?;
+        }
+        let drift = ConstCounter::new(standing.drift_ops);
+        let help = "operations needed although nothing had changed";
+        drift.encode(encoder.encode_descriptor("drift_operations", help, None, MetricType::Counter)?)
+    }
+}
+
+impl Scraped {
+    fn reasons(&self) -> Vec<(Labels, Counter)> {
+        let labelled = |reason: &Reason| {
+            let class = match reason.class() {
+                Class::Forward => "forward",
+                Class::Pass => "pass",
+                Class::Drop => "drop",
+            };
+            let labels = vec![("reason", reason.name().to_owned()), ("class", class.to_owned())];
+            (labels, self.counters.reasons.get(reason).copied().unwrap_or_default())
+        };
+        Reason::ALL.iter().map(labelled).collect()
+    }
+
+    fn vips(&self) -> Vec<(Labels, Counter)> {
+        let by_id = self.by_vip();
+        let labelled = |(name, vip): (&String, &lb_control::vip::Vip)| {
+            let counter = by_id.get(&vip.id).copied().unwrap_or_default();
+            (vec![("vip", name.clone()), ("tenant", vip.tenant.clone())], counter)
+        };
+        self.state.vips.iter().map(labelled).collect()
+    }
+
+    fn by_vip(&self) -> BTreeMap<lb_common::ids::VipId, Counter> {
+        let rows = self.standing.actual.iter().flat_map(|actual| &actual.vips);
+        rows.filter_map(|(row, vip)| Some((vip.id, *self.counters.vips.get(row)?))).collect()
+    }
+
+    fn backends(&self) -> Vec<(Labels, Counter)> {
+        let rows = self.standing.actual.iter().flat_map(|actual| &actual.backends);
+        let by_id: BTreeMap<_, _> =
+            rows.filter_map(|(row, one)| Some((one.id, *self.counters.backends.get(row)?))).collect();
+        let labelled = |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
+            let counter = by_id.get(&backend.id).copied().unwrap_or_default();
+            (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], counter)
+        };
+        self.state.backends().map(labelled).collect()
+    }
+
+    fn tenants(&self) -> Vec<(Labels, Counter)> {
+        let by_id = self.by_vip();
+        let mut sums: BTreeMap<&str, Counter> =
+            self.state.tenants.keys().map(|name| (name.as_str(), Counter::default())).collect();
+        for vip in self.state.vips.values() {
+            let (sum, own) = (sums.entry(&vip.tenant).or_default(), by_id.get(&vip.id).copied());
+            sum.packets += own.unwrap_or_default().packets;
+            sum.bytes += own.unwrap_or_default().bytes;
+        }
+        sums.into_iter().map(|(name, sum)| (vec![("tenant", name.to_owned())], sum)).collect()
+    }
+
+    fn up(&self) -> Vec<(Labels, u64)> {
+        let up = |id| self.health.get(&id).is_some_and(|seen| seen.health == Health::Up);
+        let backends = self.state.backends();
+        backends
+            .map(|(vip, _, name, backend)| {
+                (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], u64::from(up(backend.id)))
+            })
+            .collect()
+    }
+
+    fn pending(&self) -> u64 {
+        self.standing.problems.len() as u64 + u64::from(self.standing.fault.is_some())
+    }
+}
+
+/// Two families: packets and bytes.
+fn traffic(
+    encoder: &mut DescriptorEncoder<'_>,
+    of: &str,
+    help: &str,
+    samples: Vec<(Labels, Counter)>,
+) -> fmt::Result {
+    let families: [(&str, fn(&Counter) -> u64); 2] = [("packets", |c| c.packets), ("bytes", |c| c.bytes)];
+    for (unit, value) in families {
+        let (name, help) = (format!("{of}_{unit}"), format!("{unit} {help}"));
+        let mut family = encoder.encode_descriptor(&name, &help, None, MetricType::Counter)?;
+        for (labels, counter) in &samples {
+            ConstCounter::new(value(counter)).encode(family.encode_family(labels)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in samples {
+        let gauge = ConstGauge::new(value);
+        if labels.is_empty() {
+            gauge.encode(family)?;
+            return Ok(());
+        }
+        gauge.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

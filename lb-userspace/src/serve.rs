@@ -1,0 +1,175 @@
+//! Puts the daemon together: locks, journal, data plane, probes, reconciler, socket; and takes it apart in order.
+//!
+//! Ending leaves everything attached and pinned: packets go on without the daemon, and the next one adopts them.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use lb_control::plan::{Actual, adopted_health};
+use lb_control::state::State;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use crate::api::connections::Socket;
+use crate::api::{self, Node};
+use crate::dataplane::kernel::Kernel;
+use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
+use crate::engine::Engine;
+use crate::journal::lock::{DirectoryLock, LockError};
+use crate::journal::log::LogError;
+use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError};
+use crate::problem::{Code, Problem};
+use crate::reconcile::{self, Inputs, Ways};
+use crate::{config, probe, samples};
+
+/// How the daemon runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The local socket.
+    pub socket: PathBuf,
+    /// Where the journal is.
+    pub state_dir: PathBuf,
+    /// Where the data plane is pinned.
+    pub pin_dir: PathBuf,
+    /// A document for the first start; later starts go by the journal.
+    pub first_config: Option<PathBuf>,
+    /// Capacities of a new data plane.
+    pub capacities: Capacities,
+    /// Probes under way at once.
+    pub probe_concurrency: usize,
+}
+
+/// What a daemon starts from.
+pub struct Start<S> {
+    /// The state that the journal gives.
+    pub state: State,
+    /// The journal.
+    pub store: S,
+    /// The maps.
+    pub dataplane: Arc<dyn Dataplane>,
+    /// Ways to the backends, from whoever watches routes and neighbours.
+    pub ways: watch::Receiver<Ways>,
+    /// Probes under way at once.
+    pub probe_concurrency: usize,
+    /// What a person should know of the start.
+    pub notes: Vec<String>,
+}
+
+/// Starts everything behind the routes.
+///
+/// # Errors
+/// The maps cannot be read, or hold vips that the journal does not know of at all.
+pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Problem> {
+    let actual = start.dataplane.read()?;
+    refuse_lost_journal(&start.state, &actual)?;
+    let adopted = adopted_health(&start.state, &actual);
+    let engine = Engine::start(start.state, actual.limits, start.store);
+    let health = probe::start(engine.follow(), adopted, start.probe_concurrency);
+    let nudge = Arc::new(Notify::new());
+    let inputs = Inputs {
+        states: engine.follow(),
+        health: health.clone(),
+        ways: start.ways.clone(),
+        nudge: nudge.clone(),
+    };
+    let standing = reconcile::start(start.dataplane.clone(), inputs);
+    let samples = samples::start(start.dataplane.clone());
+    let (dataplane, ways) = (start.dataplane, start.ways);
+    let (started, notes) = (Instant::now(), start.notes);
+    Ok(Arc::new(Node { engine, dataplane, standing, health, ways, samples, nudge, started, notes }))
+}
+
+/// A journal that was lost looks like a wish to remove every vip. It is none.
+fn refuse_lost_journal(state: &State, actual: &Actual<LiveSlots>) -> Result<(), Problem> {
+    if state.revision > 0 || actual.vips.is_empty() {
+        return Ok(());
+    }
+    let text = format!("the maps serve {} vips, but the journal is empty", actual.vips.len());
+    Err(Problem::new(Code::JournalLost, text))
+}
+
+/// Runs the daemon until it is told to end.
+///
+/// # Errors
+/// It cannot start; nothing that runs was touched then.
+pub async fn serve(settings: Settings) -> Result<(), Problem> {
+    let Settings { socket, state_dir, pin_dir, first_config, capacities, probe_concurrency } = settings;
+    let _held = hold(&state_dir)?;
+    let Loaded { store, records, cut_bytes } = open_journal(&state_dir)?;
+    let state = State::replay(records.iter().flat_map(|record| &record.events));
+    let mut notes = Vec::new();
+    if cut_bytes > 0 {
+        let note = format!("the journal ended in {cut_bytes} bytes of an unfinished record; they were cut off");
+        tracing::warn!("{note}");
+        notes.push(note);
+    }
+    let (kernel, origin) = Kernel::open(&Options { pin_dir, capacities, ..Options::default() })?;
+    match origin {
+        Origin::Made => tracing::info!("made a new data plane"),
+        Origin::Adopted => tracing::info!("adopted the data plane that runs"),
+        Origin::Upgraded => tracing::info!("adopted the data plane that runs, with this binary's program"),
+    }
+    let first = state.revision == 0;
+    let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
+    let ways = no_ways();
+    let node = start(Start { state, store, dataplane, ways, probe_concurrency, notes })?;
+    if let Some(path) = first_config.filter(|_| first) {
+        apply_first(&node, &path).await?;
+    }
+    let socket = Socket::bind(&socket)?;
+    let (end, ends) = watch::channel(false);
+    let answering = tokio::spawn(socket.answer(api::router(node), ends));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    tracing::info!("ready");
+    told_to_end().await?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("ending; forwarding goes on");
+    end.send_replace(true);
+    answering.await.map_err(|error| Problem::bug(error.to_string()))
+}
+
+fn no_ways() -> watch::Receiver<Ways> {
+    watch::channel(Ways::default()).1
+}
+
+/// The state directory, made if it is not there, for this daemon alone.
+fn hold(state_dir: &Path) -> Result<DirectoryLock, Problem> {
+    let made = DirBuilder::new().recursive(true).mode(0o750).create(state_dir);
+    made.map_err(|error| Problem::new(Code::StateDir, format!("cannot make {}: {error}", state_dir.display())))?;
+    DirectoryLock::take(state_dir).map_err(|error| match error {
+        LockError::Held { .. } => Problem::new(Code::StateHeld, error.to_string()),
+        LockError::Io { .. } => Problem::new(Code::StateDir, error.to_string()),
+    })
+}
+
+fn open_journal(state_dir: &Path) -> Result<Loaded, Problem> {
+    FileStore::open(state_dir).map_err(|error| {
+        let code = match &error {
+            StoreError::Log(LogError::Io { .. } | LogError::TooLarge { .. }) => Code::StateDir,
+            StoreError::Log(LogError::Foreign { .. }) => Code::JournalForeign,
+            StoreError::Log(LogError::Damaged { .. }) | StoreError::Unreadable { .. } => Code::JournalDamaged,
+        };
+        Problem::new(code, error.to_string()).at(state_dir.join(FILE_NAME).display().to_string())
+    })
+}
+
+/// The document of a first start becomes the first command.
+async fn apply_first(node: &Node, path: &Path) -> Result<(), Problem> {
+    let loaded = config::Source::read(path)?.parse().map_err(|report| report.problem())?;
+    let apply = lb_control::command::Apply { document: loaded.document.clone(), ..Default::default() };
+    let applied = node.engine.submit(lb_control::command::Command::Apply(apply), "lb serve --config").await;
+    applied.map(drop).map_err(|problem| loaded.locate(problem).problem())
+}
+
+async fn told_to_end() -> Result<(), Problem> {
+    let listen = |kind| signal(kind).map_err(|error| Problem::bug(format!("cannot watch for signals: {error}")));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
