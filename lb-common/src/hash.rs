@@ -12,7 +12,8 @@ use crate::be::Be16;
 pub struct HashKey(pub [u64; 2]);
 
 /// What a flow is: the 5-tuple as the client's packets carry it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Tuple {
     /// The client's address.
     pub src: Addr,

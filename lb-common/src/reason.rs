@@ -17,9 +17,16 @@ macro_rules! reasons {
     ($($id:ident $class:ident $name:literal $text:literal;)*) => {
         /// A verdict's reason.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        #[repr(u32)]
+        #[repr(u8)]
         pub enum Reason {
             $(#[doc = $text] $id,)*
+        }
+
+        /// The first of the list, as all-zero memory has it.
+        impl Default for Reason {
+            fn default() -> Self {
+                Self::ALL[0]
+            }
         }
 
         impl Reason {

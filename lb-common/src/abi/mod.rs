@@ -59,8 +59,9 @@ maps! {
     BACKENDS: "LB_BACKENDS", limits::BACKENDS, u32 => backend::BackendRow;
     /// Ways out of the node.
     EGRESS: "LB_EGRESS", limits::EGRESSES, u32 => egress::EgressRow;
-    /// Devices of the ways out, for redirection; same index as [`EGRESS`].
-    DEVICES: "LB_DEVICES", limits::EGRESSES, u32 => u32;
+    /// Devices of the ways out, for redirection; same index as [`EGRESS`]. (The kernel's value: interface index and
+    /// program.)
+    DEVICES: "LB_DEVICES", limits::EGRESSES, u32 => [u32; 2];
     /// Interface index of a device to an egress row without VLAN tags, for answers to where a packet came from.
     PORTS: "LB_PORTS", limits::EGRESSES, u32 => u32;
     /// The node's own source addresses.

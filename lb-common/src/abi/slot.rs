@@ -79,7 +79,9 @@ impl Slot {
     pub fn transition(self, current: u16, now_s: u32, window_s: u32, alive: impl Fn(u16) -> bool) -> Self {
         let lives = |row: u16| row != 0 && alive(row);
         match self.phase(now_s) {
-            Phase::Moving if lives(self.previous()) => Self::moving(current, self.previous(), self.deadline_s()),
+            Phase::Moving if lives(self.previous()) => {
+                Self::moving(current, self.previous(), self.deadline_s())
+            }
             Phase::Moving => Self::pinned(current),
             _ if current == self.current() => self,
             Phase::Stable | Phase::Pinned if lives(self.current()) => {

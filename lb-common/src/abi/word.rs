@@ -1,18 +1,30 @@
 //! One aligned 64-bit word of a map row: written whole, read whole.
+//!
+//! On the host it is an atomic. The BPF target has no atomic load below its newest instruction set, so there it is a
+//! plain cell between compiler fences: one aligned 8-byte load or store, which the kernel's JITs keep whole.
 
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+#[cfg(target_arch = "bpf")]
+use core::cell::Cell;
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::AtomicU64;
+#[cfg(not(target_arch = "bpf"))]
+use core::sync::atomic::Ordering::{AcqRel, Relaxed};
+#[cfg(target_arch = "bpf")]
+use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
-/// A word. `Relaxed` suffices: each word is complete in itself, and what belongs together is published by the
-/// one word that is written last.
+/// A word. Unordered (`Relaxed`) access suffices: each word is complete in itself, and what belongs together is
+/// published by the one word that is written last.
 #[derive(Debug, Default)]
 #[repr(transparent)]
-pub struct Word(AtomicU64);
+pub struct Word(Inner);
 
+#[cfg(not(target_arch = "bpf"))]
+type Inner = AtomicU64;
+#[cfg(target_arch = "bpf")]
+type Inner = Cell<u64>;
+
+#[cfg(not(target_arch = "bpf"))]
 impl Word {
-    /// A word with a value.
-    pub const fn new(value: u64) -> Self {
-        Self(AtomicU64::new(value))
-    }
     /// Reads it.
     #[inline(always)]
     pub fn load(&self) -> u64 {
@@ -23,21 +35,40 @@ impl Word {
     pub fn store(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
-    /// The atomic itself: the kernel side swaps it by an instruction of its own, the host by the standard library.
-    #[inline(always)]
-    pub const fn atomic(&self) -> &AtomicU64 {
-        &self.0
-    }
-    /// Replaces `old` by `new` if it is still there, on the host. (The BPF target has no such method; see
-    /// [`crate::datapath::tables::Tables::compare_swap`].)
-    #[cfg(not(target_arch = "bpf"))]
+    /// Replaces `old` by `new` if it is still there.
     pub fn compare_swap(&self, old: u64, new: u64) -> bool {
-        self.0.compare_exchange(old, new, Ordering::AcqRel, Relaxed).is_ok()
+        self.0.compare_exchange(old, new, AcqRel, Relaxed).is_ok()
     }
 }
 
-#[cfg(not(target_arch = "bpf"))]
-use core::sync::atomic::Ordering;
+#[cfg(target_arch = "bpf")]
+impl Word {
+    /// Reads it.
+    #[inline(always)]
+    pub fn load(&self) -> u64 {
+        let value = self.0.get();
+        compiler_fence(SeqCst);
+        value
+    }
+    /// Writes it.
+    #[inline(always)]
+    pub fn store(&self, value: u64) {
+        self.0.set(value);
+        compiler_fence(SeqCst);
+    }
+    /// Where it lies: the kernel side swaps it by an instruction of its own.
+    #[inline(always)]
+    pub const fn as_ptr(&self) -> *mut u64 {
+        self.0.as_ptr()
+    }
+}
+
+impl Word {
+    /// A word with a value.
+    pub const fn new(value: u64) -> Self {
+        Self(Inner::new(value))
+    }
+}
 
 /// The bits `[shift, shift + width)` of a word.
 #[inline(always)]

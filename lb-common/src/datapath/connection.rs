@@ -34,7 +34,8 @@ pub fn backend<T: Tables, K: Tracker>(
     let (first, count) = extent(vip.table.load());
     trail.hash = flow_hash(tables.hash_key(), &parsed.flow);
     trail.slot_number = slot_of(trail.hash, count);
-    let word = tables.slot(first.wrapping_add(trail.slot_number)).ok_or(Halt::drop(Reason::TableInconsistent))?;
+    let word =
+        tables.slot(first.wrapping_add(trail.slot_number)).ok_or(Halt::drop(Reason::TableInconsistent))?;
     trail.slot = Slot(word.load());
     match K::backend(parsed, trail.slot, Policy(vip.policy.load()), tables, trail) {
         0 => Err(Halt::drop(Reason::NoBackend)),
@@ -57,7 +58,7 @@ impl Tracker for MovedOnly {
 }
 
 /// The flow of a slot that moved, or of a vip that tracks every flow.
-#[inline(always)]
+#[inline(never)]
 fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16 {
     let now_s = tables.now_s();
     let flow = Flow { hash: trail.hash, slot: trail.slot_number, now_s, idle_s: policy.idle_s() };
@@ -75,7 +76,8 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
     // A pinned slot's newcomers need no entry: a later change makes their backend the slot's `previous`.
     // Neither does stateless UDP, nor what is only quoted by an ICMP error.
     let state = if parsed.is_syn() { EntryState::Syn } else { EntryState::Probation };
-    let remember = parsed.teaches() && row != 0 && (policy.always() || (previous != 0 && (old || parsed.is_syn())));
+    let remember =
+        parsed.teaches() && row != 0 && (policy.always() || (previous != 0 && (old || parsed.is_syn())));
     if !remember {
         return row;
     }

@@ -20,16 +20,17 @@ const CE: u8 = 3;
 
 /// Unwraps a packet if it is a tunnelled one, counts it once and says what to do with it.
 #[inline(always)]
-pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Verdict {
+pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, outer: &mut Parsed) -> Verdict {
     let bytes = packet.length();
-    let (Ok(verdict) | Err(Halt(verdict))) = unwrap(packet, tables);
+    outer.begin();
+    let (Ok(verdict) | Err(Halt(verdict))) = unwrap(packet, tables, outer);
     tables.count(verdict.reason(), NO_ROW, NO_ROW, bytes.into());
     verdict
 }
 
 #[inline(always)]
-fn unwrap<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, Halt> {
-    let outer = network(packet)?;
+fn unwrap<P: Packet, T: Tables>(packet: &mut P, tables: &T, outer: &mut Parsed) -> Result<Verdict, Halt> {
+    network(packet, outer)?;
     let inner_v4 = match outer.flow.protocol {
         IPIP => true,
         IPV6_IN_IP => false,
@@ -41,12 +42,14 @@ fn unwrap<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Verdict, H
     if !tables.decap_peer(&outer.flow.src) {
         return Err(Halt::drop(Reason::DecapUnknownPeer));
     }
-    let inner = inner(packet, &outer, inner_v4)?;
+    let inner = inner(packet, outer, inner_v4)?;
     if !tables.decap_vip(&inner.dst) {
         return Err(Halt::drop(Reason::DecapUnknownVip));
     }
-    mark_congestion(packet, &outer, &inner, inner_v4)?;
-    let link = Link { dst: outer.dst_mac, src: outer.src_mac, tags: outer.tags };
+    mark_congestion(packet, outer, &inner, inner_v4)?;
+    // Turned round twice: the same header again.
+    let back = Link::back(packet, outer.l3).ok_or(MALFORMED)?;
+    let link = Link { dst: back.src, src: back.dst, tags: back.tags };
     link.reframe(packet, outer.l4, 0).ok_or(MALFORMED)?;
     link.write(packet, inner_v4).ok_or(MALFORMED)?;
     Err(Halt::pass(Reason::DecapUnwrapped))

@@ -12,7 +12,8 @@ use super::connection::control;
 use super::parse::Parsed;
 use super::tables::Tables;
 use crate::abi::flow::{Entry, EntryState, FlowBucket, Trace};
-use crate::limits::{CLOSING_TIMEOUT_S, FLOW_WAYS, PROBATION_S, SYN_TIMEOUT_S, SYN_WINDOW};
+use crate::abi::word::Word;
+use crate::limits::{CLOSING_TIMEOUT_S, PROBATION_S, SYN_TIMEOUT_S, SYN_WINDOW};
 
 /// A flow, as the table knows it.
 #[derive(Clone, Copy)]
@@ -39,6 +40,37 @@ impl Flow {
     }
 }
 
+/// One entry of a bucket, as it was read.
+#[derive(Clone, Copy)]
+struct Way<'b> {
+    word: &'b Word,
+    trace: &'b Word,
+    entry: Entry,
+}
+
+impl Way<'_> {
+    #[inline(always)]
+    fn trace(&self) -> Trace {
+        Trace(self.trace.load())
+    }
+    /// Puts an entry in this one's place, unless another CPU was quicker.
+    #[inline(always)]
+    fn replace<T: Tables>(&self, entry: Entry, trace: Trace, tables: &T) -> bool {
+        let done = entry == self.entry || tables.compare_swap(self.word, self.entry.0, entry.0);
+        if done {
+            self.trace.store(trace.0);
+        }
+        done
+    }
+}
+
+/// The entries of a bucket.
+#[inline(always)]
+fn ways(bucket: &FlowBucket) -> impl DoubleEndedIterator<Item = Way<'_>> {
+    let words = bucket.entries.iter().zip(&bucket.traces);
+    words.map(|(word, trace)| Way { word, trace, entry: Entry(word.load()) })
+}
+
 /// The backend of a remembered flow; refreshes, confirms or closes the entry as the packet asks.
 #[inline(always)]
 pub fn remembered<T: Tables>(
@@ -49,32 +81,28 @@ pub fn remembered<T: Tables>(
     tables: &T,
 ) -> Option<u16> {
     let wanted = flow.entry(0, EntryState::Free);
-    let (mut fresh, mut older) = (FLOW_WAYS, FLOW_WAYS);
+    let (mut fresh, mut older) = (None, None);
     // From the last way to the first: of duplicates the lowest wins.
-    for way in (0..FLOW_WAYS).rev() {
-        let entry = Entry(bucket.entries[way].load());
-        if entry.state() == EntryState::Free || !entry.same_flow(wanted) {
+    for way in ways(bucket).rev() {
+        let known = way.entry.state() != EntryState::Free && way.entry.same_flow(wanted);
+        if !known || !control(way.entry.backend(), tables).alive() {
             continue;
         }
-        if !control(entry.backend(), tables).alive() {
-            continue;
-        }
-        if entry.state() != EntryState::Syn {
-            older = way;
-        } else if parsed.is_syn() || fits(parsed, Trace(bucket.traces[way].load())) {
-            fresh = way;
+        if way.entry.state() != EntryState::Syn {
+            older = Some(way);
+        } else if parsed.is_syn() || fits(parsed, way.trace()) {
+            fresh = Some(way);
         }
     }
-    if parsed.is_syn() {
-        return begin(bucket, fresh, older, flow, current, parsed, tables);
+    match (fresh, older) {
+        (Some(fresh), _) if parsed.is_syn() => Some(begin_again(&fresh, flow, current, parsed, tables)),
+        (None, Some(older)) if parsed.is_syn() => {
+            Some(begin_anew(bucket, &older, flow, current, parsed, tables))
+        }
+        (Some(fresh), older) => Some(confirm(&fresh, older, flow, parsed, tables)),
+        (None, Some(older)) => Some(refresh(&older, flow, parsed, tables)),
+        (None, None) => None,
     }
-    if fresh < FLOW_WAYS {
-        return Some(confirm(bucket, fresh, older, flow, parsed, tables));
-    }
-    if older < FLOW_WAYS {
-        return Some(refresh(bucket, older, flow, parsed, tables));
-    }
-    None
 }
 
 /// Whether a segment belongs to the connection of a SYN: its sequence number is within the SYN's window.
@@ -83,92 +111,75 @@ fn fits(parsed: &Parsed, trace: Trace) -> bool {
     parsed.sequence.wrapping_sub(trace.isn().wrapping_add(1)) <= SYN_WINDOW
 }
 
-/// A SYN of a remembered tuple: a retransmission, or a new connection.
+/// A SYN after a SYN of the same tuple: a retransmission, or the client tries anew.
 #[inline(always)]
-fn begin<T: Tables>(
+fn begin_again<T: Tables>(fresh: &Way<'_>, flow: &Flow, current: u16, parsed: &Parsed, tables: &T) -> u16 {
+    let row = fresh.entry.backend();
+    let stay = current == 0 || fresh.trace().isn() == parsed.sequence || control(row, tables).takes_new();
+    let wanted = if stay { row } else { current };
+    let trace = Trace::new(flow.now_s, parsed.sequence);
+    let stored = fresh.replace(flow.entry(wanted, EntryState::Syn), trace, tables);
+    if stored { wanted } else { row }
+}
+
+/// A SYN of a tuple that has an older connection: the same backend if it takes new flows, else a second entry.
+#[inline(always)]
+fn begin_anew<T: Tables>(
     bucket: &FlowBucket,
-    fresh: usize,
-    older: usize,
+    older: &Way<'_>,
     flow: &Flow,
     current: u16,
     parsed: &Parsed,
     tables: &T,
-) -> Option<u16> {
-    let trace = Trace::new(flow.now_s, parsed.sequence);
-    if fresh < FLOW_WAYS {
-        let entry = Entry(bucket.entries[fresh].load());
-        let repeated = Trace(bucket.traces[fresh].load()).isn() == parsed.sequence;
-        let row = if repeated || control(entry.backend(), tables).takes_new() { entry.backend() } else { current };
-        let new = flow.entry(row, EntryState::Syn);
-        if row != 0 && (new == entry || tables.compare_swap(&bucket.entries[fresh], entry.0, new.0)) {
-            bucket.traces[fresh].store(trace.0);
-            return Some(row);
-        }
-        return Some(entry.backend());
-    }
-    if older < FLOW_WAYS {
-        let entry = Entry(bucket.entries[older].load());
-        let row = entry.backend();
-        if current == 0 || current == row || control(row, tables).takes_new() {
-            if entry.state() == EntryState::Closing {
-                tables.compare_swap(&bucket.entries[older], entry.0, entry.with_state(EntryState::Confirmed).0);
-                bucket.traces[older].store(trace.0);
-            }
-            return Some(row);
-        }
+) -> u16 {
+    let row = older.entry.backend();
+    if current != 0 && current != row && !control(row, tables).takes_new() {
         let stored = insert(bucket, flow, current, EntryState::Syn, parsed.sequence, tables);
-        return Some(if stored { current } else { row });
+        return if stored { current } else { row };
     }
-    None
+    if older.entry.state() == EntryState::Closing {
+        older.replace(older.entry.with_state(EntryState::Confirmed), Trace::new(flow.now_s, 0), tables);
+    }
+    row
 }
 
 /// A segment that fits an unconfirmed SYN: the connection is real, and the tuple's older one is over.
 #[inline(always)]
 fn confirm<T: Tables>(
-    bucket: &FlowBucket,
-    fresh: usize,
-    older: usize,
+    fresh: &Way<'_>,
+    older: Option<Way<'_>>,
     flow: &Flow,
     parsed: &Parsed,
     tables: &T,
 ) -> u16 {
-    let entry = Entry(bucket.entries[fresh].load());
-    if !parsed.teaches() {
-        return entry.backend();
-    }
-    if tables.compare_swap(&bucket.entries[fresh], entry.0, entry.with_state(next_state(entry, 0, parsed)).0) {
-        bucket.traces[fresh].store(Trace::new(flow.now_s, parsed.sequence).0);
-        if older < FLOW_WAYS {
-            let replaced = bucket.entries[older].load();
-            tables.compare_swap(&bucket.entries[older], replaced, 0);
+    if parsed.teaches() {
+        let state = next_state(fresh.entry.state(), 0, parsed);
+        let stored = fresh.replace(fresh.entry.with_state(state), Trace::new(flow.now_s, 0), tables);
+        if let (true, Some(older)) = (stored, older) {
+            tables.compare_swap(older.word, older.entry.0, 0);
         }
     }
-    entry.backend()
+    fresh.entry.backend()
 }
 
 /// A packet of a remembered flow.
 #[inline(always)]
-fn refresh<T: Tables>(bucket: &FlowBucket, way: usize, flow: &Flow, parsed: &Parsed, tables: &T) -> u16 {
-    let entry = Entry(bucket.entries[way].load());
-    if !parsed.teaches() {
-        return entry.backend();
+fn refresh<T: Tables>(older: &Way<'_>, flow: &Flow, parsed: &Parsed, tables: &T) -> u16 {
+    let trace = older.trace();
+    let age_s = trace.age_s(flow.now_s);
+    let state = next_state(older.entry.state(), age_s, parsed);
+    if parsed.teaches() && (age_s != 0 || state != older.entry.state()) {
+        // A probationary entry keeps its birth until it is confirmed: that is what its second packet is measured by.
+        let seen_s = if state == EntryState::Probation { trace.seen_s() } else { flow.now_s };
+        older.replace(older.entry.with_state(state), Trace::new(seen_s, 0), tables);
     }
-    let age_s = Trace(bucket.traces[way].load()).age_s(flow.now_s);
-    let state = next_state(entry, age_s, parsed);
-    if state != entry.state() {
-        tables.compare_swap(&bucket.entries[way], entry.0, entry.with_state(state).0);
-    }
-    // A probationary entry keeps its birth until it is confirmed: that is what its second packet is measured by.
-    if age_s != 0 && state != EntryState::Probation {
-        bucket.traces[way].store(Trace::new(flow.now_s, 0).0);
-    }
-    entry.backend()
+    older.entry.backend()
 }
 
 /// What an entry becomes by a packet `age_s` after its last one.
 #[inline(always)]
-fn next_state(entry: Entry, age_s: u32, parsed: &Parsed) -> EntryState {
-    match entry.state() {
+fn next_state(state: EntryState, age_s: u32, parsed: &Parsed) -> EntryState {
+    match state {
         _ if parsed.closes() => EntryState::Closing,
         EntryState::Probation if age_s < PROBATION_S => EntryState::Probation,
         // The last acknowledgements of a closing connection carry no data; if data comes, the close was forged.
@@ -187,25 +198,18 @@ pub fn insert<T: Tables>(
     sequence: u32,
     tables: &T,
 ) -> bool {
-    let (mut victim, mut least, mut old) = (FLOW_WAYS, u64::MAX, 0);
-    for way in 0..FLOW_WAYS {
-        let entry = Entry(bucket.entries[way].load());
-        let age_s = Trace(bucket.traces[way].load()).age_s(flow.now_s);
-        let worth = worth(entry, age_s, flow.idle_s, control(entry.backend(), tables).alive());
+    let (mut victim, mut least) = (None, u64::MAX);
+    for way in ways(bucket) {
+        let age_s = way.trace().age_s(flow.now_s);
+        let worth = worth(way.entry, age_s, flow.idle_s, control(way.entry.backend(), tables).alive());
         // Among equals the oldest goes.
-        let rank = (worth as u64) << 32 | (u32::MAX - age_s) as u64;
+        let rank = (worth as u64) << 32 | u64::from(u32::MAX - age_s);
         if worth < Worth::Keep && rank < least {
-            (victim, least, old) = (way, rank, entry.0);
+            (victim, least) = (Some(way), rank);
         }
     }
-    if victim >= FLOW_WAYS {
-        return false;
-    }
-    let stored = tables.compare_swap(&bucket.entries[victim], old, flow.entry(backend, state).0);
-    if stored {
-        bucket.traces[victim].store(Trace::new(flow.now_s, sequence).0);
-    }
-    stored
+    let trace = Trace::new(flow.now_s, sequence);
+    victim.is_some_and(|way| way.replace(flow.entry(backend, state), trace, tables))
 }
 
 /// What an entry is worth to whoever needs its place.

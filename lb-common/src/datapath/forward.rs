@@ -10,7 +10,7 @@ use super::wire::ipv6::Ipv6;
 use super::wire::transport::{IPIP, IPV6_IN_IP};
 use super::{Halt, Verdict, icmp, nat};
 use crate::abi::backend::{BackendRow, Control, Mode, NextHop};
-use crate::abi::vip::VipRow;
+use crate::abi::vip::{Policy, VipRow};
 use crate::addr::Addr;
 use crate::be::{Be16, Be32};
 use crate::limits::{IPV4_OVERHEAD, IPV6_OVERHEAD, OUTER_TTL};
@@ -21,13 +21,20 @@ pub(super) const CUT: Halt = Halt::drop(Reason::TableInconsistent);
 const NO_ROOM: Halt = Halt::drop(Reason::NoHeadroom);
 
 /// Where a packet leaves the node.
-struct Way<'t> {
-    row: &'t BackendRow,
-    control: Control,
-    link: Link,
+pub(super) struct Way<'t> {
+    /// The backend's row number.
+    pub(super) backend: u16,
+    /// The backend.
+    pub(super) row: &'t BackendRow,
+    /// Its control word.
+    pub(super) control: Control,
+    /// Next hop and the node's side of it.
+    pub(super) link: Link,
     egress: u16,
     ifindex: u32,
     mtu: u16,
+    /// After how long without a packet a flow of the vip may be forgotten, seconds.
+    pub(super) idle_s: u32,
 }
 
 /// Sends a packet to a backend.
@@ -40,7 +47,8 @@ pub fn forward<P: Packet, T: Tables>(
     tables: &T,
     trail: &Trail,
 ) -> Result<Verdict, Halt> {
-    let way = way(backend, tables)?;
+    let mut way = way(backend, tables)?;
+    way.idle_s = Policy(vip.policy.load()).idle_s();
     let overhead = match (way.control.mode(), way.row.address().is_v4()) {
         (Mode::Ipip, true) => IPV4_OVERHEAD,
         (Mode::Ipip, false) => IPV6_OVERHEAD,
@@ -55,21 +63,21 @@ pub fn forward<P: Packet, T: Tables>(
     match way.control.mode() {
         Mode::L2 => direct(packet, parsed, &way)?,
         Mode::Ipip => encapsulate(packet, parsed, &way, tables, trail)?,
-        Mode::Nat => {
-            let mapping = nat::map(parsed, vip, backend, way.row, tables, trail)?;
-            take_hop(packet, parsed)?;
-            nat::rewrite(packet, parsed, &mapping).ok_or(CUT)?;
-            relink(packet, parsed, &way.link)?;
-        }
+        Mode::Nat => nat::send(packet, parsed, &way, tables, trail)?,
     }
-    let reason = if parsed.content == Content::Error { Reason::IcmpErrorForwarded } else { Reason::Forwarded };
+    let reason =
+        if parsed.content == Content::Error { Reason::IcmpErrorForwarded } else { Reason::Forwarded };
     Ok(leave(reason, way.ifindex, way.egress, tables))
 }
 
 /// Out by a device: the one that the packet came in by, or another.
 #[inline(always)]
 pub(super) fn leave<T: Tables>(reason: Reason, ifindex: u32, egress: u16, tables: &T) -> Verdict {
-    if ifindex == tables.ingress_ifindex() { Verdict::Transmit(reason) } else { Verdict::Redirect(reason, egress) }
+    if ifindex == tables.ingress_ifindex() {
+        Verdict::Transmit(reason)
+    } else {
+        Verdict::Redirect(reason, egress)
+    }
 }
 
 #[inline(always)]
@@ -85,7 +93,8 @@ fn way<T: Tables>(backend: u16, tables: &T) -> Result<Way<'_>, Halt> {
     }
     let out = tables.egress(hop.egress().into()).ok_or(Halt::drop(Reason::TableInconsistent))?;
     let link = Link { dst: hop.mac(), src: out.mac(), tags: crate::abi::egress::Tags(out.tags.load()) };
-    Ok(Way { row, control, link, egress: hop.egress(), ifindex: out.ifindex(), mtu: out.mtu() })
+    let (egress, ifindex, mtu) = (hop.egress(), out.ifindex(), out.mtu());
+    Ok(Way { backend, row, control, link, egress, ifindex, mtu, idle_s: 0 })
 }
 
 #[inline(always)]
@@ -122,7 +131,7 @@ fn direct<P: Packet>(packet: &mut P, parsed: &Parsed, way: &Way<'_>) -> Result<(
 }
 
 /// Puts the packet into another (RFC 2003, RFC 2473): DSCP and ECN copied outwards (RFC 2983, RFC 6040 section 4.1).
-#[inline(always)]
+#[inline(never)]
 fn encapsulate<P: Packet, T: Tables>(
     packet: &mut P,
     parsed: &Parsed,

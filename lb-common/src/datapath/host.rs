@@ -1,7 +1,7 @@
 //! The host side of the path: a frame in a buffer, tables in vectors. For tests, fuzzing and `lb explain`.
 //! Not for forwarding: nothing here is fast.
 
-use super::packet::Packet;
+use super::packet::{OFFSET_MAX, Packet};
 use super::tables::{NO_ROW, Tables};
 use crate::abi::backend::BackendRow;
 use crate::abi::config::ConfigRow;
@@ -53,11 +53,12 @@ impl Packet for HostFrame {
         (self.end - self.start) as u32
     }
     fn at<T: Pod>(&self, offset: u16) -> Option<&T> {
-        let offset = usize::from(offset);
+        let offset = usize::from(offset & OFFSET_MAX);
         bytemuck::try_from_bytes(self.bytes().get(offset..offset + size_of::<T>())?).ok()
     }
     fn at_mut<T: Pod>(&mut self, offset: u16) -> Option<&mut T> {
-        let (offset, start, end) = (usize::from(offset), self.start, self.end);
+        let offset = usize::from(offset & OFFSET_MAX);
+        let (start, end) = (self.start, self.end);
         let bytes = &mut bytemuck::cast_slice_mut(&mut self.words)[start..end];
         bytemuck::try_from_bytes_mut(bytes.get_mut(offset..offset + size_of::<T>())?).ok()
     }

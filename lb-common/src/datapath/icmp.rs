@@ -31,8 +31,12 @@ fn allowed<T: Tables>(to: &Addr, tables: &T) -> bool {
 }
 
 /// Answers an echo request to a vip's address in place.
-#[inline(always)]
-pub fn echo<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: &T) -> Result<super::Verdict, Halt> {
+#[inline(never)]
+pub fn echo<P: Packet, T: Tables>(
+    packet: &mut P,
+    parsed: &Parsed,
+    tables: &T,
+) -> Result<super::Verdict, Halt> {
     if !allowed(&parsed.flow.src, tables) {
         return Err(Halt::drop(Reason::IcmpLimited));
     }
@@ -51,7 +55,7 @@ pub fn echo<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: &T) -
         (header.src, header.dst) = (header.dst, header.src);
         header.hop_limit = OUTER_TTL;
     }
-    back(parsed).write(packet, parsed.v4).ok_or(CUT)?;
+    Link::back(packet, parsed.l3).ok_or(CUT)?.write(packet, parsed.v4).ok_or(CUT)?;
     Err(Halt::answer(Reason::EchoReplied))
 }
 
@@ -66,7 +70,7 @@ pub fn too_big<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, mtu: u16, 
         return Halt::drop(Reason::TooBig);
     }
     let (kind, code) = if parsed.v4 { (v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) } else { (v6::TOO_BIG, 0) };
-    answer(packet, parsed, Error { kind, code, rest: mtu.into(), reason: Reason::TooBigReplied }, tables)
+    answer(packet, parsed, &Error { kind, code, rest: mtu.into(), reason: Reason::TooBigReplied }, tables)
 }
 
 /// Tells the sender that the packet's hops are used up.
@@ -76,7 +80,7 @@ pub fn hop_limit<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: 
         return Halt::drop(Reason::HopLimit);
     }
     let kind = if parsed.v4 { v4::TIME_EXCEEDED } else { v6::TIME_EXCEEDED };
-    answer(packet, parsed, Error { kind, code: 0, rest: 0, reason: Reason::HopLimitReplied }, tables)
+    answer(packet, parsed, &Error { kind, code: 0, rest: 0, reason: Reason::HopLimitReplied }, tables)
 }
 
 struct Error {
@@ -87,23 +91,17 @@ struct Error {
 }
 
 /// Turns the packet into an ICMP error about itself, from the vip to its sender.
-#[inline(always)]
-fn answer<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, error: Error, tables: &T) -> Halt {
+#[inline(never)]
+fn answer<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, error: &Error, tables: &T) -> Halt {
     if !allowed(&parsed.flow.src, tables) {
         return Halt::drop(Reason::IcmpLimited);
     }
     let reason = error.reason;
-    let written = if parsed.v4 { answer_v4(packet, parsed, &error) } else { answer_v6(packet, parsed, &error) };
+    let written = if parsed.v4 { answer_v4(packet, parsed, error) } else { answer_v6(packet, parsed, error) };
     match written {
         Some(()) => Halt::answer(reason),
         None => Halt::drop(Reason::NoHeadroom),
     }
-}
-
-/// The way that the packet came, turned round.
-#[inline(always)]
-fn back(parsed: &Parsed) -> Link {
-    Link { dst: parsed.src_mac, src: parsed.dst_mac, tags: parsed.tags }
 }
 
 #[inline(always)]
@@ -113,7 +111,7 @@ fn answer_v4<P: Packet>(packet: &mut P, parsed: &Parsed, error: &Error) -> Optio
     if parsed.ip_length < ICMP4_QUOTE || !packet.truncate(u32::from(l3 + ICMP4_QUOTE)) {
         return None;
     }
-    let link = back(parsed);
+    let link = Link::back(packet, l3)?;
     link.reframe(packet, l3, IPV4 + ICMP_HEADER)?;
     let mut sum = icmp_header(error);
     for unit in packet.at::<[Be32; QUOTE]>(l3 + IPV4 + ICMP_HEADER)? {
@@ -144,7 +142,7 @@ fn answer_v6<P: Packet>(packet: &mut P, parsed: &Parsed, error: &Error) -> Optio
     if parsed.ip_length < ICMP6_QUOTE || !packet.truncate(u32::from(l3 + ICMP6_QUOTE)) {
         return None;
     }
-    let link = back(parsed);
+    let link = Link::back(packet, l3)?;
     link.reframe(packet, l3, IPV6 + ICMP_HEADER)?;
     let (vip, client) = (parsed.flow.dst, parsed.flow.src);
     let pseudo = pseudo_header(&vip, &client, ICMPV6, ICMP_HEADER + ICMP6_QUOTE);

@@ -20,6 +20,20 @@ pub struct Link {
 }
 
 impl Link {
+    /// The way that a frame with its IP header at `l3` came, turned round.
+    #[inline(always)]
+    pub fn back<P: Packet>(packet: &P, l3: u16) -> Option<Self> {
+        let header: &Ethernet = packet.at(0)?;
+        let (dst, src) = (Mac::from_field(&header.src), Mac::from_field(&header.dst));
+        let tci = |offset: u16| packet.at::<VlanTag>(offset).map(|tag| tag.tci.host());
+        let tags = match l3 - ETHERNET {
+            0 => Tags::NONE,
+            VLAN_TAG => Tags::one(tci(ETHERNET)?),
+            _ => Tags::two(tci(ETHERNET)?, tci(ETHERNET + VLAN_TAG)?),
+        };
+        Some(Self { dst, src, tags })
+    }
+
     /// Length of the Ethernet header with its tags, bytes.
     #[inline(always)]
     pub const fn length(&self) -> u16 {
@@ -57,10 +71,8 @@ impl Link {
             return Some(());
         }
         let last = self.tags.count() == 1;
-        let tag = VlanTag {
-            tci: Be16::new(self.tags.first()),
-            ethertype: if last { inner } else { TYPE_VLAN },
-        };
+        let tag =
+            VlanTag { tci: Be16::new(self.tags.first()), ethertype: if last { inner } else { TYPE_VLAN } };
         *packet.at_mut(ETHERNET)? = tag;
         if !last {
             let tag = VlanTag { tci: Be16::new(self.tags.second()), ethertype: inner };

@@ -38,7 +38,9 @@ impl Verdict {
     #[inline(always)]
     pub const fn reason(self) -> Reason {
         match self {
-            Self::Pass(reason) | Self::Drop(reason) | Self::Transmit(reason) | Self::Redirect(reason, _) => reason,
+            Self::Pass(reason) | Self::Drop(reason) | Self::Transmit(reason) | Self::Redirect(reason, _) => {
+                reason
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! The port is the row of the NAT table (see [`crate::abi::nat`]).
 
 use super::connection::control;
-use super::forward::{CUT, hops_left, leave, relink, take_hop};
+use super::forward::{CUT, Way, hops_left, leave, relink, take_hop};
 use super::link::Link;
 use super::packet::Packet;
 use super::parse::{Content, Parsed};
@@ -17,9 +17,8 @@ use super::wire::ipv4::Ipv4;
 use super::wire::ipv6::Ipv6;
 use super::wire::transport::{Ports, TCP, TCP_CHECKSUM, UDP, UDP_CHECKSUM};
 use super::{Halt, Verdict};
-use crate::abi::backend::{BackendRow, Control, NextHop};
+use crate::abi::backend::{Control, NextHop};
 use crate::abi::nat::{NatControl, NatRow, NatState, first_row, port_of, port_pair, ports_word, tags_of};
-use crate::abi::vip::{Policy, VipRow};
 use crate::addr::{Addr, Mac};
 use crate::be::Be16;
 use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, NAT_PROBES};
@@ -38,64 +37,95 @@ pub struct Mapping {
     pub dst_port: Be16,
 }
 
-/// The mapping of a client's packet; allocates a port for a new flow.
-#[inline(always)]
-pub fn map<T: Tables>(
+/// Sends a client's packet to its backend; allocates a port for a new flow.
+#[inline(never)]
+pub(super) fn send<P: Packet, T: Tables>(
+    packet: &mut P,
     parsed: &Parsed,
-    vip: &VipRow,
-    backend: u16,
-    row: &BackendRow,
+    way: &Way<'_>,
     tables: &T,
     trail: &Trail,
-) -> Result<Mapping, Halt> {
-    let control = Control(row.control.load());
-    let source = tables.source(control.source()).ok_or(Halt::drop(Reason::TableInconsistent))?.address();
-    let dst = row.address();
-    let dst_port = if control.port().raw() == 0 { parsed.flow.dst_port } else { control.port() };
+) -> Result<(), Halt> {
+    let source = tables.source(way.control.source()).ok_or(Halt::drop(Reason::TableInconsistent))?.address();
+    let dst = way.row.address();
+    let dst_port = if way.control.port().raw() == 0 { parsed.flow.dst_port } else { way.control.port() };
     let first = first_row(&dst, dst_port, parsed.flow.protocol == UDP, tables.nat_rows());
-    let idle_s = Policy(vip.policy.load()).idle_s();
-    let port = client_port(parsed, backend, first, idle_s, tables, trail)?;
-    Ok(Mapping { src: source, dst, src_port: Be16::new(port as u16), dst_port })
+    let port = client_port(
+        packet,
+        parsed,
+        &Search { first, backend: way.backend, idle_s: way.idle_s, hash: trail.hash },
+        tables,
+    )?;
+    take_hop(packet, parsed)?;
+    let mapping = Mapping { src: source, dst, src_port: Be16::new(port as u16), dst_port };
+    rewrite(packet, parsed, &mapping).ok_or(CUT)?;
+    relink(packet, parsed, &way.link)
+}
+
+/// Where to look for a flow's port.
+struct Search {
+    first: u32,
+    backend: u16,
+    idle_s: u32,
+    hash: u64,
 }
 
 /// The NAT port of a client's flow, in host order.
 #[inline(always)]
-fn client_port<T: Tables>(
+fn client_port<P: Packet, T: Tables>(
+    packet: &P,
     parsed: &Parsed,
-    backend: u16,
-    first: u32,
-    idle_s: u32,
+    search: &Search,
     tables: &T,
-    trail: &Trail,
-) -> Result<u32, Halt> {
+) -> Result<u16, Halt> {
     let now_s = tables.now_s();
-    let (mut free, mut found) = (0, 0);
-    for attempt in 0..NAT_PROBES {
-        let port = port_of(trail.hash, attempt);
-        let Some(row) = tables.nat(first + port) else { break };
-        let word = NatControl(row.control.load());
-        if word.backend() == backend && is_flow(row, word, parsed) {
-            found = port;
-            break;
-        }
-        if free == 0 && reusable(word, now_s, idle_s, tables) {
-            free = port;
-        }
-    }
-    if found != 0 {
-        let row = tables.nat(first + found).ok_or(CUT)?;
+    let ports = find(parsed, search, now_s, tables);
+    let port = if ports.found != 0 { ports.found } else { ports.free };
+    let back = Link::back(packet, parsed.l3).ok_or(CUT)?;
+    let row = tables.nat(search.first + u32::from(port)).ok_or(CUT)?;
+    if ports.found != 0 {
         touch(row, parsed, now_s, true, tables);
-        return Ok(found);
+        if NextHop(row.back.load()).mac() != back.dst {
+            remember_way_back(row, &back, tables);
+        }
+        return Ok(port);
     }
     if !parsed.teaches() {
         return Err(Halt::drop(Reason::IcmpQuote));
     }
-    if free == 0 {
+    if ports.free == 0 {
         return Err(Halt::drop(Reason::NatPorts));
     }
-    let row = tables.nat(first + free).ok_or(CUT)?;
-    claim(row, parsed, backend, now_s, tables)?;
-    Ok(free)
+    claim(row, parsed, &back, NatControl::new(search.backend, NatState::Live, 0, now_s), tables)?;
+    Ok(port)
+}
+
+/// What a search came to, ports in host order; 0 = none.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Found {
+    /// The flow's port.
+    found: u16,
+    /// The first port that a new flow may have.
+    free: u16,
+}
+
+/// Tries the ports that the flow hash allows.
+#[inline(never)]
+fn find<T: Tables>(parsed: &Parsed, search: &Search, now_s: u32, tables: &T) -> Found {
+    let mut free = 0;
+    for attempt in 0..NAT_PROBES {
+        let port = port_of(search.hash, attempt);
+        let Some(row) = tables.nat(search.first + port) else { break };
+        let word = NatControl(row.control.load());
+        if word.backend() == search.backend && is_flow(row, word, parsed) {
+            return Found { found: port as u16, free };
+        }
+        if free == 0 && reusable(word, now_s, search.idle_s, tables) {
+            free = port as u16;
+        }
+    }
+    Found { found: 0, free }
 }
 
 /// Whether a row holds this packet's flow.
@@ -122,33 +152,41 @@ fn reusable<T: Tables>(word: NatControl, now_s: u32, idle_s: u32, tables: &T) ->
 }
 
 /// Takes a row for a new flow: claimed, filled, published.
-#[inline(always)]
-fn claim<T: Tables>(row: &NatRow, parsed: &Parsed, backend: u16, now_s: u32, tables: &T) -> Result<(), Halt> {
+#[inline(never)]
+fn claim<T: Tables>(
+    row: &NatRow,
+    parsed: &Parsed,
+    back: &Link,
+    flow: NatControl,
+    tables: &T,
+) -> Result<(), Halt> {
     let old = NatControl(row.control.load());
-    let generation = old.generation().wrapping_add(1);
-    let claimed = NatControl::new(backend, NatState::Claimed, generation, now_s);
+    let next =
+        |state| NatControl::new(flow.backend(), state, old.generation().wrapping_add(1), flow.seen_s());
+    let claimed = next(NatState::Claimed);
     if !tables.compare_swap(&row.control, old.0, claimed.0) {
         return Err(Halt::drop(Reason::NatBusy));
     }
     let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
-    for (word, value) in row.client.iter().zip(client).chain(row.vip.iter().zip(vip)) {
-        word.store(value);
-    }
-    row.ports.store(ports_word(parsed.flow.src_port, parsed.flow.dst_port, parsed.tags));
-    remember_way_back(row, parsed, tables);
-    row.control.store(NatControl::new(backend, NatState::Live, generation, now_s).0);
+    row.client[0].store(client[0]);
+    row.client[1].store(client[1]);
+    row.vip[0].store(vip[0]);
+    row.vip[1].store(vip[1]);
+    row.ports.store(ports_word(parsed.flow.src_port, parsed.flow.dst_port, back.tags));
+    remember_way_back(row, back, tables);
+    row.control.store(next(NatState::Live).0);
     Ok(())
 }
 
 /// Where the client's packets come from is where the replies go.
 #[inline(always)]
-fn remember_way_back<T: Tables>(row: &NatRow, parsed: &Parsed, tables: &T) {
+fn remember_way_back<T: Tables>(row: &NatRow, back: &Link, tables: &T) {
     let port = tables.port(tables.ingress_ifindex()).unwrap_or(0);
-    row.back.store(NextHop::new(parsed.src_mac, port).0);
-    row.own_mac.store(parsed.dst_mac.0);
+    row.back.store(NextHop::new(back.dst, port).0);
+    row.own_mac.store(back.src.0);
 }
 
-/// Notes a packet of a flow: its time, whether it closes the flow or opens it again, and where it came from.
+/// Notes a packet of a flow: its time, whether it closes the flow or opens it again.
 #[inline(always)]
 fn touch<T: Tables>(row: &NatRow, parsed: &Parsed, now_s: u32, from_client: bool, tables: &T) {
     if !parsed.teaches() {
@@ -164,13 +202,10 @@ fn touch<T: Tables>(row: &NatRow, parsed: &Parsed, now_s: u32, from_client: bool
         let new = NatControl::new(old.backend(), state, old.generation(), now_s);
         tables.compare_swap(&row.control, old.0, new.0);
     }
-    if from_client && NextHop(row.back.load()).mac() != parsed.src_mac {
-        remember_way_back(row, parsed, tables);
-    }
 }
 
 /// A packet to one of the node's source addresses: a backend's reply to NAT, or not ours.
-#[inline(always)]
+#[inline(never)]
 pub fn reply<P: Packet, T: Tables>(
     packet: &mut P,
     parsed: &Parsed,
@@ -225,8 +260,8 @@ fn is_from<T: Tables>(backend: u16, parsed: &Parsed, vip_port: Be16, tables: &T)
     row.address() == parsed.flow.src && port == parsed.flow.src_port
 }
 
-/// Writes a mapping into the packet, or, for an ICMP error, into what it quotes and the outer destination.
-#[inline(always)]
+/// Writes a mapping into the packet, or, for an ICMP error, into what it quotes and the outer addresses.
+#[inline(never)]
 pub fn rewrite<P: Packet>(packet: &mut P, parsed: &Parsed, mapping: &Mapping) -> Option<()> {
     if parsed.content == Content::Error {
         return rewrite_error(packet, parsed, mapping);

@@ -2,6 +2,10 @@
 
 use bytemuck::Pod;
 
+/// Largest offset of a view, bytes, and a mask: beyond the last header that a packet can have (two VLAN tags, IPv6, six
+/// extension headers of 2 KiB, ICMPv6), and below the 64 KiB at which the kernel's verifier stops to follow an offset.
+pub const OFFSET_MAX: u16 = 0x3fff;
+
 /// A frame. Offsets are bytes from the start of the frame and change with [`Packet::grow_head`] and
 /// [`Packet::shrink_head`]; views end there.
 pub trait Packet {

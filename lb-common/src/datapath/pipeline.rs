@@ -2,6 +2,7 @@
 
 use super::connection::Tracker;
 use super::packet::Packet;
+use super::parse::Parsed;
 use super::tables::{NO_ROW, Tables};
 use super::vip::Target;
 use super::{Halt, Verdict, connection, forward, icmp, nat, parse, vip};
@@ -10,24 +11,30 @@ use crate::reason::Reason;
 
 /// Runs a packet through the balancer, counts it once and says what to do with it.
 #[inline(always)]
-pub fn run<P: Packet, T: Tables, K: Tracker>(packet: &mut P, tables: &T, trail: &mut Trail) -> Verdict {
+pub fn run<P: Packet, T: Tables, K: Tracker>(packet: &mut P, tables: &T, walk: &mut Walk) -> Verdict {
     let bytes = packet.length();
-    let (Ok(verdict) | Err(Halt(verdict))) = path::<P, T, K>(packet, tables, trail);
+    walk.begin();
+    let (Ok(verdict) | Err(Halt(verdict))) = path::<P, T, K>(packet, tables, walk);
+    let trail = &walk.trail;
     tables.count(verdict.reason(), trail.vip_row, trail.backend_row, bytes.into());
     verdict
 }
 
 #[inline(always)]
-fn path<P: Packet, T: Tables, K: Tracker>(packet: &mut P, tables: &T, trail: &mut Trail) -> Result<Verdict, Halt> {
+fn path<P: Packet, T: Tables, K: Tracker>(
+    packet: &mut P,
+    tables: &T,
+    Walk { parsed, trail }: &mut Walk,
+) -> Result<Verdict, Halt> {
     bypass(tables)?;
-    let parsed = parse::parse(packet)?;
-    match vip::find(&parsed, tables, trail)? {
+    parse::parse(packet, parsed)?;
+    match vip::find(parsed, tables, trail)? {
         Target::Vip(vip) => {
-            let backend = connection::backend::<T, K>(&parsed, vip, tables, trail)?;
-            forward::forward(packet, &parsed, vip, backend, tables, trail)
+            let backend = connection::backend::<T, K>(parsed, vip, tables, trail)?;
+            forward::forward(packet, parsed, vip, backend, tables, trail)
         }
-        Target::Reply => nat::reply(packet, &parsed, tables, trail),
-        Target::Echo => icmp::echo(packet, &parsed, tables),
+        Target::Reply => nat::reply(packet, parsed, tables, trail),
+        Target::Echo => icmp::echo(packet, parsed, tables),
     }
 }
 
@@ -40,28 +47,58 @@ fn bypass<T: Tables>(tables: &T) -> Result<(), Halt> {
     }
 }
 
+/// A packet's notes on its way, in memory of the caller's: in the kernel, of this CPU's. All-zero bytes are a valid
+/// value.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Walk {
+    /// What the packet is.
+    pub parsed: Parsed,
+    /// What was found for it.
+    pub trail: Trail,
+}
+
+impl Walk {
+    /// Forgets the packet before.
+    #[inline(always)]
+    pub fn begin(&mut self) {
+        self.parsed.begin();
+        self.trail.begin();
+    }
+}
+
 /// What the path found on its way: for the counters, and for whoever asks why.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
 pub struct Trail {
     /// Row of the vip, or [`NO_ROW`].
     pub vip_row: u32,
     /// Row of the backend, or [`NO_ROW`].
     pub backend_row: u32,
-    /// The flow hash; 0 if none was computed.
+    /// The flow hash; means something where there is a choice.
     pub hash: u64,
-    /// Slot number within the vip's table.
-    pub slot_number: u32,
-    /// The slot as it was read.
+    /// The slot as it was read; means something where there is a choice.
     pub slot: Slot,
+    /// Slot number within the vip's table; means something where there is a choice.
+    pub slot_number: u32,
     /// How the backend was found.
     pub choice: Choice,
 }
 
+impl Trail {
+    #[inline(always)]
+    fn begin(&mut self) {
+        (self.vip_row, self.backend_row, self.choice) = (NO_ROW, NO_ROW, Choice::None);
+    }
+}
+
 /// How a backend was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Choice {
     /// It was not.
-    None,
+    #[default]
+    None = 0,
     /// By the slot alone.
     Slot,
     /// By a remembered flow.
@@ -70,25 +107,4 @@ pub enum Choice {
     Inserted,
     /// An older flow of a moving slot: the backend from before the change.
     Previous,
-}
-
-impl Trail {
-    /// Nothing found yet.
-    #[inline(always)]
-    pub const fn new() -> Self {
-        Self {
-            vip_row: NO_ROW,
-            backend_row: NO_ROW,
-            hash: 0,
-            slot_number: 0,
-            slot: Slot(0),
-            choice: Choice::None,
-        }
-    }
-}
-
-impl Default for Trail {
-    fn default() -> Self {
-        Self::new()
-    }
 }

@@ -34,8 +34,8 @@ pub fn find<'t, T: Tables>(parsed: &Parsed, tables: &'t T, trail: &mut Trail) ->
     match parsed.content {
         Content::Segment | Content::Error if mark.is_source() => Ok(Target::Reply),
         Content::Echo if mark.is_address() => Ok(Target::Echo),
-        Content::Unusable(Reason::IcmpOther) => Err(Halt::pass(Reason::IcmpOther)),
-        Content::Unusable(reason) if mark.is_address() => Err(Halt::drop(reason)),
+        Content::Unusable if parsed.refusal == Reason::IcmpOther => Err(Halt::pass(Reason::IcmpOther)),
+        Content::Unusable if mark.is_address() => Err(Halt::drop(parsed.refusal)),
         _ => Err(Halt::pass(Reason::NoVip)),
     }
 }
