@@ -8,7 +8,6 @@ use crate::backend::Intent;
 use crate::health::Health;
 use crate::limits::Limits;
 use crate::state::State;
-use lb_common::abi::backend::Control;
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
@@ -141,9 +140,10 @@ pub fn unnamed<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> R
 /// alive although it was to take none (draining, weight 0) is up as well, since an unknown backend gets its next
 /// probe at once anyway and keeps its flows; what is dead although it is not disabled is down; the rest is unknown.
 pub fn adopted_health<S>(state: &State, actual: &Actual<S>) -> BTreeMap<BackendId, Health> {
-    let rows: BTreeMap<BackendId, Control> = actual.backends.values().map(|c| (c.id, c.control)).collect();
+    let rows: BTreeMap<_, _> =
+        actual.backends.values().map(|row| ((row.id, row.address), row.control)).collect();
     let known = state.backends().filter_map(|(_, _, _, backend)| {
-        let control = rows.get(&backend.id)?;
+        let control = rows.get(&(backend.id, backend.address))?;
         let health = match backend.intent {
             _ if control.takes_new() => Health::Up,
             Intent::Disabled => return None,

@@ -2,7 +2,7 @@
 //!
 //! | stage | what | because |
 //! |---|---|---|
-//! | 1 | sources, ways out, ports, marks that gain | before a backend names them |
+//! | 1 | sources, ways out, ports, marks | before a backend names them |
 //! | 2 | new backends, next hops, backends that gain | before a slot names them |
 //! | 3 | new tables, vip rows, keys, policies | a key leads only to a whole vip |
 //! | 4 | keys that go | no packet meets the end of its vip |
@@ -133,7 +133,6 @@ impl<S: Slots> Builder<'_, S> {
             let set = Op::SetVipKey { key, entry };
             match self.actual.keys.get(&key) {
                 Some(old) if *old == entry => {}
-                Some(old) if key.is_mark() && old.0 & !entry.0 != 0 => self.stages.keys_gone.push(set),
                 _ if key.is_mark() => self.stages.ways.push(set),
                 _ => self.stages.keys.push(set),
             }
@@ -208,19 +207,13 @@ impl<S: Slots> Builder<'_, S> {
         self.stages.frees.extend(frees);
     }
 
+    /// What a sweep has proven free stays so: a removed backend never returns, and no slot is ever led to it.
     fn freed_backends(&self) -> BTreeSet<u16> {
         let Some(sweep) = &self.actual.sweep else { return BTreeSet::new() };
         let used: BTreeSet<u16> = self.layout.backends.values().map(|placed| placed.row).collect();
-        let free = |(row, content): &(&u16, &BackendContent)| {
-            !used.contains(row) && !content.control.alive() && sweep.frees_backend(**row, content.id)
-        };
-        let mut freed: BTreeSet<u16> =
-            self.actual.backends.iter().filter(free).map(|(row, _)| *row).collect();
-        if !freed.is_empty() {
-            let named = self.actual.named_by_slots(self.now_s);
-            freed.retain(|row| !named[usize::from(*row)]);
-        }
-        freed
+        let proven =
+            self.actual.backends.iter().filter(|(row, content)| sweep.frees_backend(**row, content.id));
+        proven.map(|(row, _)| *row).filter(|row| !used.contains(row)).collect()
     }
 
     /// The backend rows in use after the plan, by row.

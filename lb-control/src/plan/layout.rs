@@ -6,7 +6,7 @@ use super::actual::Actual;
 use super::desired::{Desired, DesiredBackend, DesiredVip, Way};
 use super::diff::Problem;
 use super::extent::Extents;
-use super::op::{BackendContent, EgressContent, VipContent};
+use super::op::{BackendContent, EgressContent, Key, VipContent};
 use crate::code::Code;
 use crate::vip::Mode;
 use lb_common::abi::backend::{Control, NextHop};
@@ -68,11 +68,11 @@ impl Layout {
         let mut free = free_rows(&actual.vips, 0..actual.limits.vips);
         let mut extents = Extents::default();
         actual.vips.values().for_each(|vip| extents.occupy(vip.extent));
-        // Of two rows of one vip (a damaged map) the lower stays.
-        let rows: BTreeMap<VipId, (u16, &VipContent)> =
-            actual.vips.iter().rev().map(|(row, vip)| (vip.id, (*row, vip))).collect();
+        // Serials alone do not tell: the maps may stem from another log. Of two rows of one vip the lower stays.
+        let rows: BTreeMap<(VipId, Key), (u16, &VipContent)> =
+            actual.vips.iter().rev().map(|(row, vip)| ((vip.id, vip.key), (*row, vip))).collect();
         for (id, vip) in &desired.vips {
-            let old = rows.get(id).filter(|(_, old)| old.key == vip.key).copied();
+            let old = rows.get(&(*id, vip.key)).copied();
             let fits = |old: &VipContent| {
                 let end = u64::from(old.extent.0) + u64::from(old.extent.1);
                 old.extent.1 == vip.table_size && end <= actual.limits.slots.into()
@@ -105,12 +105,12 @@ impl Layout {
 
     fn place_backends<S>(&mut self, desired: &Desired, actual: &Actual<S>) {
         let mut free = free_rows(&actual.backends, 1..actual.limits.backends.saturating_add(1));
-        let rows: BTreeMap<BackendId, (u16, &BackendContent)> =
-            actual.backends.iter().rev().map(|(row, backend)| (backend.id, (*row, backend))).collect();
+        let rows: BTreeMap<(BackendId, IpAddr), (u16, &BackendContent)> =
+            actual.backends.iter().rev().map(|(row, old)| ((old.id, old.address), (*row, old))).collect();
         for (vip_id, vip) in &desired.vips {
             let Some(vip_row) = self.vips.get(vip_id).map(|vip| vip.row) else { continue };
             for (id, backend) in &vip.backends {
-                let old = rows.get(id).filter(|(_, old)| old.address == backend.address).copied();
+                let old = rows.get(&(*id, backend.address)).copied();
                 let Some(row) = old.map(|(row, _)| row).or_else(|| free.next()) else {
                     self.problem(Code::BackendRowsFull, name(vip, backend));
                     continue;

@@ -4,6 +4,7 @@ use super::testing::{Node, accept, way, world};
 use super::{Key, Op};
 use crate::code::Code;
 use crate::health::Health;
+use crate::state::State;
 use lb_common::abi::backend::Control;
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::vip::VipEntry;
@@ -237,11 +238,54 @@ fn full_tables_are_named_and_what_runs_goes_on() {
     let other = |(old, new): (&Slot, &Slot)| old.current() != new.current() && new.current() != 0;
     assert!(before.iter().zip(slots(&node)).filter(|pair| other(*pair)).count() < 100);
     assert_eq!(count(&node, |slot| slot.current() == 0), 0);
+    // Even then nothing goes on to name a backend that is gone, or its row would never be free.
+    let gone = node.row("b2");
+    node.accept(r#"{"kind":"backend_remove","vip":"web","name":"b2"}"#);
+    node.settle();
+    assert_eq!(count(&node, |slot| slot.current() == gone), 0);
     node.sweep(|_| false);
-    node.plan();
     let plan = node.plan();
     node.carry_out(&plan.ops);
     assert!(node.settle().problems.is_empty());
+    node.assert_as_desired();
+}
+
+#[test]
+fn a_sweep_that_begins_while_slots_name_the_dead_proves_nothing() {
+    let mut node = Node::up(world(&THREE));
+    let row = node.row("b1");
+    node.accept(r#"{"kind":"backend_remove","vip":"web","name":"b1"}"#);
+    let plan = node.plan();
+    let dead = position(&plan.ops, |op| matches!(op, Op::SetControl { .. }));
+    node.carry_out(&plan.ops[..=dead]);
+    node.sweep(|_| false);
+    node.settle();
+    assert!(node.memory.actual.backends.contains_key(&row));
+    node.sweep(|_| false);
+    node.settle();
+    assert!(!node.memory.actual.backends.contains_key(&row));
+}
+
+#[test]
+fn maps_of_another_log_lend_neither_rows_nor_health() {
+    let old = Node::up(world(&THREE));
+    let mut state = State::default();
+    accept(
+        &mut state,
+        r#"{"kind":"vip_add","name":"new","address":"203.0.113.99","port":443,"table_size":251,
+            "backend":[{"name":"x","address":"10.9.9.9"}]}"#,
+    );
+    let mut node = Node { state, ..old };
+    node.restart();
+    node.observed.ways.clear();
+    assert_eq!(node.observed.health, [].into());
+    node.settle();
+    let [vip] = node.memory.actual.vips.values().collect::<Vec<_>>()[..] else { panic!("one vip") };
+    assert_eq!((vip.key.port, vip.extent), (443, (251, 251)));
+    node.sweep(|_| false);
+    node.settle();
+    let backends: Vec<_> = node.memory.actual.backends.values().map(|backend| backend.address).collect();
+    assert_eq!(backends, [std::net::IpAddr::from([10, 9, 9, 9])]);
 }
 
 #[test]
