@@ -14,6 +14,7 @@ pub mod dataplane;
 pub mod engine;
 pub mod journal;
 pub mod metrics;
+pub mod neighbour;
 mod netlink;
 pub mod probe;
 pub mod problem;

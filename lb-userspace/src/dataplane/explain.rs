@@ -9,7 +9,7 @@ use lb_common::addr::Mac;
 use lb_common::datapath::Verdict;
 use lb_common::datapath::connection::MovedOnly;
 use lb_common::datapath::host::HostFrame;
-use lb_common::datapath::pipeline::{self, Choice, Trail};
+use lb_common::datapath::pipeline::{self, Choice, Trail, Walk};
 use lb_common::datapath::tables::NO_ROW;
 use lb_control::code::Code;
 
@@ -24,10 +24,10 @@ use super::{
 /// Runs a frame through the path; returns the verdict, what the path found, and the frame as it left.
 pub(super) fn run(store: &Store, now_ns: u64, ingress: u32, frame: &[u8]) -> (Verdict, Trail, Vec<u8>) {
     let mut packet = HostFrame::new(frame);
-    let mut trail = Trail::new();
+    let mut walk = Walk::default();
     let overlay = Overlay::new(store, now_ns, ingress);
-    let verdict = pipeline::run::<_, _, MovedOnly>(&mut packet, &overlay, &mut trail);
-    (verdict, trail, packet.bytes().to_vec())
+    let verdict = pipeline::run::<_, _, MovedOnly>(&mut packet, &overlay, &mut walk);
+    (verdict, walk.trail, packet.bytes().to_vec())
 }
 
 /// Answers a question.

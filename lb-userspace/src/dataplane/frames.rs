@@ -95,6 +95,7 @@ mod tests {
     use super::*;
     use lb_common::datapath::host::HostFrame;
     use lb_common::datapath::parse::parse;
+    use lb_common::datapath::pipeline::Walk;
 
     #[test]
     fn frames_are_what_the_path_takes_them_for() {
@@ -103,7 +104,9 @@ mod tests {
         for [client, vip] in [v4, v6].map(|pair| pair.map(|text| text.parse::<SocketAddr>().unwrap())) {
             for packet in [QuestionPacket::TcpSyn, QuestionPacket::TcpEstablished, QuestionPacket::Udp] {
                 let bytes = frame(client, vip, packet, SOMEONE).unwrap();
-                let parsed = parse(&HostFrame::new(&bytes)).unwrap();
+                let mut walk = Walk::default();
+                parse(&HostFrame::new(&bytes), &mut walk.parsed).unwrap();
+                let parsed = walk.parsed;
                 assert_eq!((parsed.flow.src.ip(), parsed.flow.dst.ip()), (client.ip(), vip.ip()));
                 assert_eq!((parsed.flow.src_port.host(), parsed.flow.dst_port.host()), (40_001, 80));
                 assert_eq!(parsed.is_syn(), packet == QuestionPacket::TcpSyn);
