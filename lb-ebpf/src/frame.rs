@@ -6,16 +6,10 @@ use bytemuck::Pod;
 use lb_common::datapath::packet::{OFFSET_MAX, Packet};
 
 /// A frame in the kernel. Views cover its first, linear part, which holds every header.
-pub struct Frame(XdpContext);
+pub struct Frame(pub XdpContext);
 
 impl Frame {
-    /// The frame of a context.
-    #[inline(always)]
-    pub fn new(context: XdpContext) -> Self {
-        Self(context)
-    }
     /// Interface index that it came in by.
-    #[inline(always)]
     pub fn ifindex(&self) -> u32 {
         // SAFETY: the kernel hands a valid context to the program.
         unsafe { (*self.0.ctx).ingress_ifindex }

@@ -54,13 +54,13 @@ pub fn notes() -> Option<&'static mut Walk> {
     LB_WALK.get_ptr_mut(0).map(|walk| unsafe { &mut *walk })
 }
 
-/// Secret key of the flow hash. Set at load.
+/// Secret key of the flow hash. Set at load, as are the others.
 #[unsafe(no_mangle)]
 pub static LB_HASH_KEY: [u64; 2] = [0; 2];
-/// Buckets of the flow table less one. Set at load.
+/// Buckets of the flow table less one.
 #[unsafe(no_mangle)]
 pub static LB_FLOW_MASK: u32 = lb_common::limits::FLOW_BUCKETS - 1;
-/// Rows of the NAT table. Set at load.
+/// Rows of the NAT table.
 #[unsafe(no_mangle)]
 pub static LB_NAT_ROWS: u32 = abi::NAT.capacity;
 /// The time, nanoseconds, if it is not 0: tests that compare with the host stop the clock.

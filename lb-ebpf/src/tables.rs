@@ -1,8 +1,9 @@
 //! The table adapter: BPF maps as `lb_common`'s `Tables`.
 
-use crate::frame::Frame;
 use crate::maps::*;
+use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use lb_common::abi::{backend::BackendRow, config::ConfigRow, counter::Counter, counter::Meter};
 use lb_common::abi::{egress::EgressRow, flow::FlowBucket, nat::NatRow, source::SourceRow};
 use lb_common::abi::{vip::VipEntry, vip::VipKey, vip::VipRow, word::Word};
@@ -11,17 +12,13 @@ use lb_common::datapath::tables::Tables;
 use lb_common::hash::HashKey;
 use lb_common::reason::Reason;
 
-/// The tables as a packet sees them that came in by one device.
-pub struct Maps {
-    ingress: u32,
-}
+/// The tables as a packet sees them that came in by the device of this interface index.
+pub struct Maps(pub u32);
 
-impl Maps {
-    /// The tables for a frame.
-    #[inline(always)]
-    pub fn of(frame: &Frame) -> Self {
-        Self { ingress: frame.ifindex() }
-    }
+#[inline(always)]
+fn find<K, const N: usize>(map: &HashMap<K, u32, N>, key: &K) -> Option<u32> {
+    // SAFETY: an aligned u32, read at once; a row that it names repeats the key.
+    unsafe { map.get(key) }.copied()
 }
 
 #[inline(always)]
@@ -34,7 +31,38 @@ fn add(counter: Option<*mut Counter>, bytes: u64) {
     }
 }
 
+/// One line a question.
+macro_rules! answers {
+    ($($name:ident($($argument:ident: $of:ty)?) -> $to:ty = $answer:expr;)*) => {
+        $(#[inline(always)]
+        fn $name(&self $(, $argument: $of)?) -> $to {
+            $answer
+        })*
+    };
+}
+
 impl Tables for Maps {
+    answers! {
+        hash_key() -> HashKey = HashKey(global(&LB_HASH_KEY));
+        flow_mask() -> u32 = global(&LB_FLOW_MASK);
+        nat_rows() -> u32 = global(&LB_NAT_ROWS);
+        config() -> Option<&ConfigRow> = LB_CONFIG.get(0);
+        vip_entry(key: &VipKey) -> Option<VipEntry> = find(&LB_VIP_KEYS, key).map(VipEntry);
+        vip(row: u32) -> Option<&VipRow> = LB_VIPS.get(row);
+        slot(index: u32) -> Option<&Word> = LB_SLOTS.get(index);
+        backend(row: u32) -> Option<&BackendRow> = LB_BACKENDS.get(row);
+        egress(row: u32) -> Option<&EgressRow> = LB_EGRESS.get(row);
+        port(ifindex: u32) -> Option<u16> = find(&LB_PORTS, &ifindex).map(|row| row as u16);
+        source(number: u32) -> Option<&SourceRow> = LB_SOURCES.get(number);
+        flows(bucket: u32) -> Option<&FlowBucket> = LB_FLOWS.get(bucket);
+        nat(row: u32) -> Option<&NatRow> = LB_NAT.get(row);
+        decap_peer(addr: &Addr) -> bool = find(&LB_DECAP_PEERS, addr).is_some();
+        decap_vip(addr: &Addr) -> bool = find(&LB_DECAP_VIPS, addr).is_some();
+    }
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        self.0
+    }
     #[inline(always)]
     fn now_ns(&self) -> u64 {
         match global(&LB_FIXED_NOW_NS) {
@@ -44,84 +72,10 @@ impl Tables for Maps {
         }
     }
     #[inline(always)]
-    fn hash_key(&self) -> HashKey {
-        HashKey(global(&LB_HASH_KEY))
-    }
-    #[inline(always)]
-    fn flow_mask(&self) -> u32 {
-        global(&LB_FLOW_MASK)
-    }
-    #[inline(always)]
-    fn ingress_ifindex(&self) -> u32 {
-        self.ingress
-    }
-    #[inline(always)]
-    fn config(&self) -> Option<&ConfigRow> {
-        LB_CONFIG.get(0)
-    }
-    #[inline(always)]
-    fn vip_entry(&self, key: &VipKey) -> Option<VipEntry> {
-        // SAFETY: an aligned u32, read at once; the row that it names repeats the key.
-        unsafe { LB_VIP_KEYS.get(key) }.map(|entry| VipEntry(*entry))
-    }
-    #[inline(always)]
-    fn vip(&self, row: u32) -> Option<&VipRow> {
-        LB_VIPS.get(row)
-    }
-    #[inline(always)]
-    fn slot(&self, index: u32) -> Option<&Word> {
-        LB_SLOTS.get(index)
-    }
-    #[inline(always)]
-    fn backend(&self, row: u32) -> Option<&BackendRow> {
-        LB_BACKENDS.get(row)
-    }
-    #[inline(always)]
-    fn egress(&self, row: u32) -> Option<&EgressRow> {
-        LB_EGRESS.get(row)
-    }
-    #[inline(always)]
-    fn port(&self, ifindex: u32) -> Option<u16> {
-        // SAFETY: an aligned u32, read at once.
-        unsafe { LB_PORTS.get(&ifindex) }.map(|row| *row as u16)
-    }
-    #[inline(always)]
-    fn source(&self, number: u32) -> Option<&SourceRow> {
-        LB_SOURCES.get(number)
-    }
-    #[inline(always)]
-    fn flows(&self, bucket: u32) -> Option<&FlowBucket> {
-        LB_FLOWS.get(bucket)
-    }
-    #[inline(always)]
-    fn nat(&self, row: u32) -> Option<&NatRow> {
-        LB_NAT.get(row)
-    }
-    #[inline(always)]
-    fn nat_rows(&self) -> u32 {
-        global(&LB_NAT_ROWS)
-    }
-    #[inline(always)]
-    fn decap_peer(&self, addr: &Addr) -> bool {
-        // SAFETY: only whether there is an element matters.
-        unsafe { LB_DECAP_PEERS.get(addr) }.is_some()
-    }
-    #[inline(always)]
-    fn decap_vip(&self, addr: &Addr) -> bool {
-        // SAFETY: only whether there is an element matters.
-        unsafe { LB_DECAP_VIPS.get(addr) }.is_some()
-    }
-    #[inline(always)]
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
+        const SEQ_CST: AtomicOrdering = AtomicOrdering::SeqCst;
         // SAFETY: a valid, aligned word that all CPUs only touch atomically.
-        let (_, swapped) = unsafe {
-            core::intrinsics::atomic_cxchg::<
-                u64,
-                { core::intrinsics::AtomicOrdering::SeqCst },
-                { core::intrinsics::AtomicOrdering::SeqCst },
-            >(word.as_ptr(), old, new)
-        };
-        swapped
+        unsafe { atomic_cxchg::<u64, SEQ_CST, SEQ_CST>(word.as_ptr(), old, new).1 }
     }
     #[inline(always)]
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {
