@@ -12,31 +12,53 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use std::net::IpAddr;
 
-fn name() -> impl Strategy<Value = String> {
-    const NAMES: [&str; 6] = ["a", "b", "c", "d", "web", "Bad name"];
-    select(&NAMES[..]).prop_map(str::to_string)
+/// Now and then a value that is never accepted.
+fn mostly<T: std::fmt::Debug>(
+    good: impl Strategy<Value = T> + 'static,
+    bad: impl Strategy<Value = T> + 'static,
+) -> impl Strategy<Value = T> {
+    prop_oneof![60 => good, 1 => bad]
+}
+
+fn one_of(names: &'static [&'static str]) -> impl Strategy<Value = String> {
+    mostly(select(names).prop_map(str::to_string), Just("Bad name".to_string()))
+}
+
+fn vip_name() -> impl Strategy<Value = String> {
+    one_of(&["web", "dns", "mail", "all"])
+}
+
+fn backend_name() -> impl Strategy<Value = String> {
+    one_of(&["b1", "b2", "b3", "b4", "b5", "b6"])
 }
 
 fn tenant() -> impl Strategy<Value = String> {
-    select(&["default", "default", "default", "red", "blue"][..]).prop_map(str::to_string)
+    select(&["default", "default", "default", "default", "default", "red"][..]).prop_map(str::to_string)
+}
+
+fn address(texts: &'static [&'static str]) -> impl Strategy<Value = IpAddr> {
+    select(texts).prop_map(|text| text.parse().unwrap())
 }
 
 fn vip_address() -> impl Strategy<Value = IpAddr> {
-    const ADDRESSES: [&str; 6] =
-        ["203.0.113.1", "203.0.113.2", "2001:db8::1", "::ffff:203.0.113.1", "127.0.0.1", "10.0.0.1"];
-    select(&ADDRESSES[..]).prop_map(|text| text.parse().unwrap())
+    const GOOD: &[&str] = &["203.0.113.1", "203.0.113.2", "203.0.113.3", "203.0.113.4", "::ffff:203.0.113.1"];
+    prop_oneof![
+        20 => address(GOOD),
+        2 => address(&["2001:db8::1"]),
+        1 => address(&["127.0.0.1", "10.0.0.1"]),
+    ]
 }
 
 fn backend_address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
-        12 => (1u8..12).prop_map(|last| IpAddr::from([10, 0, 0, last])),
-        3 => (1u16..4).prop_map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])),
+        30 => (1u8..60).prop_map(|last| IpAddr::from([10, 0, 0, last])),
+        2 => (1u16..4).prop_map(|last| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, last])),
         1 => vip_address(),
     ]
 }
 
 fn port() -> impl Strategy<Value = u16> {
-    select(&[0, 80, 80, 80, 443][..])
+    select(&[80, 80, 80, 443, 0][..])
 }
 
 fn mode() -> impl Strategy<Value = Mode> {
@@ -48,7 +70,7 @@ fn tracking() -> impl Strategy<Value = Tracking> {
 }
 
 fn weight() -> impl Strategy<Value = u32> {
-    select(&[0, 1, 50, 100, 100, 65_535, 65_536][..])
+    mostly(select(&[0, 1, 50, 100, 100, 65_535][..]), Just(65_536))
 }
 
 fn intent() -> impl Strategy<Value = Intent> {
@@ -57,24 +79,25 @@ fn intent() -> impl Strategy<Value = Intent> {
 
 fn probe() -> impl Strategy<Value = ProbeWish> {
     let kind = select(&[ProbeKind::None, ProbeKind::Tcp][..]);
-    (weighted(0.5, kind), weighted(0.2, 0u32..5_000), weighted(0.2, 0u8..5), weighted(0.3, port())).prop_map(
-        |(kind, interval_ms, fall, port)| ProbeWish { kind, interval_ms, fall, port, ..ProbeWish::default() },
-    )
+    let range = (mostly(50u32..5_000, Just(0)), mostly(1u8..5, Just(0)));
+    (weighted(0.5, kind), range, weighted(0.3, port())).prop_map(|(kind, (interval_ms, fall), port)| {
+        ProbeWish { kind, interval_ms: Some(interval_ms), fall: Some(fall), port, ..ProbeWish::default() }
+    })
 }
 
 fn table_size() -> impl Strategy<Value = u32> {
-    select(&[251, 251, 257, 1_009, 65_536][..])
+    mostly(select(&[251, 251, 257, 1_009][..]), Just(65_536))
 }
 
 fn backend_spec() -> impl Strategy<Value = BackendSpec> {
-    (name(), backend_address(), weighted(0.3, port()), weight(), intent())
+    (backend_name(), backend_address(), weighted(0.05, port()), weight(), intent())
         .prop_map(|(name, address, port, weight, intent)| BackendSpec { name, address, port, weight, intent })
 }
 
 fn vip_spec() -> impl Strategy<Value = VipSpec> {
-    let who = (name(), tenant(), vip_address(), port(), any::<bool>());
-    let how =
-        (mode(), weighted(0.2, tracking()), 0u32..1_000, weighted(0.5, probe()), weighted(0.8, table_size()));
+    let who = (vip_name(), tenant(), vip_address(), port(), any::<bool>());
+    let window_s = mostly(1u32..1_000, Just(0));
+    let how = (mode(), weighted(0.1, tracking()), window_s, weighted(0.2, probe()), table_size());
     (who, how, proptest::collection::vec(backend_spec(), 0..4)).prop_map(|(who, how, backends)| {
         let protocol = if who.4 { Protocol::Tcp } else { Protocol::Udp };
         VipSpec {
@@ -83,7 +106,7 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
             tracking: how.1,
             window_s: Some(how.2),
             probe: how.3,
-            table_size: Some(how.4.unwrap_or(251)),
+            table_size: Some(how.4),
             backends,
             ..VipSpec::new(who.0, who.2, who.3, protocol)
         }
@@ -92,8 +115,8 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
 
 fn vip_set() -> impl Strategy<Value = VipSet> {
     let flags = (any::<bool>(), weighted(0.3, any::<bool>()));
-    (name(), weighted(0.3, mode()), weighted(0.3, tracking()), weighted(0.3, table_size()), flags).prop_map(
-        |(name, mode, tracking, table_size, (allow_disruption, udp_stateless))| VipSet {
+    (vip_name(), weighted(0.1, mode()), weighted(0.3, tracking()), weighted(0.1, table_size()), flags)
+        .prop_map(|(name, mode, tracking, table_size, (allow_disruption, udp_stateless))| VipSet {
             name,
             mode,
             tracking,
@@ -101,12 +124,11 @@ fn vip_set() -> impl Strategy<Value = VipSet> {
             udp_stateless,
             allow_disruption,
             ..VipSet::default()
-        },
-    )
+        })
 }
 
 fn backend_set() -> impl Strategy<Value = BackendSet> {
-    (name(), name(), weighted(0.5, weight()), weighted(0.5, intent()), any::<bool>()).prop_map(
+    (vip_name(), backend_name(), weighted(0.5, weight()), weighted(0.5, intent()), any::<bool>()).prop_map(
         |(vip, name, weight, intent, allow_disruption)| BackendSet {
             vip,
             name,
@@ -129,14 +151,15 @@ fn apply() -> impl Strategy<Value = Apply> {
 
 /// Any command.
 pub(crate) fn any_command() -> impl Strategy<Value = Command> {
-    let backend_add = (name(), backend_spec()).prop_map(|(vip, spec)| {
+    let backend_add = (vip_name(), backend_spec()).prop_map(|(vip, spec)| {
         let BackendSpec { name, address, port, weight, intent } = spec;
         Command::BackendAdd(BackendAdd { vip, name, address, port, weight, intent })
     });
-    let backend_remove = (name(), name(), any::<bool>()).prop_map(|(vip, name, allow_disruption)| {
-        Command::BackendRemove(BackendRemove { vip, name, allow_disruption })
-    });
-    let vip_remove = (name(), any::<bool>())
+    let backend_remove =
+        (vip_name(), backend_name(), any::<bool>()).prop_map(|(vip, name, allow_disruption)| {
+            Command::BackendRemove(BackendRemove { vip, name, allow_disruption })
+        });
+    let vip_remove = (vip_name(), any::<bool>())
         .prop_map(|(name, allow_disruption)| Command::VipRemove(VipRemove { name, allow_disruption }));
     prop_oneof![
         1 => tenant().prop_map(|name| Command::TenantAdd(TenantSpec { name })),
@@ -144,7 +167,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         5 => vip_spec().prop_map(Command::VipAdd),
         2 => vip_set().prop_map(Command::VipSet),
         1 => vip_remove,
-        8 => backend_add,
+        12 => backend_add,
         6 => backend_set().prop_map(Command::BackendSet),
         3 => backend_remove,
         1 => any::<bool>().prop_map(|on| Command::BypassSet(BypassSet { on })),

@@ -3,8 +3,7 @@
 
 use crate::command::Command;
 use crate::health::Health;
-use crate::plan::testing::{Node, way};
-use crate::state::State;
+use crate::plan::testing::{Node, way, world};
 use crate::testing::any_command;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -14,6 +13,8 @@ use std::collections::BTreeSet;
 enum Step {
     Command(Command),
     Health(usize, Health),
+    /// Every backend answers, over the first device.
+    AllUp,
     Way(usize, u32, Option<u8>),
     NoWay(usize),
     Time(u32),
@@ -26,7 +27,8 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     let health = prop_oneof![1 => Just(Health::Unknown), 4 => Just(Health::Up), 2 => Just(Health::Down)];
     prop_oneof![
-        6 => any_command().prop_map(Step::Command),
+        14 => any_command().prop_map(Step::Command),
+        2 => Just(Step::AllUp),
         6 => (any::<usize>(), health).prop_map(|(which, health)| Step::Health(which, health)),
         2 => (any::<usize>(), 1u32..6, any::<Option<u8>>()).prop_map(|(which, dev, mac)| Step::Way(which, dev, mac)),
         1 => any::<usize>().prop_map(Step::NoWay),
@@ -43,6 +45,10 @@ fn take(node: &mut Node, step: Step) {
         Step::Command(command) => drop(node.command(&command)),
         Step::Health(which, health) => {
             pick(which).map(|id| node.observed.health.insert(id, health));
+        }
+        Step::AllUp => {
+            node.observed.health.extend(ids.iter().map(|id| (*id, Health::Up)));
+            node.observed.ways.extend(ids.iter().map(|id| (*id, way(1, Some(id.0 as u8)))));
         }
         Step::Way(which, device, mac) => {
             pick(which).map(|id| node.observed.ways.insert(id, way(device, mac)));
@@ -75,8 +81,8 @@ fn catch_up(node: &mut Node) {
 
 proptest! {
     #[test]
-    fn every_prefix_of_every_plan_is_safe(steps in proptest::collection::vec((any_step(), any::<bool>()), 1..60)) {
-        let mut node = Node::new(State::default());
+    fn every_prefix_of_every_plan_is_safe(steps in proptest::collection::vec((any_step(), any::<bool>()), 1..120)) {
+        let mut node = Node::new(world(&["10.0.0.1", "10.0.0.2"]));
         for (step, pass) in steps {
             take(&mut node, step);
             if pass {
