@@ -38,11 +38,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut total = Tally::default();
     for binary in binaries()? {
         println!("== {}", binary.name);
-        total.add(&watch(&mut binary.command(&args.rest, &skips))?);
+        total.add(watch(&mut binary.command(&args.rest, &skips))?.within(&binary.name));
     }
     if args.rest.is_empty() {
         println!("== examples in the documentation");
-        total.add(&watch(process::cargo().args([
+        total.add(watch(process::cargo().args([
             "test",
             "--quiet",
             "--workspace",
@@ -55,6 +55,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         println!("{line}");
     }
     total.take_skips(reported.lines().count(), std::env::var("CI").is_ok_and(|ci| ci == "true"));
+    for failure in &total.failures {
+        println!("failed: {failure}");
+    }
     println!("{total}");
     if total.failed > 0 {
         std::process::exit(1);
@@ -152,7 +155,7 @@ fn watch(command: &mut Command) -> Result<Tally> {
         match lines.recv_timeout(POLL) {
             Ok(line) => {
                 println!("{line}");
-                tally.add(&Tally::of_line(&line).unwrap_or_default());
+                tally.add(Tally::of_line(&line).unwrap_or_default());
             }
             Err(RecvTimeoutError::Disconnected) => break child.wait().context("wait for a test")?,
             Err(RecvTimeoutError::Timeout) => {
@@ -163,7 +166,7 @@ fn watch(command: &mut Command) -> Result<Tally> {
         }
     };
     if !status.success() && tally.failed == 0 {
-        println!("ended without a result ({status})");
+        tally.failures.push(format!("ended without a result ({status})"));
         tally.failed = 1;
     }
     Ok(tally)
@@ -184,28 +187,46 @@ fn lines_of(child: &mut Child) -> Result<Receiver<String>> {
 }
 
 /// Numbers of tests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: usize,
     failed: usize,
     skipped: usize,
+    /// Names of those that failed, as far as they were told.
+    failures: Vec<String>,
 }
 
 impl Tally {
-    fn add(&mut self, other: &Tally) {
+    fn add(&mut self, other: Tally) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        self.failures.extend(other.failures);
     }
 
-    /// Reads libtest's `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    /// The same with the names of failures under the name of their binary.
+    fn within(mut self, binary: &str) -> Tally {
+        self.failures.iter_mut().for_each(|failure| *failure = format!("{binary}: {failure}"));
+        self
+    }
+
+    /// Reads libtest's `test NAME ... FAILED` and `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
     fn of_line(line: &str) -> Option<Tally> {
-        let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let line = line.strip_prefix("test ")?;
+        if let Some(name) = line.strip_suffix(" ... FAILED") {
+            return Some(Tally { failures: vec![name.to_owned()], ..Tally::default() });
+        }
+        let (_, counts) = line.strip_prefix("result: ")?.split_once(". ")?;
         let count = |word: &str| {
             let part = counts.split("; ").find_map(|part| part.strip_suffix(word));
             part.and_then(|number| number.trim().parse().ok()).unwrap_or(0)
         };
-        Some(Tally { passed: count("passed"), failed: count("failed"), skipped: count("ignored") })
+        Some(Tally {
+            passed: count("passed"),
+            failed: count("failed"),
+            skipped: count("ignored"),
+            failures: vec![],
+        })
     }
 
     /// libtest knows no skipping at run time: it counted these as passed.
@@ -225,17 +246,25 @@ impl fmt::Display for Tally {
 mod tests {
     use super::*;
 
+    fn shell(script: &str) -> Tally {
+        watch(Command::new("sh").args(["-c", script])).unwrap()
+    }
+
     #[test]
-    fn a_result_line_is_counted() {
-        let line = "test result: FAILED. 12 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s";
-        assert_eq!(Tally::of_line(line), Some(Tally { passed: 12, failed: 2, skipped: 1 }));
-        assert_eq!(Tally::of_line("test golden ... ok"), None);
+    fn results_are_counted_and_failures_named() {
+        let tally = shell(
+            "echo 'test a ... ok'; echo 'test b ... FAILED'; echo 'test c ... ignored'
+             echo 'test result: FAILED. 12 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 1s'
+             exit 101",
+        );
+        assert_eq!(tally.to_string(), "12 passed, 1 failed, 1 skipped");
+        assert_eq!(tally.within("lb").failures, ["lb: b"]);
     }
 
     #[test]
     fn skips_are_not_passes_and_fail_in_ci() {
-        let mut here = Tally { passed: 5, failed: 0, skipped: 1 };
-        let mut ci = here;
+        let mut here = Tally { passed: 5, skipped: 1, ..Tally::default() };
+        let mut ci = here.clone();
         here.take_skips(2, false);
         ci.take_skips(2, true);
         assert_eq!(here.to_string(), "3 passed, 0 failed, 3 skipped");
@@ -244,17 +273,14 @@ mod tests {
 
     #[test]
     fn a_program_that_dies_counts_as_failed() {
-        let died =
-            watch(Command::new("sh").args(["-c", "echo 'test result: ok. 1 passed; 0 failed'; kill -9 $$"]));
-        assert_eq!(died.unwrap(), Tally { passed: 1, failed: 1, skipped: 0 });
+        let died = shell("echo 'test result: ok. 1 passed; 0 failed'; kill -9 $$");
+        assert_eq!((died.passed, died.failed, died.failures.len()), (1, 1, 1));
     }
 
     #[test]
     fn a_process_left_behind_does_not_hold_us() {
         let start = std::time::Instant::now();
-        let tally =
-            watch(Command::new("sh").args(["-c", "sleep 20 & echo 'test result: ok. 1 passed; 0 failed'"]));
-        assert_eq!(tally.unwrap().passed, 1);
+        assert_eq!(shell("sleep 20 & echo 'test result: ok. 1 passed; 0 failed'").passed, 1);
         assert!(start.elapsed() < Duration::from_secs(10));
     }
 
