@@ -27,7 +27,8 @@ pub fn served(text: &str) -> Result<Served, Problem> {
         (address, Some(port)) => Ok(Served { address, port, protocol }),
         (address, None) => {
             let example = SocketAddr::new(address, 80);
-            let message = format!("`{text}` has no port: a vip is ADDRESS:PORT/PROTOCOL, such as {example}/tcp");
+            let message =
+                format!("`{text}` has no port: a vip is ADDRESS:PORT/PROTOCOL, such as {example}/tcp");
             Err(Problem::new(Code::BadAddress, message).at(text))
         }
     }
@@ -62,7 +63,8 @@ pub fn backend(text: &str) -> Result<(String, String), Problem> {
         Some((vip, name)) if !vip.is_empty() && !name.is_empty() && !name.contains('/') => {
             Ok((vip.to_owned(), name.to_owned()))
         }
-        _ => Err(Problem::new(Code::BadTarget, format!("`{text}` does not name a backend as VIP/BACKEND")).at(text)),
+        _ => Err(Problem::new(Code::BadTarget, format!("`{text}` does not name a backend as VIP/BACKEND"))
+            .at(text)),
     }
 }
 

@@ -15,9 +15,9 @@ use lb_common::reason::{Class, Reason};
 use lb_control::health::Health;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use crate::api::Node;
@@ -64,7 +64,12 @@ struct Scraped {
 
 impl Collector for Scraped {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        traffic(&mut encoder, "reason", "by verdict's reason; every packet is under exactly one", self.reasons())?;
+        traffic(
+            &mut encoder,
+            "reason",
+            "by verdict's reason; every packet is under exactly one",
+            self.reasons(),
+        )?;
         traffic(&mut encoder, "vip", "to a vip", self.vips())?;
         traffic(&mut encoder, "backend", "to a backend", self.backends())?;
         traffic(&mut encoder, "tenant", "to a tenant's vips", self.tenants())?;
@@ -121,10 +126,11 @@ impl Scraped {
         let rows = self.standing.actual.iter().flat_map(|actual| &actual.backends);
         let by_id: BTreeMap<_, _> =
             rows.filter_map(|(row, one)| Some((one.id, *self.counters.backends.get(row)?))).collect();
-        let labelled = |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
-            let counter = by_id.get(&backend.id).copied().unwrap_or_default();
-            (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], counter)
-        };
+        let labelled =
+            |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
+                let counter = by_id.get(&backend.id).copied().unwrap_or_default();
+                (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], counter)
+            };
         self.state.backends().map(labelled).collect()
     }
 

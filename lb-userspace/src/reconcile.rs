@@ -250,7 +250,11 @@ fn drifted(ops: &[Op]) -> u64 {
     let own = |op: &&Op| {
         !matches!(
             op,
-            Op::Barrier | Op::FreeVip { .. } | Op::FreeBackend { .. } | Op::FreeEgress { .. } | Op::FreeSource { .. }
+            Op::Barrier
+                | Op::FreeVip { .. }
+                | Op::FreeBackend { .. }
+                | Op::FreeEgress { .. }
+                | Op::FreeSource { .. }
         )
     };
     ops.iter().filter(own).count() as u64

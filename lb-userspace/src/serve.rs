@@ -102,7 +102,8 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let state = State::replay(records.iter().flat_map(|record| &record.events));
     let mut notes = Vec::new();
     if cut_bytes > 0 {
-        let note = format!("the journal ended in {cut_bytes} bytes of an unfinished record; they were cut off");
+        let note =
+            format!("the journal ended in {cut_bytes} bytes of an unfinished record; they were cut off");
         tracing::warn!("{note}");
         notes.push(note);
     }
@@ -138,7 +139,9 @@ fn no_ways() -> watch::Receiver<Ways> {
 /// The state directory, made if it is not there, for this daemon alone.
 fn hold(state_dir: &Path) -> Result<DirectoryLock, Problem> {
     let made = DirBuilder::new().recursive(true).mode(0o750).create(state_dir);
-    made.map_err(|error| Problem::new(Code::StateDir, format!("cannot make {}: {error}", state_dir.display())))?;
+    made.map_err(|error| {
+        Problem::new(Code::StateDir, format!("cannot make {}: {error}", state_dir.display()))
+    })?;
     DirectoryLock::take(state_dir).map_err(|error| match error {
         LockError::Held { .. } => Problem::new(Code::StateHeld, error.to_string()),
         LockError::Io { .. } => Problem::new(Code::StateDir, error.to_string()),
@@ -165,7 +168,8 @@ async fn apply_first(node: &Node, path: &Path) -> Result<(), Problem> {
 }
 
 async fn told_to_end() -> Result<(), Problem> {
-    let listen = |kind| signal(kind).map_err(|error| Problem::bug(format!("cannot watch for signals: {error}")));
+    let listen =
+        |kind| signal(kind).map_err(|error| Problem::bug(format!("cannot watch for signals: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     tokio::select! {
         _ = terminate.recv() => {}

@@ -88,23 +88,20 @@ impl Client {
     fn unreachable(&self, error: &std::io::Error) -> Problem {
         let socket = self.socket.display();
         match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => Problem::new(
-                Code::NoDaemon,
-                format!("no daemon answers on {socket}"),
-            ),
-            ErrorKind::PermissionDenied => Problem::new(
-                Code::NoPermission,
-                format!("this user may not use {socket}"),
-            ),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+                Problem::new(Code::NoDaemon, format!("no daemon answers on {socket}"))
+            }
+            ErrorKind::PermissionDenied => {
+                Problem::new(Code::NoPermission, format!("this user may not use {socket}"))
+            }
             _ => Problem::new(Code::NoDaemon, format!("cannot connect to {socket}: {error}")),
         }
     }
 }
 
 fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        Problem::new(Code::NoAnswer, format!("the daemon's answer cannot be read: {error}"))
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| Problem::new(Code::NoAnswer, format!("the daemon's answer cannot be read: {error}")))
 }
 
 /// The problem in an answer that is none.

@@ -54,7 +54,12 @@ pub(super) async fn plan(
     body: Bytes,
 ) -> Result<Json<CommandView>, Problem> {
     let document = parsed::<Apply>(&body)?;
-    run(node, actor, Command::Apply(Apply { allow_disruption: true, ..document }), true).await
+    let (engine, asked) = (node.engine.clone(), Command::Apply(document.clone()));
+    let refused = blocking(move || engine.rehearse(&asked)).await?.err();
+    let disruption = refused.filter(|problem| problem.is(Code::Disruption));
+    let allowed = Command::Apply(Apply { allow_disruption: true, ..document });
+    let Json(view) = run(node, actor, allowed, true).await?;
+    Ok(Json(CommandView { disruption, ..view }))
 }
 
 async fn run(
@@ -97,6 +102,7 @@ fn view(
         undo: undo(&accepted.before, &accepted.events),
         applied: !dry_run && pending.is_empty(),
         pending,
+        disruption: None,
     })
 }
 

@@ -139,9 +139,10 @@ async fn whole_body(request: Request, next: Next) -> Response {
     let limit = if whole { APPLY_BODY_MAX } else { BODY_MAX };
     match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
-        Ok(Err(_)) => {
-            Problem::new(Code::BodyTooLarge, format!("the request's body is over {limit} bytes")).into_response()
+        Ok(Err(_)) => Problem::new(Code::BodyTooLarge, format!("the request's body is over {limit} bytes"))
+            .into_response(),
+        Err(_) => {
+            Problem::new(Code::BodyTimeout, "the request's body did not arrive in time").into_response()
         }
-        Err(_) => Problem::new(Code::BodyTimeout, "the request's body did not arrive in time").into_response(),
     }
 }

@@ -83,7 +83,8 @@ fn target(state: &Intent, text: &str) -> Result<(SocketAddr, Option<Protocol>), 
     match address::host(text)? {
         (address, Some(port)) => Ok((SocketAddr::new(address, port), None)),
         (_, None) => {
-            Err(Problem::new(Code::BadAddress, format!("`{text}` has no port; a packet goes to one")).at("vip"))
+            Err(Problem::new(Code::BadAddress, format!("`{text}` has no port; a packet goes to one"))
+                .at("vip"))
         }
     }
 }
@@ -180,7 +181,8 @@ impl Names<'_> {
             vlans => format!(" with VLAN {vlans:?}"),
         };
         let (before, after) = explanation.bytes;
-        let size = if before == after { String::new() } else { format!(", {after} bytes instead of {before}") };
+        let size =
+            if before == after { String::new() } else { format!(", {after} bytes instead of {before}") };
         Some(format!("It leaves by {device}{vlans}; the next hop is {}{size}.", egress.next_hop))
     }
 

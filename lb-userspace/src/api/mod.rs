@@ -20,7 +20,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::routing::{get, post};
 
-pub use node::Node;
+pub use node::{Attach, Detach, Node};
 
 use crate::metrics;
 use crate::problem::{Code, Problem};

@@ -75,7 +75,8 @@ pub(super) async fn document(State(node): State<Arc<Node>>) -> Json<Document> {
 }
 
 fn drop_view(samples: &Samples, reason: Reason) -> DropView {
-    let of = |counters: &crate::dataplane::Counters| counters.reasons.get(&reason).copied().unwrap_or_default();
+    let of =
+        |counters: &crate::dataplane::Counters| counters.reasons.get(&reason).copied().unwrap_or_default();
     DropView {
         reason: reason.name().to_owned(),
         text: reason.text().to_owned(),

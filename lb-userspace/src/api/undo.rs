@@ -36,7 +36,8 @@ fn inverse(before: &State, change: &Change) -> Vec<String> {
             Some(was) => line(format!("lb backend {} {vip}/{backend}", verb(was.intent))),
             None => Vec::new(),
         },
-        Change::BackendRemoved { vip, backend } => match (before.vips.get(vip), before.backend(vip, backend)) {
+        Change::BackendRemoved { vip, backend } => match (before.vips.get(vip), before.backend(vip, backend))
+        {
             (Some(of), Some(was)) => backend_lines(vip, of, backend, was),
             _ => Vec::new(),
         },

@@ -1,8 +1,6 @@
 //! The answers to readers: names, not serials and rows; UTC; integers with their unit in the name. The shapes are
 //! public (docs/guide/api.md) and change only with [`super::SCHEMA`].
 
-use std::collections::BTreeMap;
-
 use lb_control::backend::Intent;
 use lb_control::health::Health;
 use lb_control::vip::{Mode, Tracking, VipSettings};
@@ -137,6 +135,10 @@ pub struct BackendView {
     pub way: WayView,
     /// Slots that send it new flows, their share of the table, 0 to 1.
     pub share: f64,
+    /// Slots within their window that send it the flows that began before.
+    pub former_slots: u32,
+    /// Whether it takes no new flows and none is left.
+    pub drained: bool,
     /// Flows that are remembered for it, as of the last sweep; flows of stable slots are not counted.
     pub tracked_flows: u64,
     /// Packets and bytes.
@@ -244,6 +246,9 @@ pub struct CommandView {
     pub applied: bool,
     /// Why not, if they have not.
     pub pending: Vec<Problem>,
+    /// A plan only: why `apply` would refuse it without `allow_disruption`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disruption: Option<Problem>,
 }
 
 /// What a change does.
@@ -324,9 +329,6 @@ pub struct AttachView {
     /// What may go wrong there.
     pub warnings: Vec<String>,
 }
-
-/// Rates of things by serial number, for the views.
-pub(super) type Traffic<K> = BTreeMap<K, TrafficView>;
 
 /// A word for a mode.
 pub fn mode_word(mode: Mode) -> &'static str {

@@ -71,7 +71,10 @@ impl Source {
             Ok(document) => Ok(Loaded { document, source: self, spans: walked.spans }),
             Err(error) => {
                 let message = error.to_string();
-                Err(Report::of_faults(self, vec![walk::Fault { code: Code::ConfigValue, message, span: 0..0 }]))
+                Err(Report::of_faults(
+                    self,
+                    vec![walk::Fault { code: Code::ConfigValue, message, span: 0..0 }],
+                ))
             }
         }
     }

@@ -14,28 +14,28 @@ use crate::suggest;
 
 /// A fault of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(super) struct Fault {
     /// What kind.
-    pub code: Code,
+    pub(super) code: Code,
     /// What is wrong, one sentence without a full stop.
-    pub message: String,
+    pub(super) message: String,
     /// Where, bytes of the text.
-    pub span: Range<usize>,
+    pub(super) span: Range<usize>,
 }
 
 /// What was read.
 #[derive(Debug, Default)]
-pub struct Walked {
+pub(super) struct Walked {
     /// The file as JSON, complete only if there are no faults.
-    pub value: Value,
+    pub(super) value: Value,
     /// Where the value of each field stands, by its path, such as `vip[2].backend[0].weight`.
-    pub spans: BTreeMap<String, Range<usize>>,
+    pub(super) spans: BTreeMap<String, Range<usize>>,
     /// What is wrong.
-    pub faults: Vec<Fault>,
+    pub(super) faults: Vec<Fault>,
 }
 
 /// Reads `text` along the schema.
-pub fn walk(text: &str) -> Walked {
+pub(super) fn walk(text: &str) -> Walked {
     let (table, errors) = DeTable::parse_recoverable(text);
     let mut walker = Walker::default();
     for error in errors {

@@ -65,8 +65,7 @@ impl DirectoryLock {
 
 /// The process that holds a whole-file lock on a file, out of the kernel's list of locks.
 fn holder(locks: &str, device: u64, inode: u64) -> Option<u32> {
-    let file =
-        format!("{:02x}:{:02x}:{inode}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let file = format!("{:02x}:{:02x}:{inode}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
     locks.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let [_, "FLOCK", _, "WRITE", process, name, ..] = words.as_slice() else { return None };
@@ -96,7 +95,8 @@ mod tests {
 
     #[test]
     fn the_list_of_locks_is_read_by_device_and_inode() {
-        let locks = "1: POSIX  ADVISORY  WRITE 7 fe:00:42 0 EOF\n2: FLOCK  ADVISORY  WRITE 9 fe:00:42 0 EOF\n";
+        let locks =
+            "1: POSIX  ADVISORY  WRITE 7 fe:00:42 0 EOF\n2: FLOCK  ADVISORY  WRITE 9 fe:00:42 0 EOF\n";
         let device = nix::sys::stat::makedev(0xfe, 0);
         assert_eq!(holder(locks, device, 42), Some(9));
         assert_eq!(holder(locks, device, 43), None);

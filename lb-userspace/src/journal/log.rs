@@ -155,12 +155,17 @@ impl Log {
             let offset = whole as usize;
             return Err(LogError::Damaged { path: self.path.clone(), index: payloads.len(), offset });
         }
-        let reopen = || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
+        let reopen =
+            || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
         let io = |source| LogError::Io { path: self.path.clone(), doing: "cut what was refused", source };
         let file = reopen().map_err(io)?;
         self.file = file;
         let done = self.cut().and_then(|()| self.file.seek(SeekFrom::Start(end)));
-        done.map_err(|source| LogError::Io { path: self.path.clone(), doing: "cut what was refused", source })?;
+        done.map_err(|source| LogError::Io {
+            path: self.path.clone(),
+            doing: "cut what was refused",
+            source,
+        })?;
         self.suspect = false;
         Ok(())
     }

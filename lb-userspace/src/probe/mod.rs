@@ -51,7 +51,11 @@ pub fn start(
 ) -> watch::Receiver<SeenHealth> {
     let seen = adopted.into_iter().map(|(id, health)| (id, Seen { health, last: None })).collect();
     let (seen, follow) = watch::channel(Arc::new(seen));
-    let prober = Prober { seen: Arc::new(seen), places: Arc::new(Semaphore::new(concurrency)), tasks: BTreeMap::new() };
+    let prober = Prober {
+        seen: Arc::new(seen),
+        places: Arc::new(Semaphore::new(concurrency)),
+        tasks: BTreeMap::new(),
+    };
     tokio::spawn(prober.run(states));
     follow
 }
@@ -102,12 +106,13 @@ impl Prober {
 
 /// Backends that have a probe.
 fn targets(state: &State) -> BTreeMap<BackendId, Target> {
-    let target = |(_, vip, _, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
-        let probe = vip.settings.probe;
-        let port = probe.port.unwrap_or(backend.port);
-        (probe.kind == ProbeKind::Tcp)
-            .then_some((backend.id, Target { address: SocketAddr::new(backend.address, port), probe }))
-    };
+    let target =
+        |(_, vip, _, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
+            let probe = vip.settings.probe;
+            let port = probe.port.unwrap_or(backend.port);
+            (probe.kind == ProbeKind::Tcp)
+                .then_some((backend.id, Target { address: SocketAddr::new(backend.address, port), probe }))
+        };
     state.backends().filter_map(target).collect()
 }
 
@@ -232,6 +237,8 @@ mod tests {
     #[test]
     fn jitter_shortens_by_at_most_a_tenth() {
         let second = Duration::from_secs(1);
-        assert!((0..1_000).map(|_| jittered(second)).all(|time| time <= second && time >= second.mul_f64(0.9)));
+        assert!(
+            (0..1_000).map(|_| jittered(second)).all(|time| time <= second && time >= second.mul_f64(0.9))
+        );
     }
 }

@@ -71,7 +71,12 @@ fn warn(warnings: &mut Vec<WarningView>, urgent: bool, object: impl Into<String>
 fn about_node(node: &Node, snapshot: &Snapshot, vips: &[VipView], warnings: &mut Vec<WarningView>) {
     let standing = &snapshot.standing;
     if snapshot.state.bypass {
-        warn(warnings, true, "node", "the emergency bypass is on: nothing is balanced; `lb bypass off` ends it");
+        warn(
+            warnings,
+            true,
+            "node",
+            "the emergency bypass is on: nothing is balanced; `lb bypass off` ends it",
+        );
     }
     for problem in pending(standing) {
         let object = problem.place.clone().unwrap_or_else(|| "node".to_owned());
@@ -107,13 +112,19 @@ fn about_devices(snapshot: &Snapshot, warnings: &mut Vec<WarningView>) {
 
 fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>) {
     let object = format!("vip {}", vip.name);
-    let enabled = || vip.backends.iter().filter(|backend| backend.intent == Intent::Enabled && backend.weight > 0);
+    let enabled =
+        || vip.backends.iter().filter(|backend| backend.intent == Intent::Enabled && backend.weight > 0);
     let probed = vip.settings.probe.kind != ProbeKind::None;
     let usable = enabled().filter(|backend| !probed || backend.health == Health::Up).count();
     if vip.backends.is_empty() {
         warn(warnings, false, &object, "it has no backend: `lb backend add`");
     } else if usable == 0 {
-        warn(warnings, true, &object, "no backend takes new flows: each is down, not probed yet or not enabled");
+        warn(
+            warnings,
+            true,
+            &object,
+            "no backend takes new flows: each is down, not probed yet or not enabled",
+        );
     }
     for backend in enabled() {
         let object = format!("backend {}/{}", vip.name, backend.name);

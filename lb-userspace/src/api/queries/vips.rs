@@ -11,7 +11,7 @@ use lb_control::backend::{Backend, Intent};
 use lb_control::health::{Health, Outcome};
 use lb_control::plan::{Actual, Slots};
 use lb_control::probe::ProbeKind;
-use lb_control::vip::{Mode, Vip};
+use lb_control::vip::{Mode, Tracking, Vip};
 
 use super::super::Node;
 use super::super::views::{BackendView, SlotsView, TrafficView, VipView, WayView};
@@ -39,7 +39,8 @@ impl Snapshot {
         let standing = node.standing.borrow().clone();
         let actual = standing.actual.as_deref();
         let vip_rows = actual.map(|actual| actual.vips.iter().map(|(row, vip)| (vip.id, *row)).collect());
-        let backend_rows = actual.map(|actual| actual.backends.iter().map(|(row, one)| (one.id, *row)).collect());
+        let backend_rows =
+            actual.map(|actual| actual.backends.iter().map(|(row, one)| (one.id, *row)).collect());
         Self {
             state: node.engine.state(),
             ways: node.ways.borrow().clone(),
@@ -66,15 +67,17 @@ impl Snapshot {
 
     pub(super) fn vip_traffic(&self, id: VipId) -> TrafficView {
         let row = self.vip_rows.get(&id);
-        traffic(&self.samples, |counters| row.and_then(|row| counters.vips.get(row)).copied().unwrap_or_default())
+        traffic(&self.samples, |counters| {
+            row.and_then(|row| counters.vips.get(row)).copied().unwrap_or_default()
+        })
     }
 
     fn vip(&self, name: &str, vip: &Vip) -> VipView {
         let (slots, by_row) = self.slots(vip.id);
         let backend = |(own, backend): (&String, &Backend)| {
             let row = self.backend_rows.get(&backend.id);
-            let taken = row.and_then(|row| by_row.get(row)).copied().unwrap_or(0);
-            self.backend(name, vip, own, backend, f64::from(taken) / f64::from(slots.count.max(1)))
+            let taken = row.and_then(|row| by_row.get(row)).copied().unwrap_or_default();
+            self.backend(name, vip, own, backend, &taken)
         };
         VipView {
             name: name.to_owned(),
@@ -88,9 +91,9 @@ impl Snapshot {
         }
     }
 
-    /// A vip's slots, and how many each backend row has of them.
-    fn slots(&self, id: VipId) -> (SlotsView, BTreeMap<u16, u32>) {
-        let (mut view, mut by_row) = (SlotsView::default(), BTreeMap::new());
+    /// A vip's slots, and what each backend row has of them.
+    fn slots(&self, id: VipId) -> (SlotsView, BTreeMap<u16, Taken>) {
+        let (mut view, mut by_row) = (SlotsView::default(), BTreeMap::<u16, Taken>::new());
         let found = self.vip_rows.get(&id).zip(self.actual());
         let Some((row, actual)) = found else { return (view, by_row) };
         let (first, count) = actual.vips[row].extent;
@@ -99,18 +102,29 @@ impl Snapshot {
             let slot = actual.slots.slot(index);
             match slot.phase(self.now_s) {
                 Phase::Stable => {}
-                Phase::Moving => view.moving += 1,
+                Phase::Moving => {
+                    view.moving += 1;
+                    by_row.entry(slot.previous()).or_default().former += 1;
+                }
                 Phase::Pinned => view.pinned += 1,
             }
             match slot.current() {
                 0 => view.empty += 1,
-                row => *by_row.entry(row).or_default() += 1,
+                row => by_row.entry(row).or_default().current += 1,
             }
         }
+        by_row.values_mut().for_each(|taken| taken.of = view.count);
         (view, by_row)
     }
 
-    fn backend(&self, vip_name: &str, vip: &Vip, name: &str, backend: &Backend, share: f64) -> BackendView {
+    fn backend(
+        &self,
+        vip_name: &str,
+        vip: &Vip,
+        name: &str,
+        backend: &Backend,
+        taken: &Taken,
+    ) -> BackendView {
         let row = self.backend_rows.get(&backend.id);
         let seen = self.health.get(&backend.id);
         let tracked_flows = row.and_then(|row| self.standing.swept.flows.get(row)).copied().unwrap_or(0);
@@ -128,7 +142,12 @@ impl Snapshot {
             breaker: None,
             why: why(vip, backend, seen, tracked_flows),
             way: self.way(backend.id),
-            share,
+            share: f64::from(taken.current) / f64::from(taken.of.max(1)),
+            former_slots: taken.former,
+            drained: backend.intent != Intent::Enabled
+                && taken.current == 0
+                && (taken.former == 0 || remembers(vip))
+                && tracked_flows == 0,
             tracked_flows,
             traffic: traffic(&self.samples, |counters| {
                 row.and_then(|row| counters.backends.get(row)).copied().unwrap_or_default()
@@ -146,7 +165,8 @@ impl Snapshot {
             Some(Ok(_)) => None,
             None => Some("not looked up yet".to_owned()),
         };
-        let row = self.backend_rows.get(&id).zip(self.actual()).map(|(row, actual)| (actual, actual.backends[row]));
+        let row =
+            self.backend_rows.get(&id).zip(self.actual()).map(|(row, actual)| (actual, actual.backends[row]));
         let used = row.filter(|(_, content)| content.next_hop.is_known());
         let egress = used.and_then(|(actual, content)| actual.egresses.get(&content.next_hop.egress()));
         WayView {
@@ -156,6 +176,22 @@ impl Snapshot {
             why_not: why_not.filter(|_| used.is_none() || !matches!(looked, Some(Ok(_)))),
         }
     }
+}
+
+/// Slots of a backend.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    /// Those that send it new flows.
+    current: u32,
+    /// Those within their window that send it older flows.
+    former: u32,
+    /// All slots of the vip's table.
+    of: u32,
+}
+
+/// Whether every flow of the vip is in a table, so that none is left when the table has none.
+fn remembers(vip: &Vip) -> bool {
+    vip.settings.mode == Mode::Nat || vip.settings.tracking == Tracking::Always
 }
 
 /// Why a backend takes flows or not, one sentence.

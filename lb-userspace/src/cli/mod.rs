@@ -1,0 +1,139 @@
+//! The command line: one file per noun. `lb serve` is the daemon; all else are clients of it.
+//!
+//! stdout is data, stderr is talk. Every command takes `--json`; every change takes `--dry-run` and says what it did,
+//! the revision and how to undo it. Exit status: 0 done, else [`crate::problem::Exit`]. No text from outside reaches
+//! the terminal with its control characters ([`output`]).
+
+mod backend;
+mod bypass;
+mod device;
+mod document;
+mod drops;
+mod explain;
+mod mutation;
+mod output;
+mod selftest;
+mod serve;
+mod status;
+mod tenant;
+mod text;
+mod vip;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::api::client::Client;
+use crate::problem::{Exit, Problem};
+use output::Output;
+
+/// Where the daemon listens unless told otherwise.
+pub const SOCKET: &str = "/run/lb/lb.sock";
+
+/// Switchyard, a layer-4 load balancer in XDP. `lb serve` is the daemon; every other command talks to it.
+#[derive(Debug, Parser)]
+#[command(name = "lb", version, arg_required_else_help = true)]
+struct Cli {
+    /// The daemon's socket.
+    #[arg(long, global = true, env = "LB_SOCKET", default_value = SOCKET, value_name = "PATH")]
+    socket: PathBuf,
+    /// Print JSON (docs/guide/api.md) instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Run the daemon.
+    Serve(serve::Args),
+    /// Put the balancer on a device.
+    Attach(device::Attach),
+    /// Take the balancer off a device.
+    Detach(device::Detach),
+    /// Show the node: devices, vips, backends, drops, and what needs a person.
+    Status(status::Args),
+    /// Vips: address, port and protocol that are served.
+    #[command(subcommand)]
+    Vip(vip::Verb),
+    /// Backends of a vip.
+    #[command(subcommand)]
+    Backend(backend::Verb),
+    /// Tenants: whom vips belong to.
+    #[command(subcommand)]
+    Tenant(tenant::Verb),
+    /// Bring about what a file says.
+    Apply(document::Apply),
+    /// Show what `apply` would do; exit status 3 if it would do anything.
+    Plan(document::Plan),
+    /// Print the configuration as a file that `apply` takes.
+    Export,
+    /// Show what became of packets, by reason.
+    Drops(drops::Args),
+    /// Tell the story of a packet from CLIENT to VIP, or explain a code such as LB1002.
+    Explain(explain::Args),
+    /// Run known packets through the loaded program.
+    Selftest,
+    /// The emergency bypass: every packet passes untouched.
+    #[command(subcommand)]
+    Bypass(bypass::Verb),
+}
+
+/// What a command needs to do its work.
+struct Session<'a> {
+    client: Client,
+    socket: PathBuf,
+    out: Output<'a>,
+}
+
+/// What a command comes to: exit status 0, or another one that is no error.
+type Done = Result<Option<Exit>, Problem>;
+
+/// Runs a command line and gives its exit status.
+pub async fn run<A: Into<OsString> + Clone>(
+    args: impl IntoIterator<Item = A>,
+    stdout: &mut (dyn Write + Send),
+    stderr: &mut (dyn Write + Send),
+    coloured: bool,
+) -> u8 {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let text = output::clean_lines(&error.to_string());
+            let usage = error.use_stderr();
+            let _ = if usage { stderr.write_all(text.as_bytes()) } else { stdout.write_all(text.as_bytes()) };
+            return if usage { Exit::Usage as u8 } else { 0 };
+        }
+    };
+    let out = Output::new(stdout, stderr, cli.json, coloured);
+    let mut session = Session { client: Client::new(&cli.socket), socket: cli.socket, out };
+    match dispatch(&mut session, cli.noun).await {
+        Ok(exit) => exit.map_or(0, |exit| exit as u8),
+        Err(problem) => {
+            session.out.problem(&problem);
+            problem.exit() as u8
+        }
+    }
+}
+
+async fn dispatch(session: &mut Session<'_>, noun: Noun) -> Done {
+    match noun {
+        Noun::Serve(args) => serve::run(session, args).await,
+        Noun::Attach(args) => device::attach(session, args).await,
+        Noun::Detach(args) => device::detach(session, args).await,
+        Noun::Status(args) => status::run(session, args).await,
+        Noun::Vip(verb) => vip::run(session, verb).await,
+        Noun::Backend(verb) => backend::run(session, verb).await,
+        Noun::Tenant(verb) => tenant::run(session, verb).await,
+        Noun::Apply(args) => document::apply(session, args).await,
+        Noun::Plan(args) => document::plan(session, args).await,
+        Noun::Export => document::export(session).await,
+        Noun::Drops(args) => drops::run(session, args).await,
+        Noun::Explain(args) => explain::run(session, args).await,
+        Noun::Selftest => selftest::run(session).await,
+        Noun::Bypass(verb) => bypass::run(session, verb).await,
+    }
+}

@@ -1,0 +1,86 @@
+//! `lb serve`: the daemon's settings.
+
+use std::path::PathBuf;
+
+use lb_common::limits;
+use tracing_subscriber::EnvFilter;
+
+use super::{Done, Session};
+use crate::dataplane::Capacities;
+use crate::probe;
+use crate::problem::{Code, Problem};
+use crate::serve::{Settings, serve};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Directory of the journal.
+    #[arg(long, value_name = "PATH", default_value = "/var/lib/lb")]
+    state_dir: PathBuf,
+    /// Directory of the pinned data plane, in a BPF file system; one for each node.
+    #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/lb")]
+    pin_dir: PathBuf,
+    /// A file as for `lb apply`, for the first start only: later starts go by the journal.
+    #[arg(long, value_name = "PATH")]
+    config: Option<PathBuf>,
+    /// Vips, at most. This and the other --max-… hold from the first start until the pin directory is removed.
+    #[arg(long, value_name = "COUNT", default_value_t = limits::VIPS)]
+    max_vips: u32,
+    /// Backends of all vips together, at most.
+    #[arg(long, value_name = "COUNT", default_value_t = limits::BACKENDS - 1)]
+    max_backends: u32,
+    /// Slots of all vips' tables together, at most; 8 bytes each.
+    #[arg(long, value_name = "COUNT", default_value_t = limits::SLOTS)]
+    max_slots: u32,
+    /// Flows that can be remembered, at most; 16 bytes each; rounded up to a power of two.
+    #[arg(long, value_name = "COUNT", default_value_t = limits::FLOW_BUCKETS * limits::FLOW_WAYS as u32)]
+    max_flows: u32,
+    /// NAT flows of each protocol, at most; 128 bytes each; rounded up to a power of two.
+    #[arg(long, value_name = "COUNT", default_value_t = limits::NAT_PLANES * limits::NAT_PORTS)]
+    max_nat_flows: u32,
+    /// The node's own source addresses towards backends, at most (1 to 16).
+    #[arg(long, value_name = "COUNT", default_value_t = limits::SOURCES)]
+    max_sources: u32,
+    /// Probes under way at once; more wait.
+    #[arg(long, value_name = "COUNT", default_value_t = probe::CONCURRENCY)]
+    probe_concurrency: usize,
+}
+
+pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
+    let settings = settings(session.socket.clone(), args)?;
+    let filter = EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
+    serve(settings).await.map(|()| None)
+}
+
+/// What the data plane can hold is checked where it is made; here only what has another unit there.
+fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
+    if args.probe_concurrency == 0 {
+        return Err(Problem::new(Code::DaemonConfig, "--probe-concurrency must be at least 1"));
+    }
+    let mut capacities = Capacities::default();
+    capacities.limits.vips = args.max_vips;
+    // A vip has a key, and the mark of its address another; a source address has one.
+    capacities.limits.vip_keys = args.max_vips.saturating_mul(2).saturating_add(args.max_sources);
+    capacities.limits.backends = args.max_backends;
+    capacities.limits.slots = args.max_slots;
+    capacities.limits.sources = args.max_sources;
+    capacities.flow_buckets = power_of_two(args.max_flows.div_ceil(limits::FLOW_WAYS as u32));
+    capacities.nat_planes = power_of_two(args.max_nat_flows.div_ceil(limits::NAT_PORTS));
+    Ok(Settings {
+        socket,
+        state_dir: args.state_dir,
+        pin_dir: args.pin_dir,
+        first_config: args.config,
+        capacities,
+        probe_concurrency: args.probe_concurrency,
+    })
+}
+
+/// The next power of two; the largest there is for what lies beyond.
+fn power_of_two(number: u32) -> u32 {
+    number.checked_next_power_of_two().unwrap_or(1 << 31)
+}

@@ -1,0 +1,254 @@
+//! `lb vip`.
+
+use clap::{Subcommand, ValueEnum};
+use lb_control::command::{Command, DEFAULT_TENANT, VipRemove, VipSet, VipSpec};
+use lb_control::probe::{ProbeKind, ProbeWish};
+use lb_control::vip::{Mode, Tracking};
+
+use super::mutation::Flags;
+use super::text::{count, rate, several};
+use super::{Done, Session};
+use crate::address;
+use crate::api::views::{ListView, VipView, mode_word, tracking_word};
+use crate::problem::{Code, Problem};
+use crate::suggest;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Make a vip.
+    Add {
+        /// Its name.
+        name: String,
+        /// What it serves: ADDRESS:PORT/PROTOCOL, such as 203.0.113.10:80/tcp or [2001:db8::10]:53/udp; port 0 is every port.
+        address: String,
+        /// Its tenant.
+        #[arg(long, default_value = DEFAULT_TENANT)]
+        tenant: String,
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Show all vips.
+    List,
+    /// Show one vip with its settings and backends.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Change settings of a vip; what is not named stays.
+    Set {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        settings: Settings,
+        /// Do it even if it ends traffic.
+        #[arg(long)]
+        allow_disruption: bool,
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Remove a vip and its backends.
+    Remove {
+        /// Its name.
+        name: String,
+        /// Do it even if it ends traffic.
+        #[arg(long)]
+        allow_disruption: bool,
+        #[command(flatten)]
+        flags: Flags,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeWord {
+    /// Only the Ethernet header is rewritten; backends are on-link and answer the client directly.
+    L2,
+    /// Packets travel inside a tunnel; backends unwrap them and answer the client directly.
+    Ipip,
+    /// Addresses are translated, and the replies on their way back: works with any backend.
+    Nat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum TrackingWord {
+    /// Only flows whose slot moved.
+    Auto,
+    /// Every flow.
+    Always,
+    /// None: a flow follows its slot.
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProbeWord {
+    /// No probe: backends count as usable.
+    None,
+    /// A TCP connection is opened and closed.
+    Tcp,
+}
+
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Settings {
+    /// How packets reach its backends; nat unless named.
+    #[arg(long)]
+    mode: Option<ModeWord>,
+    /// Which flows are remembered; auto unless named (nat: always).
+    #[arg(long)]
+    tracking: Option<TrackingWord>,
+    /// UDP: a flow never seen goes to a moved slot's new backend at once.
+    #[arg(long, value_name = "true|false")]
+    udp_stateless: Option<bool>,
+    /// How long a slot that moved sends older flows to its former backend, seconds; 900 (TCP) or 30 (UDP) unless named.
+    #[arg(long, value_name = "SECONDS")]
+    window_s: Option<u32>,
+    /// After how long without a packet a remembered flow may be forgotten, seconds; 900 (TCP) or 60 (UDP) unless named.
+    #[arg(long, value_name = "SECONDS")]
+    idle_s: Option<u32>,
+    /// Slots of its table, a prime; 65537 unless named.
+    #[arg(long, value_name = "PRIME")]
+    table_size: Option<u32>,
+    /// How its backends are probed; tcp for TCP on one port, else none.
+    #[arg(long)]
+    probe_kind: Option<ProbeWord>,
+    /// Time between two probes, milliseconds.
+    #[arg(long, value_name = "MS")]
+    probe_interval_ms: Option<u32>,
+    /// Time after which a probe counts as failed, milliseconds.
+    #[arg(long, value_name = "MS")]
+    probe_timeout_ms: Option<u32>,
+    /// Successes in a row that bring a backend that is down up again.
+    #[arg(long, value_name = "COUNT")]
+    probe_rise: Option<u8>,
+    /// Failures in a row that take a backend out.
+    #[arg(long, value_name = "COUNT")]
+    probe_fall: Option<u8>,
+    /// Port to probe; the backend's unless named.
+    #[arg(long, value_name = "PORT")]
+    probe_port: Option<u16>,
+}
+
+impl Settings {
+    fn mode(&self) -> Option<Mode> {
+        self.mode.map(|word| match word {
+            ModeWord::L2 => Mode::L2,
+            ModeWord::Ipip => Mode::Ipip,
+            ModeWord::Nat => Mode::Nat,
+        })
+    }
+
+    fn tracking(&self) -> Option<Tracking> {
+        self.tracking.map(|word| match word {
+            TrackingWord::Auto => Tracking::Auto,
+            TrackingWord::Always => Tracking::Always,
+            TrackingWord::Never => Tracking::Never,
+        })
+    }
+
+    fn probe(&self) -> Option<ProbeWish> {
+        let wish = ProbeWish {
+            kind: self.probe_kind.map(|word| match word {
+                ProbeWord::None => ProbeKind::None,
+                ProbeWord::Tcp => ProbeKind::Tcp,
+            }),
+            interval_ms: self.probe_interval_ms,
+            timeout_ms: self.probe_timeout_ms,
+            rise: self.probe_rise,
+            fall: self.probe_fall,
+            port: self.probe_port,
+        };
+        (wish != ProbeWish::default()).then_some(wish)
+    }
+}
+
+pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
+    match verb {
+        Verb::Add { name, address, tenant, settings, flags } => {
+            let served = address::served(&address)?;
+            let mut spec = VipSpec::new(name, served.address, served.port, served.protocol);
+            spec.tenant = tenant;
+            spec.mode = settings.mode();
+            spec.tracking = settings.tracking();
+            spec.udp_stateless = settings.udp_stateless;
+            spec.window_s = settings.window_s;
+            spec.idle_s = settings.idle_s;
+            spec.table_size = settings.table_size;
+            spec.probe = settings.probe();
+            session.change(&Command::VipAdd(spec), flags).await
+        }
+        Verb::List => list(session).await,
+        Verb::Show { name } => show(session, &name).await,
+        Verb::Set { name, settings, allow_disruption, flags } => {
+            let set = VipSet {
+                name,
+                mode: settings.mode(),
+                tracking: settings.tracking(),
+                udp_stateless: settings.udp_stateless,
+                window_s: settings.window_s,
+                idle_s: settings.idle_s,
+                table_size: settings.table_size,
+                probe: settings.probe(),
+                allow_disruption,
+            };
+            session.change(&Command::VipSet(set), flags).await
+        }
+        Verb::Remove { name, allow_disruption, flags } => {
+            session.change(&Command::VipRemove(VipRemove { name, allow_disruption }), flags).await
+        }
+    }
+}
+
+async fn list(session: &mut Session<'_>) -> Done {
+    let list: ListView<VipView> = session.client.read("/v1/views/vips").await?;
+    if session.out.json {
+        session.out.value(&list)?;
+        return Ok(None);
+    }
+    let row = |vip: &VipView| {
+        vec![
+            vip.name.clone(),
+            vip.serves.clone(),
+            vip.tenant.clone(),
+            mode_word(vip.settings.mode).to_owned(),
+            tracking_word(vip.settings.tracking).to_owned(),
+            vip.backends.len().to_string(),
+            rate(&vip.traffic),
+        ]
+    };
+    let rows = list.items.iter().map(row).collect();
+    session.out.table(&["vip", "serves", "tenant", "mode", "tracking", "backends", "rate"], rows);
+    Ok(None)
+}
+
+async fn show(session: &mut Session<'_>, name: &str) -> Done {
+    let list: ListView<VipView> = session.client.read("/v1/views/vips").await?;
+    let Some(vip) = list.items.iter().find(|vip| vip.name == name) else {
+        let hint = suggest::hint(name, list.items.iter().map(|vip| vip.name.as_str()));
+        return Err(Problem::new(Code::UnknownVip, format!("vip `{name}` does not exist{hint}")));
+    };
+    if session.out.json {
+        let one = ListView { schema: list.schema.clone(), revision: list.revision, items: vec![vip.clone()] };
+        session.out.value(&one)?;
+        return Ok(None);
+    }
+    super::status::vip(session, vip);
+    let (settings, probe) = (&vip.settings, &vip.settings.probe);
+    let mut setting = |name: &str, value: String| session.out.line(&format!("  {name:<15} {value}"));
+    setting("tracking", tracking_word(settings.tracking).to_owned());
+    setting("udp-stateless", settings.udp_stateless.to_string());
+    setting("window", format!("{} s", settings.window_s));
+    setting("idle", format!("{} s", settings.idle_s));
+    setting("table size", format!("{} slots", count(u64::from(settings.table_size))));
+    let kind = if probe.kind == ProbeKind::None { "none" } else { "tcp" };
+    let port = probe.port.map_or_else(String::new, |port| format!(" on port {port}"));
+    let rise = several(usize::from(probe.rise), "success").replace("successs", "successes");
+    let text = format!(
+        "{kind}{port}, every {} ms, timeout {} ms, up after {rise}, down after {}",
+        probe.interval_ms,
+        probe.timeout_ms,
+        several(usize::from(probe.fall), "failure")
+    );
+    setting("probe", text);
+    setting("last change", format!("revision {}", vip.revision));
+    Ok(None)
+}
