@@ -93,8 +93,7 @@ fn compile(dir: &Path, out: &Path) -> Result<()> {
     process::run(build.arg(out))
 }
 
-/// Debug information becomes BTF; paths of this machine are taken out, so that every checkout yields the
-/// same bytes.
+/// Debug information becomes BTF; paths of this machine are taken out of it.
 fn rustflags() -> Vec<String> {
     let mut flags = vec!["-Cdebuginfo=2".to_owned(), "-Clink-arg=--btf".to_owned()];
     flags.push(format!("-Ctarget-cpu={TARGET_CPU}"));
