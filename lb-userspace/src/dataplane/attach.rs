@@ -4,7 +4,6 @@
 //! place of another program unasked.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 
 use aya::programs::{ProgramInfo, loaded_programs};
 use lb_common::addr::Mac;
@@ -15,7 +14,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
 use super::fault::{Fault, Result};
-use super::pins::Pins;
+use super::pins::{self, PinnedLink, Pins};
 use super::{AttachMode, Attached, AttachedMode, DeviceState, sys};
 use crate::netlink::{Link, Netlink};
 
@@ -44,39 +43,39 @@ impl Site<'_> {
         if let Some((program, native)) = link.xdp {
             make_way(link, program, native, replace)?;
         }
+        self.forget_vanished(&link.name)?;
         let (fd, mode, why) = self.link(link, mode)?;
-        let path = self.pins.link(link.ifindex, &link.name);
-        self.pins.remove(&path)?;
         // Not pinned, the link ends with its descriptor: nothing is left behind.
-        sys::pin(fd.as_fd(), &path)
+        sys::pin(fd.as_fd(), &self.pins.link(link.ifindex, &link.name, mode))
             .map_err(|error| Fault::os(format!("pin the link to `{name}`"), &error))?;
         Ok(attached(link, mode, why, &links))
     }
 
     /// The device as it is attached, if it is; with the present program in its link.
     fn already(&self, link: &Link, links: &[Link]) -> Result<Option<Attached>> {
-        let Some((path, state)) = self.pinned(link.ifindex)? else { return Ok(None) };
+        let pinned = self.pins.links()?.into_iter().find(|pinned| pinned.ifindex == link.ifindex);
+        let Some(pinned) = pinned else { return Ok(None) };
+        let (fd, state) = pinned.open()?;
         if state.ifindex != link.ifindex {
-            self.pins.remove(&path)?;
+            // Its device vanished, and this one got its number.
+            self.pins.remove(&pinned.path)?;
             return Ok(None);
         }
         if state.program != self.program_id {
-            let fault = |error| Fault::os(format!("swap the program of `{}`", link.name), &error);
-            let fd = sys::pinned(&path).map_err(fault)?;
-            sys::relink(fd.as_fd(), self.program.as_fd()).map_err(fault)?;
+            sys::relink(fd.as_fd(), self.program.as_fd())
+                .map_err(|error| Fault::os(format!("swap the program of `{}`", link.name), &error))?;
         }
-        Ok(Some(attached(link, mode_of(link), "it was attached already".into(), links)))
+        Ok(Some(attached(link, pinned.mode, "it was attached already".into(), links)))
     }
 
-    /// The pinned link of an interface index.
-    fn pinned(&self, ifindex: u32) -> Result<Option<(PathBuf, sys::LinkState)>> {
-        let Some((path, _, name)) = self.pins.links()?.into_iter().find(|(_, index, _)| *index == ifindex)
-        else {
-            return Ok(None);
-        };
-        let fault = |error| Fault::os(format!("open the link to `{name}`"), &error);
-        let fd = sys::pinned(&path).map_err(fault)?;
-        Ok(Some((path, sys::link_state(fd.as_fd()).map_err(fault)?)))
+    /// Removes the pins of vanished devices of this name.
+    fn forget_vanished(&self, name: &str) -> Result<()> {
+        for pinned in self.pins.links()? {
+            if pinned.name == pins::file_name(name) && pinned.open()?.1.ifindex == 0 {
+                self.pins.remove(&pinned.path)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the link, natively first.
@@ -108,48 +107,49 @@ impl Site<'_> {
     pub(super) fn detach(&self, name: &str) -> Result<()> {
         let links = links()?;
         let ifindex = links.iter().find(|link| link.name == name).map(|link| link.ifindex);
-        let pinned = self.pins.links()?;
-        let wanted = name.replace('.', "_");
-        let found = pinned.into_iter().find(|(_, index, pinned)| match ifindex {
-            Some(ifindex) => ifindex == *index,
-            None => *pinned == wanted && links.iter().all(|link| link.ifindex != *index),
+        let found = self.pins.links()?.into_iter().find(|pinned| match ifindex {
+            Some(ifindex) => pinned.ifindex == ifindex,
+            None => {
+                let vanished = links.iter().all(|link| link.ifindex != pinned.ifindex);
+                vanished && pinned.name == pins::file_name(name)
+            }
         });
-        let Some((path, ..)) = found else {
+        let Some(pinned) = found else {
             find(&links, name)?;
             return Err(Fault::new(Code::NotAttached, format!("`{name}` is not attached")));
         };
-        let fault = |error| Fault::os(format!("detach from `{name}`"), &error);
-        let fd = sys::pinned(&path).map_err(fault)?;
-        match sys::unlink(fd.as_fd()) {
+        match sys::unlink(pinned.open()?.0.as_fd()) {
             // The device is gone, and the link with it.
-            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => Err(fault(error)),
-            _ => self.pins.remove(&path),
+            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+                Err(Fault::os(format!("detach from `{name}`"), &error))
+            }
+            _ => self.pins.remove(&pinned.path),
         }
     }
 
     /// The devices that the program is attached to.
     pub(super) fn attached(&self) -> Result<Vec<Attached>> {
         let links = links()?;
-        let pinned = self.pins.links()?;
-        pinned.into_iter().map(|(path, ifindex, name)| one(&path, ifindex, name, &links)).collect()
+        self.pins.links()?.into_iter().map(|pinned| one(pinned, &links)).collect()
     }
 }
 
 /// A pinned link as it is now.
-fn one(path: &std::path::Path, ifindex: u32, name: String, links: &[Link]) -> Result<Attached> {
-    let fault = |error| Fault::os(format!("read the link to `{name}`"), &error);
-    let state = sys::link_state(sys::pinned(path).map_err(fault)?.as_fd()).map_err(fault)?;
-    match links.iter().find(|link| link.ifindex == ifindex && state.ifindex == ifindex) {
-        Some(link) => Ok(attached(link, mode_of(link), "as it was attached".into(), links)),
-        None => Ok(Attached {
+fn one(pinned: PinnedLink, links: &[Link]) -> Result<Attached> {
+    let (_, state) = pinned.open()?;
+    let PinnedLink { ifindex, mode, name, .. } = pinned;
+    let device = links.iter().find(|link| link.ifindex == ifindex && state.ifindex == ifindex);
+    Ok(match device {
+        Some(link) => attached(link, mode, "as it was attached".into(), links),
+        None => Attached {
             warnings: vec![format!("`{name}` has vanished; it is attached again when it is back")],
             name,
             ifindex,
             device: None,
-            mode: AttachedMode::Native,
+            mode,
             why: "the device has vanished".into(),
-        }),
-    }
+        },
+    })
 }
 
 /// What a device is, for the plan.
@@ -235,13 +235,6 @@ fn program_name(id: u32) -> String {
     let named = |info: &ProgramInfo| info.name_as_str().map(|name| format!("`{name}`"));
     let found = loaded_programs().filter_map(std::result::Result::ok).find(|info| info.id() == id);
     found.as_ref().and_then(named).unwrap_or_else(|| "without a name".into())
-}
-
-fn mode_of(link: &Link) -> AttachedMode {
-    match link.xdp {
-        Some((_, false)) => AttachedMode::Generic,
-        _ => AttachedMode::Native,
-    }
 }
 
 fn attached(link: &Link, mode: AttachedMode, why: String, links: &[Link]) -> Attached {

@@ -249,12 +249,11 @@ fn adopt(pins: Pins, options: &Options, config: &Mapped<ConfigRow>) -> Result<Lo
 
 /// Puts the program into every link that has another one. A link whose device is gone is left to [`super::attach`].
 fn swap_links(pins: &Pins, program: &OwnedFd, id: u32) -> Result<()> {
-    for (path, _, name) in pins.links()? {
-        let fault = |error| Fault::os(format!("swap the program of `{name}`"), &error);
-        let link = sys::pinned(&path).map_err(fault)?;
-        let state = sys::link_state(link.as_fd()).map_err(fault)?;
+    for pinned in pins.links()? {
+        let (link, state) = pinned.open()?;
         if state.ifindex != 0 && state.program != id {
-            sys::relink(link.as_fd(), program.as_fd()).map_err(fault)?;
+            sys::relink(link.as_fd(), program.as_fd())
+                .map_err(|error| Fault::os(format!("swap the program of `{}`", pinned.name), &error))?;
         }
     }
     Ok(())

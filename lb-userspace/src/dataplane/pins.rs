@@ -3,13 +3,15 @@
 //! ```text
 //! <dir>/LB_…                     the maps, by name
 //! <dir>/balance                  the program
-//! <dir>/links/<ifindex>-<name>   its links to devices
+//! <dir>/links/<ifindex>-<mode>-<name>
+//!                                its links to devices
 //! ```
 //!
 //! The directory is locked while a process works with it, so there is one daemon to a data plane.
 
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -20,9 +22,13 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::fault::{Fault, Result};
+use super::{AttachedMode, sys};
 
 /// Where BPF file systems are mounted by custom.
 const BPFFS: &str = "/sys/fs/bpf";
+/// Modes in the name of a link's pin.
+const NATIVE: &str = "native";
+const GENERIC: &str = "generic";
 
 /// A locked pin directory.
 #[derive(Debug)]
@@ -59,25 +65,20 @@ impl Pins {
     }
 
     /// Where a link is pinned. A dot in a device's name (`eth0.7`) is reserved in a BPF file system.
-    pub(super) fn link(&self, ifindex: u32, name: &str) -> PathBuf {
-        self.dir.join("links").join(format!("{ifindex}-{}", name.replace('.', "_")))
+    pub(super) fn link(&self, ifindex: u32, name: &str, mode: AttachedMode) -> PathBuf {
+        let mode = if mode == AttachedMode::Native { NATIVE } else { GENERIC };
+        self.dir.join("links").join(format!("{ifindex}-{mode}-{}", file_name(name)))
     }
 
-    /// The pinned links: path, interface index and name (with `_` for a dot).
-    pub(super) fn links(&self) -> Result<Vec<(PathBuf, u32, String)>> {
+    /// The pinned links.
+    pub(super) fn links(&self) -> Result<Vec<PinnedLink>> {
         let dir = self.dir.join("links");
         let fault = |error: std::io::Error| Fault::os(format!("read {}", dir.display()), &error);
         let mut links = Vec::new();
         for entry in std::fs::read_dir(&dir).map_err(fault)? {
-            let path = entry.map_err(fault)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if let Some((ifindex, name)) = name.split_once('-')
-                && let Ok(ifindex) = ifindex.parse()
-            {
-                links.push((path, ifindex, name.to_owned()));
-            }
+            links.extend(PinnedLink::of(entry.map_err(fault)?.path()));
         }
-        links.sort();
+        links.sort_by(|a, b| a.ifindex.cmp(&b.ifindex).then(a.name.cmp(&b.name)));
         Ok(links)
     }
 
@@ -89,6 +90,40 @@ impl Pins {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// A device's name as it stands in a pin.
+pub(super) fn file_name(device: &str) -> String {
+    device.replace('.', "_")
+}
+
+/// A pinned link, as its path says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PinnedLink {
+    pub(super) path: PathBuf,
+    /// Interface index of its device when it was made.
+    pub(super) ifindex: u32,
+    pub(super) mode: AttachedMode,
+    /// Name of its device when it was made, as [`file_name`].
+    pub(super) name: String,
+}
+
+impl PinnedLink {
+    fn of(path: PathBuf) -> Option<Self> {
+        let file = path.file_name()?.to_str()?;
+        let (ifindex, rest) = file.split_once('-')?;
+        let (mode, name) = rest.split_once('-')?;
+        let mode = if mode == GENERIC { AttachedMode::Generic } else { AttachedMode::Native };
+        Some(Self { ifindex: ifindex.parse().ok()?, mode, name: name.to_owned(), path })
+    }
+
+    /// Opens it and reads its state.
+    pub(super) fn open(&self) -> Result<(OwnedFd, sys::LinkState)> {
+        let fault = |error| Fault::os(format!("open the link to `{}`", self.name), &error);
+        let fd = sys::pinned(&self.path).map_err(fault)?;
+        let state = sys::link_state(fd.as_fd()).map_err(fault)?;
+        Ok((fd, state))
     }
 }
 
@@ -121,6 +156,14 @@ fn ensure_bpffs(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_is_known_by_its_path() {
+        let link = PinnedLink::of("/x/7-generic-eth0_7-a".into()).unwrap();
+        assert_eq!((link.ifindex, link.mode, &*link.name), (7, AttachedMode::Generic, "eth0_7-a"));
+        assert_eq!(PinnedLink::of("/x/stray".into()), None);
+        assert_eq!(file_name("eth0.7"), "eth0_7");
+    }
 
     #[test]
     fn a_directory_elsewhere_is_refused_with_the_command() {
