@@ -6,6 +6,7 @@
 //! large its share: a pool of three would otherwise need the flag for every drain.
 
 use super::draft::Draft;
+use crate::backend::Backend;
 use crate::code::Code;
 use crate::state::State;
 use crate::vip::{Tracking, Vip};
@@ -16,9 +17,7 @@ const SHARE_PERCENT: u64 = 30;
 /// Notes a fault for each vip whose traffic would be disrupted.
 pub(super) fn check(before: &State, draft: &mut Draft) {
     for (name, vip) in &before.vips {
-        if let Some(why) =
-            disruption(name, vip, draft.state.vips.get(name).filter(|after| after.id == vip.id))
-        {
+        if let Some(why) = disruption(name, vip, draft.state.vips.get(name)) {
             draft.fault(Code::Disruption, "", why);
         }
     }
@@ -47,8 +46,7 @@ fn disruption(name: &str, before: &Vip, after: Option<&Vip>) -> Option<String> {
         .backends
         .iter()
         .map(|(backend, was)| {
-            let is = after.backends.get(backend).filter(|is| is.id == was.id);
-            let is = is.map_or(0, |is| is.effective_weight());
+            let is = after.backends.get(backend).map_or(0, Backend::effective_weight);
             u64::from(was.effective_weight().saturating_sub(is))
         })
         .filter(|lost| *lost > 0)

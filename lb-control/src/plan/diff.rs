@@ -210,10 +210,9 @@ impl<S: Slots> Builder<'_, S> {
     /// What a sweep has proven free stays so: a removed backend never returns, and no slot is ever led to it.
     fn freed_backends(&self) -> BTreeSet<u16> {
         let Some(sweep) = &self.actual.sweep else { return BTreeSet::new() };
-        let used: BTreeSet<u16> = self.layout.backends.values().map(|placed| placed.row).collect();
         let proven =
             self.actual.backends.iter().filter(|(row, content)| sweep.frees_backend(**row, content.id));
-        proven.map(|(row, _)| *row).filter(|row| !used.contains(row)).collect()
+        proven.map(|(row, _)| *row).collect()
     }
 
     /// The backend rows in use after the plan, by row.

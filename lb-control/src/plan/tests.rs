@@ -212,7 +212,11 @@ fn a_new_way_takes_a_fresh_row_and_the_old_one_goes_after_a_sweep() {
     assert_eq!((hop.egress(), hop.mac().octets()[5]), (1, 9));
     node.observed.devices.clear();
     node.settle();
-    assert_eq!(node.memory.actual.egresses.len(), 2);
+    node.sweep(|_| false);
+    let sweep = node.memory.actual.sweep.as_mut().unwrap();
+    sweep.referenced.egresses = sweep.watched.egresses.clone();
+    node.settle();
+    assert_eq!(node.memory.actual.egresses.len(), 2, "a NAT flow goes back that way");
     node.sweep(|_| false);
     node.settle();
     assert_eq!(node.memory.actual.egresses.keys().collect::<Vec<_>>(), [&1]);
@@ -264,6 +268,19 @@ fn a_sweep_that_begins_while_slots_name_the_dead_proves_nothing() {
     node.sweep(|_| false);
     node.settle();
     assert!(!node.memory.actual.backends.contains_key(&row));
+}
+
+#[test]
+fn a_sweep_that_begins_before_the_death_proves_nothing() {
+    let mut node = Node::up(world(&THREE));
+    node.accept(r#"{"kind":"backend_set","vip":"web","name":"b1","intent":"draining"}"#);
+    node.settle();
+    node.now_s += 1_000;
+    let row = node.row("b1");
+    node.accept(r#"{"kind":"backend_remove","vip":"web","name":"b1"}"#);
+    node.sweep(|_| false);
+    node.settle();
+    assert!(node.memory.actual.backends.contains_key(&row));
 }
 
 #[test]
