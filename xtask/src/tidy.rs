@@ -94,15 +94,30 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// rustfmt over every workspace; what it finds is printed by itself.
+/// Files that rustfmt would change, in every workspace.
 fn formatting(tree: &Tree) -> Vec<Finding> {
-    let formatted = |manifest: &&str| {
-        let manifest_path = workspace::root().join(manifest);
-        process::run(process::cargo().args(["fmt", "--all", "--check", "--manifest-path"]).arg(manifest_path))
-            .is_ok()
+    tree.workspaces().flat_map(unformatted).collect()
+}
+
+fn unformatted(manifest: &str) -> Vec<Finding> {
+    let mut fmt = process::cargo();
+    fmt.current_dir(workspace::root().join(manifest).parent().unwrap_or(&workspace::root()));
+    // With `--all` a BPF workspace would name the crates of the host's workspace that it uses again.
+    let all = (manifest == "Cargo.toml").then_some("--all");
+    fmt.args(["fmt", "--check"]).args(all).args(["--", "-l"]);
+    let Ok(output) = fmt.output() else {
+        return vec![Finding::new(manifest, 0, "cargo fmt is not installed")];
     };
-    let unformatted = tree.workspaces().filter(|manifest| !formatted(manifest));
-    unformatted.map(|manifest| Finding::new(manifest, 0, "run `cargo fmt --all` here")).collect()
+    let files = String::from_utf8_lossy(&output.stdout).into_owned();
+    let prefix = format!("{}/", workspace::root().display());
+    let mut findings: Vec<Finding> = files
+        .lines()
+        .map(|file| Finding::new(file.strip_prefix(&prefix).unwrap_or(file), 0, "run `cargo fmt`"))
+        .collect();
+    if !output.status.success() && findings.is_empty() {
+        findings.push(Finding::new(manifest, 0, String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    findings
 }
 
 /// Clippy over the host's workspace; the BPF workspaces have another target and share their logic with it.
