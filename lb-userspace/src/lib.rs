@@ -23,3 +23,4 @@ pub mod reconcile;
 pub mod samples;
 pub mod serve;
 pub mod suggest;
+pub mod terminal;

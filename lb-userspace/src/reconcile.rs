@@ -85,14 +85,18 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
         states: inputs.states.clone(),
     };
     let passer = Passer { dataplane, inputs, standing, to_sweep, swept, tables: TableCache::default() };
-    let (here, there) = (tokio::runtime::Handle::current(), tokio::runtime::Handle::current());
-    spawn("reconcile", move || here.block_on(passer.run()));
-    spawn("sweep", move || there.block_on(sweeper.run()));
+    spawn("reconcile", passer.run());
+    spawn("sweep", sweeper.run());
     follow
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(body);
+/// Runs what may block in a thread with a runtime of its own, so that it holds nobody up.
+fn spawn(name: &str, body: impl Future<Output = ()> + Send + 'static) {
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.expect("a daemon that starts can have a timer").block_on(body);
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
     thread.expect("a daemon that starts can have a thread");
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::stat::{Mode, umask};
@@ -135,14 +136,32 @@ async fn told(ends: &mut watch::Receiver<bool>) {
 /// Reads the body before the route runs.
 async fn whole_body(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let whole = head.uri.path() == "/v1/apply" || head.uri.path() == "/v1/plan";
-    let limit = if whole { APPLY_BODY_MAX } else { BODY_MAX };
-    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
-        Ok(Err(_)) => Problem::new(Code::BodyTooLarge, format!("the request's body is over {limit} bytes"))
-            .into_response(),
+    let document = head.uri.path() == "/v1/apply" || head.uri.path() == "/v1/plan";
+    let limit = if document { APPLY_BODY_MAX } else { BODY_MAX };
+    match tokio::time::timeout(BODY_TIMEOUT, whole(body, limit)).await {
+        Ok(Some(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+        Ok(None) => {
+            let text = format!("the request's body is over {limit} bytes, or broke off");
+            Problem::new(Code::BodyTooLarge, text).into_response()
+        }
         Err(_) => {
             Problem::new(Code::BodyTimeout, "the request's body did not arrive in time").into_response()
         }
     }
+}
+
+/// The body, if it is not larger than `limit`. What is larger is read on for a while and thrown away, so that the
+/// sender lives to read the refusal.
+async fn whole(mut body: Body, limit: usize) -> Option<Bytes> {
+    let (mut kept, mut size) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame.ok()?.into_data() else { continue };
+        size += chunk.len();
+        if size <= limit {
+            kept.extend_from_slice(&chunk);
+        } else if size > 2 * APPLY_BODY_MAX {
+            return None;
+        }
+    }
+    (size <= limit).then(|| kept.into())
 }

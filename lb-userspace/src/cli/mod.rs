@@ -2,7 +2,7 @@
 //!
 //! stdout is data, stderr is talk. Every command takes `--json`; every change takes `--dry-run` and says what it did,
 //! the revision and how to undo it. Exit status: 0 done, else [`crate::problem::Exit`]. No text from outside reaches
-//! the terminal with its control characters ([`output`]).
+//! the terminal with its control characters ([`crate::terminal`]).
 
 mod backend;
 mod bypass;
@@ -102,7 +102,7 @@ pub async fn run<A: Into<OsString> + Clone>(
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
-            let text = output::clean_lines(&error.to_string());
+            let text = crate::terminal::clean_lines(&error.to_string());
             let usage = error.use_stderr();
             let _ = if usage { stderr.write_all(text.as_bytes()) } else { stdout.write_all(text.as_bytes()) };
             return if usage { Exit::Usage as u8 } else { 0 };

@@ -9,6 +9,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::problem::Problem;
+use crate::terminal::{clean, clean_lines};
 
 /// A command's two streams.
 pub(super) struct Output<'a> {
@@ -117,39 +118,9 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Whether a character steers a terminal or turns the direction of what follows.
-fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// The text with what steers a terminal spelt out.
-pub(super) fn clean(text: &str) -> String {
-    if !text.contains(steers) {
-        return text.to_owned();
-    }
-    text.chars().map(|c| if steers(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
-}
-
-/// The same for text of several lines, which keeps its line ends.
-pub(super) fn clean_lines(text: &str) -> String {
-    let line = |line: &str| match line.strip_suffix('\n') {
-        Some(line) => clean(line) + "\n",
-        None => clean(line),
-    };
-    text.split_inclusive('\n').map(line).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_that_steers_a_terminal_comes_through() {
-        assert_eq!(clean("web\x1b[2J\u{9b}31m"), "web\\u{1b}[2J\\u{9b}31m");
-        assert_eq!(clean("b\u{202e}1"), "b\\u{202e}1");
-        assert_eq!(clean("plain ü"), "plain ü");
-        assert_eq!(clean_lines("a\x07\nb\n"), "a\\u{7}\nb\n");
-    }
 
     #[test]
     fn a_problem_has_all_its_parts() {

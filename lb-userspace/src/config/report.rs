@@ -7,6 +7,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnost
 use super::Source;
 use super::walk::Fault;
 use crate::problem::Problem;
+use crate::terminal::masked;
 
 /// A problem and the places in the text that it means.
 #[derive(Debug)]
@@ -62,12 +63,13 @@ impl Report {
 
     /// All of it for a terminal, or for a file if not `coloured`.
     pub fn text(&self, coloured: bool) -> String {
+        let text_shown = masked(&self.source.text);
         let theme = if coloured { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
         let handler = GraphicalReportHandler::new_themed(theme).with_width(110).with_links(false);
         let mut text = String::new();
         for located in &self.located {
             // The text goes with each, so that each stands for itself.
-            let source = NamedSource::new(&self.source.name, self.source.text.clone());
+            let source = NamedSource::new(&self.source.name, text_shown.clone());
             let report = miette::Report::new(located.diagnostic()).with_source_code(source);
             if handler.render_report(&mut text, report.as_ref()).is_err() {
                 text.push_str(&located.problem.to_string());
@@ -87,7 +89,7 @@ impl Located {
         if let Some(span) = &self.related {
             labels.push(LabeledSpan::new_with_span(Some("and here".to_owned()), span.clone()));
         }
-        let mut diagnostic = MietteDiagnostic::new(self.problem.message.clone())
+        let mut diagnostic = MietteDiagnostic::new(masked(&self.problem.message))
             .with_severity(Severity::Error)
             .with_code(self.problem.code.clone())
             .with_labels(labels);

@@ -1,0 +1,163 @@
+//! A node to try things on: a data plane in memory, a journal in a directory of its own, a socket, and `lb`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lb_common::addr::Mac;
+use lb_control::plan::Way;
+use lb_control::state::State;
+use lb_userspace::api::connections::Socket;
+use lb_userspace::api::{self, Node};
+use lb_userspace::dataplane::fake::Fake;
+use lb_userspace::journal::{FileStore, Record};
+use lb_userspace::reconcile::Ways;
+use lb_userspace::{cli, serve};
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a run of `lb` gave.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) exit: u8,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// Its data as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Itself, if it ended well.
+    pub(crate) fn ok(self) -> Self {
+        assert_eq!(self.exit, 0, "{self:?}");
+        self
+    }
+}
+
+/// A running node.
+pub(crate) struct Bench {
+    pub(crate) fake: Arc<Fake>,
+    pub(crate) node: Arc<Node>,
+    directory: Arc<tempfile::TempDir>,
+    socket: PathBuf,
+    ends: watch::Sender<bool>,
+    ways: watch::Sender<Ways>,
+}
+
+impl Bench {
+    /// A fresh node.
+    pub(crate) fn new() -> Self {
+        Self::with(Arc::new(Fake::new()), Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    fn with(fake: Arc<Fake>, directory: Arc<tempfile::TempDir>) -> Self {
+        let (ways, follow) = watch::channel(Ways::default());
+        let loaded = FileStore::open(directory.path()).unwrap();
+        let state = State::replay(loaded.records.iter().flat_map(|record| &record.events));
+        let start = serve::Start {
+            state,
+            store: loaded.store,
+            dataplane: fake.clone(),
+            ways: follow,
+            probe_concurrency: 8,
+            notes: Vec::new(),
+        };
+        let node = serve::start(start).unwrap();
+        let socket = directory.path().join("lb.sock");
+        let bound = Socket::bind(&socket).unwrap();
+        let (ends, told) = watch::channel(false);
+        tokio::spawn(bound.answer(api::router(node.clone()), told));
+        Self { fake, node, directory, socket, ends, ways }
+    }
+
+    /// The next daemon, with the same maps and the same journal, when the routes of this one are gone.
+    pub(crate) async fn restarted(self) -> Self {
+        self.ends.send_replace(true);
+        let socket = self.socket.clone();
+        until("the socket is gone", || !socket.exists()).await;
+        Self::with(self.fake.clone(), self.directory.clone())
+    }
+
+    /// Runs `lb` with these words, split at spaces.
+    pub(crate) async fn lb(&self, words: &str) -> Ran {
+        self.lb_with(&words.split(' ').collect::<Vec<_>>()).await
+    }
+
+    /// Runs `lb` with these words.
+    pub(crate) async fn lb_with(&self, words: &[&str]) -> Ran {
+        let socket = self.socket.display().to_string();
+        let all: Vec<&str> = ["lb", "--socket", &socket].into_iter().chain(words.iter().copied()).collect();
+        run(&all).await
+    }
+
+    /// What the journal holds.
+    pub(crate) fn records(&self) -> Vec<Record> {
+        FileStore::open(self.directory.path()).unwrap().records
+    }
+
+    /// A file for `lb apply`.
+    pub(crate) fn file(&self, text: &str) -> String {
+        let path = self.directory.path().join("lb.toml");
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    /// Says that every backend is reached by device 7.
+    pub(crate) fn all_reached(&self) {
+        let state = self.node.engine.state();
+        let way = |address: std::net::IpAddr| Way {
+            next_hop_mac: Some(Mac::from_octets([2, 0, 0, 0, 0, 9])),
+            ifindex: 7,
+            mtu: 1_500,
+            source_mac: Mac::from_octets([2, 0, 0, 0, 0, 7]),
+            tags: Default::default(),
+            source: if address.is_ipv4() { "10.0.0.1".parse().unwrap() } else { "fd00::1".parse().unwrap() },
+        };
+        let ways = state.backends().map(|(.., backend)| (backend.id, Ok(way(backend.address))));
+        self.ways.send_replace(Arc::new(ways.collect()));
+    }
+
+    /// A vip `web` in mode l2 without a probe, and backends `b1`, `b2`, … that are reached.
+    pub(crate) async fn with_web(&self, backends: usize) {
+        self.lb("vip add web 203.0.113.10:80/tcp --mode l2 --probe-kind none").await.ok();
+        for number in 1..=backends {
+            self.lb(&format!("backend add web/b{number} 10.0.0.{number}")).await.ok();
+        }
+        self.all_reached();
+    }
+
+    /// One request as any HTTP client makes it: status and body.
+    pub(crate) async fn http(&self, request: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::UnixStream::connect(&self.socket).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, body.to_owned())
+    }
+}
+
+/// Runs `lb` with these words, the first of which is its name.
+pub(crate) async fn run(words: &[&str]) -> Ran {
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let exit = cli::run(words, &mut stdout, &mut stderr, false).await;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { exit, stdout: text(stdout), stderr: text(stderr) }
+}
+
+/// Waits until something is so.
+pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,88 @@
+//! What goes wrong: a data plane that fails, a daemon that is not there, requests that are not of their form.
+
+use lb_userspace::dataplane::Dataplane;
+
+use crate::bench::{Bench, run, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_maps_refuse_is_durable_said_and_tried_again() {
+    let bench = Bench::new();
+    let node = bench.node.clone();
+    until("the first pass is done", || node.standing.borrow().passes > 0).await;
+    bench.fake.fail_after(Some(0));
+    let ran = bench.lb("vip add web 203.0.113.10:80/tcp --mode l2").await;
+    assert_eq!(ran.exit, 1, "{ran:?}");
+    assert!(ran.stderr.contains("durable, but not in the maps yet"), "{ran:?}");
+    assert_eq!(bench.records().len(), 1);
+    let status = bench.lb("status").await.ok().stdout;
+    assert!(status.contains("not in the maps yet") && status.contains("the maps hold 0"), "{status}");
+    assert_eq!(bench.lb("status --check").await.exit, 6);
+    let (status, _) = bench.http("GET /readyz HTTP/1.1\r\nhost: lb\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(status, 503);
+    bench.fake.fail_after(None);
+    until("the maps have it", || node.standing.borrow().revision == 1).await;
+    assert_eq!(bench.fake.read().unwrap().vips.len(), 1);
+    assert!(node.standing.borrow().fault.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_daemon_one_sentence_says_how_to_start_it() {
+    let ran = run(&["lb", "--socket", "/nowhere/lb.sock", "status"]).await;
+    assert_eq!(ran.exit, 4);
+    assert!(ran.stderr.contains("lb serve") && ran.stderr.contains("LB5001"), "{ran:?}");
+    assert!(ran.stdout.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_words_are_usage_and_close_ones_are_suggested() {
+    let bench = Bench::new();
+    let ran = bench.lb("vip ad web 203.0.113.10:80/tcp").await;
+    assert_eq!(ran.exit, 2);
+    assert!(ran.stderr.contains("'add'"), "{ran:?}");
+    let ran = bench.lb("vip add web 203.0.113.10:80/tcp --mode l3").await;
+    assert_eq!(ran.exit, 2);
+    assert!(ran.stderr.contains("l2, ipip, nat"), "{ran:?}");
+    let ran = bench.lb("explain LB1000").await;
+    assert_eq!(ran.exit, 1);
+    assert!(ran.stderr.contains("LB3011"), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_cannot_steer_the_terminal() {
+    let bench = Bench::new();
+    for words in [["vip", "show", "web\x1b[2J"], ["tenant", "add", "a\x1b]0;x\x07"], ["vip", "\x1b[31m", "x"]]
+    {
+        let ran = bench.lb_with(&words).await;
+        assert_ne!(ran.exit, 0);
+        assert!(!ran.stderr.contains('\x1b') && !ran.stderr.contains('\x07'), "{ran:?}");
+    }
+    let file = bench.file("[[vip]]\nname = \"we\x07b\"\n");
+    let ran = bench.lb(&format!("apply -f {file}")).await;
+    assert!(ran.exit != 0 && !ran.stderr.contains('\x07'), "{ran:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_not_of_their_form_are_refused() {
+    let bench = Bench::new();
+    let post = |path: &str, length: usize, body: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: lb\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+    };
+    let body = r#"{"kind": "vip_ad"}"#;
+    let (status, answer) = bench.http(&post("/v1/commands", body.len(), body)).await;
+    assert_eq!(status, 400);
+    assert!(answer.contains("LB3007") && answer.contains("vip_add"), "{answer}");
+    let body = r#"{"kind": "tenant_add", "name": "a", "colour": "red"}"#;
+    let (status, answer) = bench.http(&post("/v1/commands", body.len(), body)).await;
+    assert_eq!(status, 400, "{answer}");
+    let body = " ".repeat(1_100_000);
+    let (status, answer) = bench.http(&post("/v1/commands", body.len(), &body)).await;
+    assert_eq!(status, 413);
+    assert!(answer.contains("LB3008"), "{answer}");
+    let (status, answer) =
+        bench.http("GET /v2/views HTTP/1.1\r\nhost: lb\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(status, 404);
+    assert!(answer.contains("LB3010"), "{answer}");
+    assert!(bench.records().is_empty());
+}
