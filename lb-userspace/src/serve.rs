@@ -6,7 +6,7 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lb_control::plan::{Actual, adopted_health};
 use lb_control::state::State;
@@ -17,13 +17,16 @@ use crate::api::connections::Socket;
 use crate::api::{self, Node};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
-use crate::engine::Engine;
+use crate::engine::{Engine, Published};
 use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::LogError;
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Ways};
-use crate::{config, probe, samples};
+use crate::{config, neighbour, probe, samples};
+
+/// For everything that follows the writer to end with it.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// How the daemon runs.
 #[derive(Clone, Debug)]
@@ -42,6 +45,9 @@ pub struct Settings {
     pub probe_concurrency: usize,
 }
 
+/// Starts to look for the ways to the backends of the published states.
+pub type WatchWays = Box<dyn FnOnce(watch::Receiver<Published>) -> std::io::Result<watch::Receiver<Ways>>>;
+
 /// What a daemon starts from.
 pub struct Start<S> {
     /// The state that the journal gives.
@@ -50,8 +56,8 @@ pub struct Start<S> {
     pub store: S,
     /// The maps.
     pub dataplane: Arc<dyn Dataplane>,
-    /// Ways to the backends, from whoever watches routes and neighbours.
-    pub ways: watch::Receiver<Ways>,
+    /// Who watches routes and neighbours: starts with the published states, gives the ways to their backends.
+    pub watch_ways: WatchWays,
     /// Probes under way at once.
     pub probe_concurrency: usize,
     /// What a person should know of the start.
@@ -68,17 +74,15 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let adopted = adopted_health(&start.state, &actual);
     let engine = Engine::start(start.state, actual.limits, start.store);
     let health = probe::start(engine.follow(), adopted, start.probe_concurrency);
+    let ways = (start.watch_ways)(engine.follow());
+    let ways =
+        ways.map_err(|error| Problem::new(Code::KernelCall, format!("could not open netlink: {error}")))?;
     let nudge = Arc::new(Notify::new());
-    let inputs = Inputs {
-        states: engine.follow(),
-        health: health.clone(),
-        ways: start.ways.clone(),
-        nudge: nudge.clone(),
-    };
+    let inputs =
+        Inputs { states: engine.follow(), health: health.clone(), ways: ways.clone(), nudge: nudge.clone() };
     let standing = reconcile::start(start.dataplane.clone(), inputs);
     let samples = samples::start(start.dataplane.clone());
-    let (dataplane, ways) = (start.dataplane, start.ways);
-    let (started, notes) = (Instant::now(), start.notes);
+    let (dataplane, started, notes) = (start.dataplane, Instant::now(), start.notes);
     Ok(Arc::new(Node { engine, dataplane, standing, health, ways, samples, nudge, started, notes }))
 }
 
@@ -115,13 +119,14 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     }
     let first = state.revision == 0;
     let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
-    let ways = no_ways();
-    let node = start(Start { state, store, dataplane, ways, probe_concurrency, notes })?;
+    let watch_ways = Box::new(neighbour::start);
+    let node = start(Start { state, store, dataplane, watch_ways, probe_concurrency, notes })?;
     if let Some(path) = first_config.filter(|_| first) {
         apply_first(&node, &path).await?;
     }
     let socket = Socket::bind(&socket)?;
     let (end, ends) = watch::channel(false);
+    let mut ways = node.ways.clone();
     let answering = tokio::spawn(socket.answer(api::router(node), ends));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
@@ -129,11 +134,11 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("ending; forwarding goes on");
     end.send_replace(true);
-    answering.await.map_err(|error| Problem::bug(error.to_string()))
-}
-
-fn no_ways() -> watch::Receiver<Ways> {
-    watch::channel(Ways::default()).1
+    answering.await.map_err(|error| Problem::bug(error.to_string()))?;
+    // The last route is gone, so the writer ends, and with it all that follows it; this is the last to hear.
+    let ended = async { while ways.changed().await.is_ok() {} };
+    let _ = tokio::time::timeout(GRACE, ended).await;
+    Ok(())
 }
 
 /// The state directory, made if it is not there, for this daemon alone.

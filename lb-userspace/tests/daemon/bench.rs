@@ -64,7 +64,7 @@ impl Bench {
             state,
             store: loaded.store,
             dataplane: fake.clone(),
-            ways: follow,
+            watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
             notes: Vec::new(),
         };

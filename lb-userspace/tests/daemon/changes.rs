@@ -143,7 +143,7 @@ async fn a_lost_journal_is_no_wish_to_remove_every_vip() {
         state: Default::default(),
         store: lb_userspace::journal::MemoryStore::default(),
         dataplane: bench.fake.clone(),
-        ways: tokio::sync::watch::channel(Default::default()).1,
+        watch_ways: Box::new(|_| Ok(tokio::sync::watch::channel(Default::default()).1)),
         probe_concurrency: 1,
         notes: Vec::new(),
     };
