@@ -1,7 +1,7 @@
 //! Test bench: networks in namespaces, real traffic through them, and what was counted on the way.
 //!
-//! Used by the integration tests of this crate, by the demo and by the bench. It knows nothing of the
-//! balancer: it builds the network around it. A test in full:
+//! Used by the integration tests of this crate, by the demo and by the bench. Of the balancer only `balancer`
+//! knows; all else builds the network around it. A test in full:
 //!
 //! ```no_run
 //! use lb_tests::{require_root, topology::Topology, traffic::fetch};
@@ -9,13 +9,14 @@
 //! fn curl_reaches_a_backend() {
 //!     require_root!("curl_reaches_a_backend", "nginx", "curl");
 //!     let net = Topology::builder().backends(3).build().unwrap();
-//!     // Attach a balancer to net.node().uplink() inside net.node().ns here.
+//!     // Start a `balancer::Balancer` here and attach it to net.node().uplink().
 //!     let reply = fetch(net.client(), net.vip4(80), "/").unwrap();
 //!     assert!(net.backend_names().contains(&reply.text()), "{reply:?}\n{}", net.describe());
 //! }
 //! # curl_reaches_a_backend();
 //! ```
 
+pub mod balancer;
 pub mod capture;
 pub mod counters;
 pub mod interrupt;
