@@ -3,15 +3,11 @@
 #![no_main]
 #![allow(missing_docs, reason = "the attribute on entry points makes more of them")]
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use lb_common::datapath::connection::MovedOnly;
-use lb_common::datapath::pipeline::{self, Walk};
-use lb_common::datapath::{Verdict, decap};
-use lb_ebpf::frame::Frame;
-use lb_ebpf::maps::{LB_DEVICES, notes};
-use lb_ebpf::tables::Maps;
+use lb_common::datapath::{decap, pipeline};
+use lb_ebpf::run;
 
 /// Balances what comes in.
 #[xdp(frags)]
@@ -23,24 +19,6 @@ pub fn balance(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub fn decap(context: XdpContext) -> u32 {
     run(context, |frame, maps, walk| decap::run(frame, maps, &mut walk.parsed))
-}
-
-#[inline(always)]
-fn run(context: XdpContext, path: impl FnOnce(&mut Frame, &Maps, &mut Walk) -> Verdict) -> u32 {
-    let mut frame = Frame(context);
-    let maps = Maps(frame.ifindex());
-    notes().map_or(XDP_PASS, |walk| action(path(&mut frame, &maps, walk)))
-}
-
-/// A verdict as XDP puts it.
-#[inline(always)]
-fn action(verdict: Verdict) -> u32 {
-    match verdict {
-        Verdict::Pass(_) => XDP_PASS,
-        Verdict::Drop(_) => XDP_DROP,
-        Verdict::Transmit(_) => XDP_TX,
-        Verdict::Redirect(_, egress) => LB_DEVICES.redirect(egress.into(), 0).unwrap_or(XDP_DROP),
-    }
 }
 
 /// Nothing here panics: what could is a verdict.
