@@ -14,7 +14,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
 use super::fault::{Fault, Result};
-use super::pins::{self, PinnedLink, Pins};
+use super::pins::{PinnedLink, Pins, file_name};
 use super::{AttachMode, Attached, AttachedMode, DeviceState, sys};
 use crate::netlink::{Link, Netlink};
 
@@ -71,7 +71,7 @@ impl Site<'_> {
     /// Removes the pins of vanished devices of this name.
     fn forget_vanished(&self, name: &str) -> Result<()> {
         for pinned in self.pins.links()? {
-            if pinned.name == pins::file_name(name) && pinned.open()?.1.ifindex == 0 {
+            if pinned.name == file_name(name) && pinned.open()?.1.ifindex == 0 {
                 self.pins.remove(&pinned.path)?;
             }
         }
@@ -102,36 +102,36 @@ impl Site<'_> {
             )),
         }
     }
+}
 
-    /// Detaches the program from a device, by its name now or, if it has vanished, by the one it had.
-    pub(super) fn detach(&self, name: &str) -> Result<()> {
-        let links = links()?;
-        let ifindex = links.iter().find(|link| link.name == name).map(|link| link.ifindex);
-        let found = self.pins.links()?.into_iter().find(|pinned| match ifindex {
-            Some(ifindex) => pinned.ifindex == ifindex,
-            None => {
-                let vanished = links.iter().all(|link| link.ifindex != pinned.ifindex);
-                vanished && pinned.name == pins::file_name(name)
-            }
-        });
-        let Some(pinned) = found else {
-            find(&links, name)?;
-            return Err(Fault::new(Code::NotAttached, format!("`{name}` is not attached")));
-        };
-        match sys::unlink(pinned.open()?.0.as_fd()) {
-            // The device is gone, and the link with it.
-            Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
-                Err(Fault::os(format!("detach from `{name}`"), &error))
-            }
-            _ => self.pins.remove(&pinned.path),
+/// Detaches the program from a device, by its name now or, if it has vanished, by the one it had.
+pub(super) fn detach(pins: &Pins, name: &str) -> Result<()> {
+    let links = links()?;
+    let ifindex = links.iter().find(|link| link.name == name).map(|link| link.ifindex);
+    let found = pins.links()?.into_iter().find(|pinned| match ifindex {
+        Some(ifindex) => pinned.ifindex == ifindex,
+        None => {
+            let vanished = links.iter().all(|link| link.ifindex != pinned.ifindex);
+            vanished && pinned.name == file_name(name)
         }
+    });
+    let Some(pinned) = found else {
+        find(&links, name)?;
+        return Err(Fault::new(Code::NotAttached, format!("`{name}` is not attached")));
+    };
+    match sys::unlink(pinned.open()?.0.as_fd()) {
+        // The device is gone, and the link with it.
+        Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+            Err(Fault::os(format!("detach from `{name}`"), &error))
+        }
+        _ => pins.remove(&pinned.path),
     }
+}
 
-    /// The devices that the program is attached to.
-    pub(super) fn attached(&self) -> Result<Vec<Attached>> {
-        let links = links()?;
-        self.pins.links()?.into_iter().map(|pinned| one(pinned, &links)).collect()
-    }
+/// The devices that the program is attached to.
+pub(super) fn attached_of(pins: &Pins) -> Result<Vec<Attached>> {
+    let links = links()?;
+    pins.links()?.into_iter().map(|pinned| one(pinned, &links)).collect()
 }
 
 /// A pinned link as it is now.

@@ -5,19 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use lb_common::abi::counter::Counter;
-use lb_common::abi::vip::VipKey;
 use lb_common::addr::Mac;
-use lb_common::hash::HashKey;
-use lb_common::limits::NAT_PORTS;
-use lb_common::reason::REASON_CAPACITY;
 use lb_control::code::Code;
-use lb_control::plan::{Actual, Device, Key, Op, Rows, Sweep};
+use lb_control::plan::{Actual, Device, Op, Rows, Sweep};
 
 use super::fault::{Fault, Result};
-use super::store::{Calls, CountOf, RowsOf, Store};
+use super::memory::{self, Memory, lock};
+use super::store::{CountOf, Store};
 use super::{
     AttachMode, Attached, AttachedMode, Capacities, Check, Counters, Dataplane, DeviceState, Explanation,
     LiveSlots, Question, SweepReport, explain, maps, sweep,
@@ -32,50 +28,15 @@ pub struct Fake {
     last_sweep: Mutex<Option<Sweep>>,
 }
 
-/// The maps that are reached by calls.
-#[derive(Default)]
-struct Memory {
-    vip_keys_limit: u32,
-    vip_keys: BTreeMap<Key, (VipKey, u32)>,
-    ports: BTreeMap<u32, u32>,
-    devices: BTreeMap<u16, u32>,
-    reasons: BTreeMap<u32, Counter>,
-    vips: BTreeMap<u16, Counter>,
-    backends: BTreeMap<u16, Counter>,
-    /// Operations that may still succeed; `None` = all.
-    left: Option<u32>,
-}
-
 impl Fake {
     /// An empty data plane with small tables.
     pub fn new() -> Self {
-        let mut capacities = Capacities { flow_buckets: 1024, nat_planes: 1, ..Capacities::default() };
-        capacities.limits.vips = 64;
-        capacities.limits.vip_keys = 128;
-        capacities.limits.backends = 1023;
-        capacities.limits.slots = 1 << 20;
-        Self::with(&capacities)
+        Self::with(&memory::small())
     }
 
     /// An empty data plane of given capacities.
     pub fn with(capacities: &Capacities) -> Self {
-        let limits = &capacities.limits;
-        let memory = Memory { vip_keys_limit: limits.vip_keys, ..Memory::default() };
-        let memory = Arc::new(Mutex::new(memory));
-        let store = Store {
-            config: rows(1),
-            vips: rows(limits.vips),
-            slots: rows(limits.slots),
-            backends: rows(limits.backends + 1),
-            egresses: rows(limits.egresses),
-            sources: rows(limits.sources),
-            flows: rows(capacities.flow_buckets),
-            nat: rows(capacities.nat_planes * 2 * NAT_PORTS),
-            calls: Box::new(SharedMemory(memory.clone())),
-        };
-        let HashKey([low, high]) = HashKey([0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
-        store.config[0].hash_key[0].store(low);
-        store.config[0].hash_key[1].store(high);
+        let (store, memory) = memory::store(capacities);
         let (devices, last_sweep) = (Mutex::default(), Mutex::default());
         Self { store, memory, devices, now_s: AtomicU32::new(1_000), last_sweep }
     }
@@ -111,14 +72,13 @@ impl Fake {
         backend: Option<u16>,
         bytes: u64,
     ) {
+        let rows = [Some(CountOf::Reason(reason)), vip.map(CountOf::Vip), backend.map(CountOf::Backend)];
         let mut memory = lock(&self.memory);
-        let add = |counter: &mut Counter| {
+        for of in rows.into_iter().flatten() {
+            let counter = memory.counter(of);
             counter.packets += 1;
             counter.bytes += bytes;
-        };
-        add(memory.reasons.entry(reason as u32).or_default());
-        vip.into_iter().for_each(|row| add(memory.vips.entry(row).or_default()));
-        backend.into_iter().for_each(|row| add(memory.backends.entry(row).or_default()));
+        }
     }
 }
 
@@ -126,16 +86,6 @@ impl Default for Fake {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn rows<T: Default + Send + Sync + 'static>(count: u32) -> RowsOf<T> {
-    let rows: Vec<T> = std::iter::repeat_with(T::default).take(count as usize).collect();
-    Arc::new(rows)
-}
-
-/// A lock whose holder panicked guards plain values that are whole at every step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Dataplane for Fake {
@@ -194,85 +144,5 @@ fn attached(state: &DeviceState, mode: AttachedMode) -> Attached {
         mode,
         why: "it was asked for".into(),
         warnings: Vec::new(),
-    }
-}
-
-struct SharedMemory(Arc<Mutex<Memory>>);
-
-impl SharedMemory {
-    /// The maps, for a call that may be made to fail.
-    fn call(&self) -> Result<MutexGuard<'_, Memory>> {
-        let mut memory = lock(&self.0);
-        match &mut memory.left {
-            Some(0) => return Err(Fault::new(Code::KernelCall, "made to fail")),
-            Some(left) => *left -= 1,
-            None => {}
-        }
-        Ok(memory)
-    }
-}
-
-impl Memory {
-    fn counter(&mut self, of: CountOf) -> &mut Counter {
-        match of {
-            CountOf::Reason(reason) => {
-                debug_assert!((reason as u32) < REASON_CAPACITY);
-                self.reasons.entry(reason as u32).or_default()
-            }
-            CountOf::Vip(row) => self.vips.entry(row).or_default(),
-            CountOf::Backend(row) => self.backends.entry(row).or_default(),
-        }
-    }
-}
-
-impl Calls for SharedMemory {
-    fn vip_keys_limit(&self) -> u32 {
-        lock(&self.0).vip_keys_limit
-    }
-    fn vip_key(&self, key: &VipKey) -> Result<Option<u32>> {
-        Ok(self.call()?.vip_keys.get(&Key::from_abi(key)).map(|(_, entry)| *entry))
-    }
-    fn vip_keys(&self) -> Result<Vec<(VipKey, u32)>> {
-        Ok(self.call()?.vip_keys.values().copied().collect())
-    }
-    fn set_vip_key(&self, key: VipKey, entry: u32) -> Result<()> {
-        let mut memory = self.call()?;
-        let limit = memory.vip_keys_limit as usize;
-        let named = Key::from_abi(&key);
-        if memory.vip_keys.len() >= limit && !memory.vip_keys.contains_key(&named) {
-            return Err(Fault::full("LB_VIP_KEYS", limit));
-        }
-        memory.vip_keys.insert(named, (key, entry));
-        Ok(())
-    }
-    fn remove_vip_key(&self, key: &VipKey) -> Result<()> {
-        self.call()?.vip_keys.remove(&Key::from_abi(key));
-        Ok(())
-    }
-    fn ports(&self) -> Result<Vec<(u32, u32)>> {
-        Ok(self.call()?.ports.iter().map(|(ifindex, row)| (*ifindex, *row)).collect())
-    }
-    fn set_port(&self, ifindex: u32, egress: u32) -> Result<()> {
-        self.call()?.ports.insert(ifindex, egress);
-        Ok(())
-    }
-    fn remove_port(&self, ifindex: u32) -> Result<()> {
-        self.call()?.ports.remove(&ifindex);
-        Ok(())
-    }
-    fn set_device(&self, row: u16, ifindex: u32) -> Result<()> {
-        self.call()?.devices.insert(row, ifindex);
-        Ok(())
-    }
-    fn remove_device(&self, row: u16) -> Result<()> {
-        self.call()?.devices.remove(&row);
-        Ok(())
-    }
-    fn count(&self, of: CountOf) -> Result<Counter> {
-        Ok(*self.call()?.counter(of))
-    }
-    fn reset_count(&self, of: CountOf) -> Result<()> {
-        *self.call()?.counter(of) = Counter::default();
-        Ok(())
     }
 }

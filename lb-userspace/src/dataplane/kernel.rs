@@ -83,10 +83,10 @@ impl Dataplane for Kernel {
         self.site().attach(name, mode, replace)
     }
     fn detach(&self, name: &str) -> Result<()> {
-        self.site().detach(name)
+        attach::detach(&self.pins, name)
     }
     fn attached(&self) -> Result<Vec<Attached>> {
-        self.site().attached()
+        attach::attached_of(&self.pins)
     }
     fn sweep(&self, watched: Rows) -> Result<SweepReport> {
         let report = sweep::sweep(&self.store, self.now_s(), watched, &mut sys::grace_period);

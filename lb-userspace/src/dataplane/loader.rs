@@ -140,7 +140,7 @@ fn make_in(pins: &Pins, options: &Options) -> Result<Program> {
         fixed_now_ns: options.fixed_now_ns,
     };
     let program = load_program(pins, |spec| entries(spec, &options.capacities), &globals)?;
-    pin_program(pins, &program.fd)?;
+    pin_program(pins, PROGRAM, &program.fd)?;
     let config = config(pins)?;
     config[0].hash_key[0].store(key[0]);
     config[0].hash_key[1].store(key[1]);
@@ -157,12 +157,26 @@ fn load_program(pins: &Pins, entries: impl Fn(&MapSpec) -> u32, globals: &Global
     object::load(PROGRAM, &wanted, globals)
 }
 
-/// Pins the program in place of the one that was, by a rename.
-fn pin_program(pins: &Pins, program: &OwnedFd) -> Result<()> {
-    let (fresh, place) = (pins.path("balance-new"), pins.path(PROGRAM));
+/// Pins a program in place of the one that was, by a rename.
+fn pin_program(pins: &Pins, name: &str, program: &OwnedFd) -> Result<()> {
+    let (fresh, place) = (pins.path(&format!("{name}-new")), pins.path(name));
     pins.remove(&fresh)?;
     sys::pin(program.as_fd(), &fresh).map_err(|error| Fault::os("pin the program", &error))?;
     std::fs::rename(&fresh, &place).map_err(|error| Fault::os("pin the program", &error))
+}
+
+/// Puts a loaded program in place of the pinned one, unless that is the same. `keep`: whether the same may stay.
+pub(super) fn settle(pins: &Pins, name: &str, new: Program, keep: bool) -> Result<(OwnedFd, u32, Origin)> {
+    let before = ProgramInfo::from_pin(pins.path(name)).ok();
+    if let Some(before) = before.filter(|before| before.tag() == new.tag && keep) {
+        let old =
+            sys::pinned(&pins.path(name)).map_err(|error| Fault::os("open the pinned program", &error))?;
+        swap_links(pins, &old, before.id())?;
+        return Ok((old, before.id(), Origin::Adopted));
+    }
+    swap_links(pins, &new.fd, new.id)?;
+    pin_program(pins, name, &new.fd)?;
+    Ok((new.fd, new.id, Origin::Upgraded))
 }
 
 /// The config row of a whole data plane in the directory; `None` if there is none, or only a half-made one.
@@ -185,7 +199,7 @@ fn adoptable(pins: &Pins) -> Result<Option<Mapped<ConfigRow>>> {
 }
 
 /// Compares a pinned map with what it should be, all but its capacity, which it returns.
-fn compare(pins: &Pins, spec: &MapSpec) -> Result<u32> {
+pub(super) fn compare(pins: &Pins, spec: &MapSpec) -> Result<u32> {
     let path = pins.path(spec.name);
     let info =
         map_info(&path).map_err(|why| Fault::other_abi(pins.dir(), format!("map {}: {why}", spec.name)))?;
@@ -235,16 +249,8 @@ fn adopt(pins: Pins, options: &Options, config: &Mapped<ConfigRow>) -> Result<Lo
         fixed_now_ns: options.fixed_now_ns,
     };
     let new = load_program(&pins, |spec| spec.capacity, &globals)?;
-    let before = ProgramInfo::from_pin(pins.path(PROGRAM)).ok();
-    if let Some(before) = before.filter(|before| before.tag() == new.tag && options.fixed_now_ns == 0) {
-        let fault = |error| Fault::os("open the pinned program", &error);
-        let program = sys::pinned(&pins.path(PROGRAM)).map_err(fault)?;
-        swap_links(&pins, &program, before.id())?;
-        return Ok(Loaded { pins, program, program_id: before.id(), origin: Origin::Adopted });
-    }
-    swap_links(&pins, &new.fd, new.id)?;
-    pin_program(&pins, &new.fd)?;
-    Ok(Loaded { pins, program: new.fd, program_id: new.id, origin: Origin::Upgraded })
+    let (program, program_id, origin) = settle(&pins, PROGRAM, new, options.fixed_now_ns == 0)?;
+    Ok(Loaded { pins, program, program_id, origin })
 }
 
 /// Puts the program into every link that has another one. A link whose device is gone is left to [`super::attach`].

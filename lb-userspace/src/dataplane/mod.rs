@@ -9,6 +9,7 @@
 //! - nobody waits for a packet and no packet waits for us: live rows are changed word by word.
 
 mod attach;
+pub mod decap;
 mod explain;
 pub mod fake;
 mod fault;
@@ -17,6 +18,7 @@ pub mod kernel;
 mod loader;
 mod mapped;
 mod maps;
+mod memory;
 mod object;
 mod overlay;
 mod pins;

@@ -47,15 +47,22 @@ pub(super) fn look_up(netlink: &mut Netlink, to: IpAddr) -> Route {
     question.attributes.push(RouteAttribute::Destination(to.into()));
     match netlink.ask(RouteNetlinkMessage::GetRoute(question), 0) {
         Ok(answers) => answers.into_iter().find_map(|answer| of(answer, to)).unwrap_or_else(no_route),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
-            no_route()
-        }
-        Err(error) => Route::Refused(format!("no route: {error}")),
+        Err(error) => refused(&error),
     }
 }
 
 fn no_route() -> Route {
     Route::Refused("no route".into())
+}
+
+/// The kernel answers with an error where a route is of a kind that sends nothing (`fib_props` in Linux).
+fn refused(error: &std::io::Error) -> Route {
+    match error.raw_os_error() {
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => no_route(),
+        Some(libc::EINVAL) => Route::Refused("its route is a blackhole".into()),
+        Some(libc::EACCES) => Route::Refused("its route is prohibited".into()),
+        _ => Route::Refused(format!("no route: {error}")),
+    }
 }
 
 fn of(answer: RouteNetlinkMessage, to: IpAddr) -> Option<Route> {
