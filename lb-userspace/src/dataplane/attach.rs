@@ -15,7 +15,7 @@ use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp};
 
 use super::fault::{Fault, Result};
 use super::pins::{PinnedLink, Pins, file_name};
-use super::{AttachMode, Attached, AttachedMode, DeviceState, sys};
+use super::{AttachMode, Attached, AttachedMode, DeviceState, features, sys};
 use crate::netlink::{Link, Netlink};
 
 /// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE`.
@@ -256,9 +256,17 @@ fn warnings(link: &Link, mode: AttachedMode, links: &[Link]) -> Vec<String> {
     }
     if link.kind == "veth" {
         warn(format!(
-            "`{name}` is a veth: TCP breaks unless its other end has transmit checksums off \
+            "`{name}` is a veth: its other end must leave no checksums unfinished, or TCP breaks \
              (`ethtool -K PEER tx off`, in the namespace of that end)"
         ));
+    }
+    if mode == AttachedMode::Native && features::takes_redirected(link.ifindex).is_ok_and(|takes| !takes) {
+        let how = if link.kind == "veth" {
+            ": at its other end, run an XDP program or turn GRO off and on (`ethtool -K PEER gro off`, then `gro on`)"
+        } else {
+            " by its driver: packets can enter by it, but not leave by it"
+        };
+        warn(format!("frames that are redirected to `{name}` are lost{how}"));
     }
     if let Some(master) = links.iter().find(|other| Some(other.ifindex) == link.master) {
         warn(format!("`{name}` is a port of `{}`: packets to it are seen here first", master.name));
@@ -302,6 +310,8 @@ mod tests {
 
     #[test]
     fn trouble_ahead_is_said() {
+        // No device has this number: the kernel has no say.
+        let link = |name| Link { ifindex: u32::MAX >> 1, ..link(name) };
         let said = |link: &Link, mode| warnings(link, mode, &[]).join("\n");
         assert!(said(&Link { kind: "veth".into(), ..link("v") }, AttachedMode::Native).contains("tx off"));
         assert!(said(&Link { up: false, ..link("e") }, AttachedMode::Native).contains("ip link set e up"));

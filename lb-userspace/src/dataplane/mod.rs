@@ -13,6 +13,7 @@ pub mod decap;
 mod explain;
 pub mod fake;
 mod fault;
+mod features;
 mod frames;
 pub mod kernel;
 mod loader;
