@@ -15,6 +15,8 @@ pub enum Stage {
     Connect,
     /// A connection, but no whole answer on it.
     Exchange,
+    /// None was under way: an established connection ended by itself.
+    Idle,
     /// An answer with another status than 200, or with another content.
     Answer,
 }
@@ -22,6 +24,9 @@ pub enum Stage {
 /// One failed exchange.
 #[derive(Clone, Debug, Serialize)]
 pub struct Failure {
+    /// When the exchange began, connecting included where it did.
+    #[serde(skip)]
+    pub began: Instant,
     /// When it failed.
     #[serde(skip)]
     pub at: Instant,
@@ -36,10 +41,16 @@ pub struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn now(start: Instant, stage: Stage, backend: Option<&str>, error: String) -> Self {
+    /// A failure as of now of an exchange that began then, in traffic that runs since `start`.
+    pub(crate) fn now(
+        (start, began): (Instant, Instant),
+        stage: Stage,
+        backend: Option<&str>,
+        error: String,
+    ) -> Self {
         let at = Instant::now();
         let at_ms = u64::try_from(at.duration_since(start).as_millis()).unwrap_or(u64::MAX);
-        Self { at, at_ms, stage, backend: backend.map(str::to_owned), error }
+        Self { began, at, at_ms, stage, backend: backend.map(str::to_owned), error }
     }
 }
 

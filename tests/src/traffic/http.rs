@@ -3,7 +3,7 @@
 //!
 //! A request counts once, ok or failed; nothing is retried, with one exception: a kept-alive connection that
 //! was closed before a request was sent on it counts as broken, and the request goes out on a new one, as
-//! any client would.
+//! any client would. With a lifetime, a worker ends its connection by itself and goes on with a new one.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -44,12 +44,13 @@ pub struct HttpLoad {
     path: String,
     workers: usize,
     reuse: Reuse,
+    lifetime: Duration,
     pause: Duration,
     timeout: Duration,
 }
 
 impl HttpLoad {
-    /// A load on `/` of `vip`: 8 workers, keep-alive, 5 ms between a worker's requests, 5 s to answer.
+    /// A load on `/` of `vip`: 8 workers, keep-alive without end, 5 ms between a worker's requests, 5 s to answer.
     #[must_use]
     pub fn new(vip: SocketAddr) -> Self {
         Self {
@@ -57,6 +58,7 @@ impl HttpLoad {
             path: "/".to_owned(),
             workers: 8,
             reuse: Reuse::KeepAlive,
+            lifetime: Duration::MAX,
             pause: Duration::from_millis(5),
             timeout: Duration::from_secs(5),
         }
@@ -78,6 +80,12 @@ impl HttpLoad {
     #[must_use]
     pub fn reuse(self, reuse: Reuse) -> Self {
         Self { reuse, ..self }
+    }
+
+    /// Age at which a worker ends a connection that it kept.
+    #[must_use]
+    pub fn lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// Time between an answer and the worker's next request.
@@ -130,6 +138,8 @@ pub struct HttpReport {
     pub slowest_ms: u64,
     /// The failed requests, the first 10,000 of them.
     pub failures: Vec<Failure>,
+    /// The connections that ended before we ended them, the first 10,000 of them.
+    pub breaks: Vec<Failure>,
 }
 
 /// A load in the background. Dropping it ends it.
@@ -160,6 +170,7 @@ impl RunningHttpLoad {
 struct Connection {
     sender: SendRequest<Empty<Bytes>>,
     backend: Option<String>,
+    opened: Instant,
 }
 
 struct Worker {
@@ -173,7 +184,7 @@ impl Worker {
         let mut kept = None;
         while gate.open().await {
             let begun = Instant::now();
-            let pause = match self.exchange(kept.take()).await {
+            let pause = match self.exchange(kept.take(), begun).await {
                 Ok(connection) => {
                     self.note(|report| {
                         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -198,19 +209,23 @@ impl Worker {
     }
 
     /// One request; returns the connection when it is to be used again.
-    async fn exchange(&self, kept: Option<Connection>) -> Result<Option<Connection>, Failure> {
-        let mut connection = match self.still_open(kept).await {
+    async fn exchange(
+        &self,
+        kept: Option<Connection>,
+        begun: Instant,
+    ) -> Result<Option<Connection>, Failure> {
+        let mut connection = match self.still_open(kept, begun).await {
             Some(connection) => connection,
-            None => self.connect().await?,
+            None => self.connect(begun).await?,
         };
         let answer = timeout(self.load.timeout, ask(&mut connection.sender, &self.load)).await;
         let (status, backend) = match answer {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(self.broken(&connection, describe(&error))),
-            Err(_) => return Err(self.broken(&connection, "no answer in time".to_owned())),
+            Ok(Err(error)) => return Err(self.broken(&connection, begun, describe(&error))),
+            Err(_) => return Err(self.broken(&connection, begun, "no answer in time".to_owned())),
         };
         if status != StatusCode::OK {
-            return Err(self.failure(Stage::Answer, backend.as_deref(), status.to_string()));
+            return Err(self.failure(begun, Stage::Answer, backend.as_deref(), status.to_string()));
         }
         let name = backend.clone().unwrap_or_else(|| "unnamed".to_owned());
         self.note(|report| {
@@ -218,21 +233,23 @@ impl Worker {
             *report.per_backend.entry(name).or_default() += 1;
         });
         connection.backend = backend;
-        Ok((self.load.reuse == Reuse::KeepAlive).then_some(connection))
+        let kept = self.load.reuse == Reuse::KeepAlive && connection.opened.elapsed() < self.load.lifetime;
+        Ok(kept.then_some(connection))
     }
 
     /// The kept connection, unless the other side has closed it meanwhile.
-    async fn still_open(&self, kept: Option<Connection>) -> Option<Connection> {
+    async fn still_open(&self, kept: Option<Connection>, begun: Instant) -> Option<Connection> {
         let mut connection = kept?;
-        if connection.sender.ready().await.is_err() {
-            self.note(|report| report.connections_broken += 1);
+        if let Err(error) = connection.sender.ready().await {
+            let backend = connection.backend.as_deref();
+            self.note_break(self.failure(begun, Stage::Idle, backend, describe(&error)));
             return None;
         }
         Some(connection)
     }
 
-    async fn connect(&self) -> Result<Connection, Failure> {
-        let refused = |error: String| self.failure(Stage::Connect, None, error);
+    async fn connect(&self, begun: Instant) -> Result<Connection, Failure> {
+        let refused = |error: String| self.failure(begun, Stage::Connect, None, error);
         let stream = match timeout(self.load.timeout, TcpStream::connect(self.load.vip)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return Err(refused(error.to_string())),
@@ -246,16 +263,24 @@ impl Worker {
             let _ = driver.await;
         });
         self.note(|report| report.connections_opened += 1);
-        Ok(Connection { sender, backend: None })
+        Ok(Connection { sender, backend: None, opened: Instant::now() })
     }
 
-    fn broken(&self, connection: &Connection, error: String) -> Failure {
-        self.note(|report| report.connections_broken += 1);
-        self.failure(Stage::Exchange, connection.backend.as_deref(), error)
+    fn broken(&self, connection: &Connection, begun: Instant, error: String) -> Failure {
+        let failure = self.failure(begun, Stage::Exchange, connection.backend.as_deref(), error);
+        self.note_break(failure.clone());
+        failure
     }
 
-    fn failure(&self, stage: Stage, backend: Option<&str>, error: String) -> Failure {
-        Failure::now(self.start, stage, backend, error)
+    fn note_break(&self, failure: Failure) {
+        self.note(|report| {
+            report.connections_broken += 1;
+            keep(&mut report.breaks, failure);
+        });
+    }
+
+    fn failure(&self, begun: Instant, stage: Stage, backend: Option<&str>, error: String) -> Failure {
+        Failure::now((self.start, begun), stage, backend, error)
     }
 
     fn note(&self, change: impl FnOnce(&mut HttpReport)) {

@@ -1,8 +1,9 @@
 //! Long-lived TCP connections to the echo of a vip that ping-pong a byte: the witnesses of a change that
 //! must break none of them.
 //!
-//! Each connection is opened once and never again. It is broken when it ends, answers wrongly, or is silent
-//! for longer than the timeout.
+//! Each connection is opened once and never again, unless the pool has a lifetime: then a connection is ended
+//! in good order at that age, and opened again, as one is that broke. It is broken when it ends by itself, answers
+//! wrongly, or is silent for longer than the timeout.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::wait::wait_until;
 pub struct ConnectionPool {
     vip: SocketAddr,
     connections: usize,
+    lifetime: Option<Duration>,
     pause: Duration,
     timeout: Duration,
 }
@@ -34,7 +36,14 @@ impl ConnectionPool {
     /// silence make one broken.
     #[must_use]
     pub fn new(vip: SocketAddr, connections: usize) -> Self {
-        Self { vip, connections, pause: Duration::from_millis(50), timeout: Duration::from_secs(5) }
+        let (pause, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
+        Self { vip, connections, lifetime: None, pause, timeout }
+    }
+
+    /// Age at which a connection is ended and opened again; spread, so that they do not end all at once.
+    #[must_use]
+    pub fn lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime: Some(lifetime), ..self }
     }
 
     /// Time between an answer and the next byte.
@@ -81,12 +90,25 @@ pub struct PoolReport {
     pub live: usize,
     /// Established connections that broke.
     pub broken: usize,
+    /// Established connections that we ended at the end of their lifetime.
+    pub ended: usize,
     /// Bytes that came back.
     pub pongs: u64,
     /// Established connections by backend.
     pub per_backend: BTreeMap<String, usize>,
+    /// Those that live now, or lived at the end, by backend.
+    pub live_per_backend: BTreeMap<String, usize>,
     /// What broke, or was never established.
     pub failures: Vec<Failure>,
+}
+
+impl PoolReport {
+    fn less_one(&mut self, backend: &str) {
+        self.live -= 1;
+        if let Some(live) = self.live_per_backend.get_mut(backend) {
+            *live -= 1;
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -169,27 +191,57 @@ struct Member {
 
 impl Member {
     async fn run(self, mut gate: Gate) {
+        let mut number = 0;
+        while gate.open().await {
+            self.live(&mut gate, number).await;
+            if self.pool.lifetime.is_none() {
+                return;
+            }
+            number += 1;
+            self.rest(&mut gate).await;
+        }
+    }
+
+    /// One connection from its beginning to its end. The first one of a member lives shorter, each member's by
+    /// another part.
+    async fn live(&self, gate: &mut Gate, number: u32) {
+        let begun = Instant::now();
         let (mut stream, backend) = match self.connect().await {
             Ok(opened) => opened,
-            Err(error) => return self.fail(Stage::Connect, None, &error),
+            Err(error) => return self.fail(begun, Stage::Connect, None, &error),
         };
         self.note(|shared| {
             shared.report.opened += 1;
             shared.report.live += 1;
             *shared.report.per_backend.entry(backend.clone()).or_default() += 1;
+            *shared.report.live_per_backend.entry(backend.clone()).or_default() += 1;
         });
+        let part = if number == 0 { (self.index + 1) as f64 / self.pool.connections as f64 } else { 1.0 };
+        let lifetime = self.pool.lifetime.map(|lifetime| lifetime.mul_f64(part));
         while gate.open().await {
+            let asked = Instant::now();
             if let Err(error) = self.ping_pong(&mut stream).await {
                 // A close by us at the end is no break.
                 if !gate.is_stopped() {
-                    self.fail(Stage::Exchange, Some(&backend), &error);
+                    self.fail(asked, Stage::Exchange, Some(&backend), &error);
                 }
                 return;
             }
-            tokio::select! {
-                () = tokio::time::sleep(self.pool.pause) => {}
-                () = gate.stopped() => {}
+            if lifetime.is_some_and(|lifetime| begun.elapsed() >= lifetime) {
+                self.note(|shared| {
+                    shared.report.less_one(&backend);
+                    shared.report.ended += 1;
+                });
+                return;
             }
+            self.rest(gate).await;
+        }
+    }
+
+    async fn rest(&self, gate: &mut Gate) {
+        tokio::select! {
+            () = tokio::time::sleep(self.pool.pause) => {}
+            () = gate.stopped() => {}
         }
     }
 
@@ -226,12 +278,12 @@ impl Member {
         Ok(())
     }
 
-    fn fail(&self, stage: Stage, backend: Option<&str>, error: &anyhow::Error) {
-        let failure = Failure::now(self.start, stage, backend, format!("{error:#}"));
+    fn fail(&self, begun: Instant, stage: Stage, backend: Option<&str>, error: &anyhow::Error) {
+        let failure = Failure::now((self.start, begun), stage, backend, format!("{error:#}"));
         self.note(|shared| {
-            if stage == Stage::Exchange {
+            if let Some(backend) = backend {
                 shared.report.broken += 1;
-                shared.report.live -= 1;
+                shared.report.less_one(backend);
             }
             shared.broken.push(self.index);
             keep(&mut shared.report.failures, failure);

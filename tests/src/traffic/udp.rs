@@ -162,11 +162,12 @@ impl Flow {
         let mut number = 0_u64;
         while gate.open().await {
             number += 1;
+            let times = (self.start, Instant::now());
             self.note(|report| report.sent += 1);
             match exchange(&socket, &self.load, number).await {
                 Ok(backend) => self.answered(backend),
                 Err(error) => {
-                    let failure = Failure::now(self.start, Stage::Exchange, self.backend.as_deref(), error);
+                    let failure = Failure::now(times, Stage::Exchange, self.backend.as_deref(), error);
                     self.note(|report| keep(&mut report.failures, failure));
                 }
             }
