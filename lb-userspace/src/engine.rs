@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::journal::{EventStore, Record};
 use crate::problem::{Code, Problem};
+use crate::vital;
 
 /// Commands that may wait for the writer; the next sender waits.
 const QUEUE: usize = 256;
@@ -59,10 +60,7 @@ impl Engine {
         let state = Arc::new(state);
         let (publisher, published) = watch::channel(state.clone());
         let writer = Writer { state, limits, store, publisher };
-        std::thread::Builder::new()
-            .name("engine".to_owned())
-            .spawn(move || writer.run(queue))
-            .expect("a daemon that starts can have a thread");
+        vital::spawn("engine", move || writer.run(queue));
         Self { inputs, published, limits }
     }
 

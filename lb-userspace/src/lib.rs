@@ -24,3 +24,4 @@ pub mod samples;
 pub mod serve;
 pub mod suggest;
 pub mod terminal;
+mod vital;

@@ -168,13 +168,22 @@ fn traffic(
     help: &str,
     samples: Vec<(Labels, Counter)>,
 ) -> fmt::Result {
-    let families: [(&str, fn(&Counter) -> u64); 2] = [("packets", |c| c.packets), ("bytes", |c| c.bytes)];
-    for (unit, value) in families {
-        let (name, help) = (format!("{of}_{unit}"), format!("{unit} {help}"));
-        let mut family = encoder.encode_descriptor(&name, &help, None, MetricType::Counter)?;
-        for (labels, counter) in &samples {
-            ConstCounter::new(value(counter)).encode(family.encode_family(labels)?)?;
-        }
+    counters(encoder, &format!("{of}_packets"), &format!("packets {help}"), &samples, |counter| {
+        counter.packets
+    })?;
+    counters(encoder, &format!("{of}_bytes"), &format!("bytes {help}"), &samples, |counter| counter.bytes)
+}
+
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: &[(Labels, Counter)],
+    value: impl Fn(&Counter) -> u64,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, counter) in samples {
+        ConstCounter::new(value(counter)).encode(family.encode_family(labels)?)?;
     }
     Ok(())
 }

@@ -39,13 +39,13 @@ pub struct Problem {
     pub message: String,
     /// Where: a field of the command, or file, line and column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub place: Option<String>,
+    pub place: Option<Box<str>>,
     /// The other place of a conflict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub related: Option<String>,
+    pub related: Option<Box<str>>,
     /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub help: Option<String>,
+    pub help: Option<Box<str>>,
     /// Further problems of the same request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Problem>,
@@ -59,7 +59,7 @@ impl Problem {
             message: message.into(),
             place: None,
             related: None,
-            help: Some(code.advice().to_owned()),
+            help: Some(code.advice().into()),
             also: Vec::new(),
         }
     }
@@ -68,12 +68,12 @@ impl Problem {
         Self::new(Code::Bug, message)
     }
     /// The same at a place.
-    pub fn at(mut self, place: impl Into<String>) -> Self {
+    pub fn at(mut self, place: impl Into<Box<str>>) -> Self {
         self.place = Some(place.into());
         self
     }
     /// The same with other advice.
-    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+    pub fn with_help(mut self, help: impl Into<Box<str>>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -134,8 +134,8 @@ impl From<Rejection> for Problem {
         Self {
             code: rejection.code.to_string(),
             message: rejection.message,
-            place: Some(rejection.place).filter(|place| !place.is_empty()),
-            related: rejection.related,
+            place: (!rejection.place.is_empty()).then(|| rejection.place.into()),
+            related: rejection.related.map(Into::into),
             help: Some(rejection.what_to_do.into()),
             also: rejection.also.into_iter().map(Self::from).collect(),
         }

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane, Fault, LiveSlots, SweepReport};
 use crate::engine::Published;
 use crate::probe::SeenHealth;
+use crate::vital;
 
 /// From one full comparison to the next when nothing changes.
 pub const RESYNC: Duration = Duration::from_secs(10);
@@ -67,6 +68,8 @@ pub struct Standing {
 struct ToSweep {
     /// There may be slots that settle or entries that end.
     due: bool,
+    /// Some vip remembers every flow, so there may always be entries that end.
+    always: bool,
     /// Rows that a sweep can prove free.
     watched: Rows,
 }
@@ -92,12 +95,10 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
 
 /// Runs what may block in a thread with a runtime of its own, so that it holds nobody up.
 fn spawn(name: &str, body: impl Future<Output = ()> + Send + 'static) {
-    let run = move || {
+    vital::spawn(name, move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.expect("a daemon that starts can have a timer").block_on(body);
-    };
-    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
-    thread.expect("a daemon that starts can have a thread");
+    });
 }
 
 struct Passer {
@@ -234,7 +235,7 @@ impl Passer {
         let watched = plan::unnamed(&done.desired, &done.actual, self.dataplane.now_s());
         let mut to_sweep = self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner);
         to_sweep.due |= !done.ops.is_empty() || watched != Rows::default();
-        to_sweep.due |= state.vips.values().any(remembers);
+        to_sweep.always = state.vips.values().any(remembers);
         to_sweep.watched = watched;
     }
 }
@@ -288,7 +289,7 @@ impl Sweeper {
     fn sweep(&self) {
         let watched = {
             let mut to_sweep = self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner);
-            if !to_sweep.due {
+            if !to_sweep.due && !to_sweep.always {
                 return;
             }
             to_sweep.due = false;
@@ -297,7 +298,7 @@ impl Sweeper {
         let frees = watched != Rows::default();
         match self.dataplane.sweep(watched) {
             Ok(report) => {
-                let again = frees || remembers(&report);
+                let again = frees || has_more(&report);
                 self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner).due |= again;
                 self.standing.send_modify(|standing| standing.swept = Arc::new(report));
                 if frees {
@@ -313,7 +314,7 @@ impl Sweeper {
 }
 
 /// Whether the next sweep may find something to settle or to forget.
-fn remembers(report: &SweepReport) -> bool {
+fn has_more(report: &SweepReport) -> bool {
     report.tracked_flows > 0
         || report.nat_flows > 0
         || !report.moving_slots.is_empty()

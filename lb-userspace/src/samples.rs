@@ -13,8 +13,8 @@ use crate::dataplane::{Counters, Dataplane};
 const PERIOD: Duration = Duration::from_secs(1);
 /// Samples that are kept: a minute and the one that it begins with.
 const KEPT: usize = 61;
-/// Samples that a rate looks back.
-const RATE_SPAN: usize = 2;
+/// How far a rate looks back at least: one sample may be of this very moment.
+const RATE_SPAN: Duration = Duration::from_secs(1);
 
 /// The samples, oldest first.
 #[derive(Clone, Debug, Default)]
@@ -37,12 +37,12 @@ impl Samples {
 
     /// What `of` grew by over all samples: the last minute, or since the first sample if that is shorter.
     pub fn last_minute(&self, of: impl Fn(&Counters) -> Counter) -> Counter {
-        self.growth(self.0.len(), of).map_or_else(Counter::default, |(growth, _)| growth)
+        self.growth(Duration::MAX, of).map_or_else(Counter::default, |(growth, _)| growth)
     }
 
     /// What `of` grows by now.
     pub fn rate(&self, of: impl Fn(&Counters) -> Counter) -> Rate {
-        let Some((growth, time)) = self.growth(RATE_SPAN + 1, of) else { return Rate::default() };
+        let Some((growth, time)) = self.growth(RATE_SPAN, of) else { return Rate::default() };
         let seconds = time.as_secs_f64();
         if seconds <= 0.0 {
             return Rate::default();
@@ -50,16 +50,27 @@ impl Samples {
         Rate { pps: growth.packets as f64 / seconds, bps: growth.bytes as f64 * 8.0 / seconds }
     }
 
-    /// Growth over the newest `count` samples, and its time. A row that was given to somebody else began again at 0.
-    fn growth(&self, count: usize, of: impl Fn(&Counters) -> Counter) -> Option<(Counter, Duration)> {
+    /// Growth since the newest sample that is at least `span` old (else the oldest there is), and its time. A row
+    /// that was given to somebody else began again at 0.
+    fn growth(&self, span: Duration, of: impl Fn(&Counters) -> Counter) -> Option<(Counter, Duration)> {
         let (newest, new) = self.0.back()?;
-        let (oldest, old) = self.0.get(self.0.len().saturating_sub(count))?;
+        let old_enough = self.0.iter().rev().find(|(at, _)| newest.duration_since(*at) >= span);
+        let (oldest, old) = old_enough.or(self.0.front())?;
         let (new, old) = (of(new), of(old));
         let growth = Counter {
             packets: new.packets.checked_sub(old.packets).unwrap_or(new.packets),
             bytes: new.bytes.checked_sub(old.bytes).unwrap_or(new.bytes),
         };
         Some((growth, newest.duration_since(*oldest)))
+    }
+
+    /// The same with the counters of this moment, so that what just happened is seen.
+    pub fn and_now(&self, dataplane: &dyn Dataplane) -> Self {
+        let mut samples = self.clone();
+        if let Ok(counters) = dataplane.counters() {
+            samples.add(Instant::now(), counters);
+        }
+        samples
     }
 
     fn add(&mut self, at: Instant, counters: Counters) {
@@ -114,6 +125,8 @@ mod tests {
         }
         assert_eq!(samples.rate(no_backend), Rate { pps: 10.0, bps: 8_000.0 });
         assert_eq!(samples.last_minute(no_backend).packets, 600);
+        samples.add(begin + Duration::from_millis(99_010), counted(991));
+        assert!((samples.rate(no_backend).pps - 11.0 / 1.01).abs() < 0.01);
         samples.add(begin + Duration::from_secs(100), counted(3));
         assert_eq!(samples.last_minute(no_backend).packets, 3, "the row began again");
     }

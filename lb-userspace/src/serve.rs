@@ -22,7 +22,7 @@ use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::LogError;
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError};
 use crate::problem::{Code, Problem};
-use crate::reconcile::{self, Inputs, Ways};
+use crate::reconcile::{self, Inputs, Standing, Ways};
 use crate::{config, neighbour, probe, samples};
 
 /// For everything that follows the writer to end with it.
@@ -126,8 +126,9 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     }
     let socket = Socket::bind(&socket)?;
     let (end, ends) = watch::channel(false);
-    let mut ways = node.ways.clone();
+    let (mut ways, standing) = (node.ways.clone(), node.standing.clone());
     let answering = tokio::spawn(socket.answer(api::router(node), ends));
+    first_pass(standing).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!("ready");
     told_to_end().await?;
@@ -139,6 +140,11 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let ended = async { while ways.changed().await.is_ok() {} };
     let _ = tokio::time::timeout(GRACE, ended).await;
     Ok(())
+}
+
+/// Until the maps were compared once, or could not be: then the status says why, and it is tried again.
+async fn first_pass(mut standing: watch::Receiver<Standing>) {
+    let _ = standing.wait_for(|standing| standing.passes > 0 || standing.fault.is_some()).await;
 }
 
 /// The state directory, made if it is not there, for this daemon alone.

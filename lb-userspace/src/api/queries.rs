@@ -63,10 +63,13 @@ pub(super) async fn tenants(State(node): State<Arc<Node>>) -> Result<Json<ListVi
 }
 
 /// Every reason that counted anything, not only drops: their sum is the packets seen.
-pub(super) async fn drops(State(node): State<Arc<Node>>) -> Json<ListView<DropView>> {
-    let samples = node.samples.borrow().clone();
-    let counted = Reason::ALL.iter().map(|reason| drop_view(&samples, *reason));
-    list(&node.engine.state(), counted.filter(|view| view.packets > 0).collect())
+pub(super) async fn drops(State(node): State<Arc<Node>>) -> Result<Json<ListView<DropView>>, Problem> {
+    blocking(move || {
+        let samples = node.samples.borrow().clone().and_now(&*node.dataplane);
+        let counted = Reason::ALL.iter().map(|reason| drop_view(&samples, *reason));
+        list(&node.engine.state(), counted.filter(|view| view.packets > 0).collect())
+    })
+    .await
 }
 
 /// The document that, applied, changes nothing.

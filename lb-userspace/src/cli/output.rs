@@ -99,7 +99,7 @@ impl<'a> Output<'a> {
         }
         for problem in std::iter::once(problem).chain(&problem.also) {
             let _ = writeln!(self.stderr, "{} {}", self.styled("31;1", "error:"), clean(&problem.message));
-            let mut detail = |name: &str, text: &Option<String>| {
+            let mut detail = |name: &str, text: &Option<Box<str>>| {
                 if let Some(text) = text {
                     let _ = writeln!(self.stderr, "  {name}: {}", clean(text));
                 }

@@ -13,7 +13,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use lb_control::command::{BackendSpec, DEFAULT_TENANT, DEFAULT_WEIGHT, Document, TenantSpec, VipSpec};
+use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::{Probe, ProbeWish};
 use lb_control::state::State;
 use lb_control::vip::{Vip, VipSettings};
@@ -156,5 +156,131 @@ fn differs<T: PartialEq>(value: T, default: T) -> Option<T> {
     (value != default).then_some(value)
 }
 
-/// The weight of a backend that names none, for the manual.
-pub const WEIGHT: u32 = DEFAULT_WEIGHT;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Document, String> {
+        let source = Source { name: "lb.toml".to_owned(), text: text.to_owned() };
+        source.parse().map(|loaded| loaded.document).map_err(|report| report.text(false))
+    }
+
+    fn faults(text: &str) -> Vec<String> {
+        let source = Source { name: "lb.toml".to_owned(), text: text.to_owned() };
+        let problem = source.parse().unwrap_err().problem();
+        let line = |p: &Problem| format!("{} {} {}", p.code, p.place.as_deref().unwrap_or("?"), p.message);
+        std::iter::once(&problem).chain(&problem.also).map(line).collect()
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once_each_at_its_place() {
+        let text = r#"
+[[vip]]
+name = "web"
+adress = "203.0.113.10"
+port = "80"
+mode = "dsr"
+tracking = "alway"
+
+[[vip.backend]]
+name = "b1"
+address = "10.0.0.300"
+weight = -1
+colour = "red"
+
+[[vips]]
+"#;
+        assert_eq!(
+            faults(text),
+            [
+                "LB3004 lb.toml:2:1 a vip needs `address`",
+                "LB3003 lb.toml:4:1 a vip has no key `adress`; did you mean `address`?",
+                "LB3004 lb.toml:5:8 `port` must be a whole number, not string",
+                "LB3004 lb.toml:6:8 `mode` must be one of l2, ipip, nat, not `dsr`",
+                "LB3004 lb.toml:7:12 `tracking` must be one of auto, always, never, not `alway`; did you mean `always`?",
+                "LB3004 lb.toml:11:11 `address` must be an IPv4 or IPv6 address, not `10.0.0.300`",
+                "LB3004 lb.toml:12:10 `weight` must be from 0 to 4294967295, not -1",
+                "LB3003 lb.toml:13:1 a backend has no key `colour`; its keys are name, address, port, weight, intent",
+                "LB3003 lb.toml:15:3 the file has no key `vips`; did you mean `vip`?",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_fault_has_a_caret_a_code_and_what_to_do() {
+        let text = parse("[[vip]]\nname = \"web\"\naddress = \"203.0.113.10:80\"\nport = 80\n").unwrap_err();
+        assert_eq!(
+            text.trim_end(),
+            r#"LB3004
+
+  × `address` must be an IPv4 or IPv6 address, not `203.0.113.10:80`; port and protocol have keys
+   ╭─[lb.toml:3:11]
+ 2 │ name = "web"
+ 3 │ address = "203.0.113.10:80"
+   ·           ────────┬────────
+   ·                   ╰── here
+ 4 │ port = 80
+   ╰────
+  help: The message says what can stand there."#
+        );
+    }
+
+    #[test]
+    fn what_is_not_toml_is_shown_where_it_ends_to_be() {
+        let found = faults("[[vip]]\nname = \n\n[[tenant\n");
+        assert!(found.len() >= 2 && found[0].starts_with("LB3002 lb.toml:2:"), "{found:?}");
+    }
+
+    #[test]
+    fn a_place_that_the_file_does_not_have_is_the_table_around_it() {
+        let source = Source { name: "lb.toml".to_owned(), text: "[[tenant]]\nname = \"a\"\n".to_owned() };
+        let loaded = source.parse().unwrap();
+        assert_eq!(nearest(&loaded.spans, "document.tenant[0].name"), Some(18..21));
+        assert_eq!(nearest(&loaded.spans, "tenant[0].colour.shade"), nearest(&loaded.spans, "tenant[0]"));
+        assert_eq!(nearest(&loaded.spans, ""), None);
+    }
+
+    /// The schema and the document must name the same keys: a file with every key is a document.
+    #[test]
+    fn a_file_with_every_key_is_a_document() {
+        let text = r#"
+[[tenant]]
+name = "acme"
+[[vip]]
+name = "web"
+address = "203.0.113.10"
+port = 80
+protocol = "udp"
+tenant = "acme"
+mode = "l2"
+tracking = "never"
+udp_stateless = true
+window_s = 1
+idle_s = 2
+table_size = 251
+probe = { kind = "tcp", interval_ms = 3, timeout_ms = 4, rise = 5, fall = 6, port = 7 }
+[[vip.backend]]
+name = "b1"
+address = "10.0.0.1"
+port = 81
+weight = 8
+intent = "disabled"
+"#;
+        let document = parse(text).unwrap();
+        let keys = |table: &schema::Table| table.keys.len();
+        let vip = serde_json::to_value(&document.vips[0]).unwrap();
+        let schema::Kind::List(vip_table) = &schema::FILE.keys[1].kind else { panic!("vips are a list") };
+        assert_eq!(vip.as_object().unwrap().len(), keys(vip_table));
+        for key in vip_table.keys {
+            match &key.kind {
+                schema::Kind::Table(inner) => {
+                    assert_eq!(vip[key.name].as_object().unwrap().len(), keys(inner), "{}", key.name);
+                }
+                schema::Kind::List(inner) => {
+                    assert_eq!(vip[key.name][0].as_object().unwrap().len(), keys(inner), "{}", key.name);
+                }
+                _ => assert!(!vip[key.name].is_null(), "{}", key.name),
+            }
+        }
+    }
+}

@@ -44,7 +44,7 @@ impl Report {
             let own = problem.place.as_deref().and_then(|place| span(Some(place)));
             let related = problem.related.as_deref().and_then(|place| span(Some(place)));
             if let Some(own) = &own {
-                problem.place = Some(place(&source, own));
+                problem.place = Some(place(&source, own).into());
             }
             Located { problem, span: own, related }
         };

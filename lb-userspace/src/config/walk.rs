@@ -43,9 +43,11 @@ pub(super) fn walk(text: &str) -> Walked {
         let message = error.message().trim_end().replace('\n', ", ");
         walker.faults.push(Fault { code: Code::ConfigSyntax, message, span });
     }
+    walker.faults.sort_by_key(|fault| fault.span.start);
     // What was parsed around a syntax error is guesswork: its shape would be reported wrongly.
     if walker.faults.is_empty() {
         let value = walker.table(&FILE, "", table.get_ref(), table.span());
+        walker.faults.sort_by_key(|fault| fault.span.start);
         return Walked { value, spans: walker.spans, faults: walker.faults };
     }
     Walked { value: Value::Null, spans: walker.spans, faults: walker.faults }
@@ -146,7 +148,7 @@ impl Walker {
 
     fn bad_address(&mut self, key: &str, text: &str, span: Range<usize>) -> Value {
         let hint = if text.contains('/') || text.parse::<std::net::SocketAddr>().is_ok() {
-            "; port and protocol have keys of their own"
+            "; port and protocol have keys"
         } else {
             ""
         };

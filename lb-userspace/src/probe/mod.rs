@@ -16,9 +16,10 @@ use lb_control::health::{Health, HealthTracker, Outcome, Transition};
 use lb_control::probe::{Probe, ProbeKind};
 use lb_control::state::State;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 
 use crate::engine::Published;
+use crate::vital;
 
 /// Default number of probes under way at once; more wait, which stretches their intervals.
 pub const CONCURRENCY: usize = 1_024;
@@ -56,14 +57,14 @@ pub fn start(
         places: Arc::new(Semaphore::new(concurrency)),
         tasks: BTreeMap::new(),
     };
-    tokio::spawn(prober.run(states));
+    vital::task(prober.run(states));
     follow
 }
 
 struct Prober {
     seen: Arc<watch::Sender<SeenHealth>>,
     places: Arc<Semaphore>,
-    tasks: BTreeMap<BackendId, (Target, JoinHandle<()>)>,
+    tasks: BTreeMap<BackendId, (Target, AbortHandle)>,
 }
 
 impl Prober {
@@ -98,7 +99,7 @@ impl Prober {
         for (id, target) in wanted {
             self.tasks.entry(id).or_insert_with(|| {
                 let task = Pace { id, target, seen: self.seen.clone(), places: self.places.clone() };
-                (target, tokio::spawn(task.run()))
+                (target, vital::task(task.run()))
             });
         }
     }

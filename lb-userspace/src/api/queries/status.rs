@@ -79,7 +79,7 @@ fn about_node(node: &Node, snapshot: &Snapshot, vips: &[VipView], warnings: &mut
         );
     }
     for problem in pending(standing) {
-        let object = problem.place.clone().unwrap_or_else(|| "node".to_owned());
+        let object = problem.place.clone().unwrap_or_else(|| "node".into());
         let help = problem.help.clone().unwrap_or_default();
         warn(warnings, true, object, format!("not in the maps yet: {problem}. {help}"));
     }

@@ -45,7 +45,7 @@ impl Snapshot {
             state: node.engine.state(),
             ways: node.ways.borrow().clone(),
             health: node.health.borrow().clone(),
-            samples: node.samples.borrow().clone(),
+            samples: node.samples.borrow().clone().and_now(&*node.dataplane),
             now_s: node.dataplane.now_s(),
             vip_rows: vip_rows.unwrap_or_default(),
             backend_rows: backend_rows.unwrap_or_default(),

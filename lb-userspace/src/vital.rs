@@ -1,0 +1,40 @@
+//! Threads and tasks that the daemon cannot live without: if one panics, the process ends, so that a dead writer never
+//! looks alive. Forwarding goes on, the journal has all that was acknowledged, and the next start adopts both.
+
+use tokio::task::AbortHandle;
+
+/// Starts a vital thread.
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
+    /// Ends the process if it is dropped by a panic of its thread.
+    struct Vital;
+    impl Drop for Vital {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                end();
+            }
+        }
+    }
+    let run = move || {
+        let _vital = Vital;
+        body();
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    thread.expect("a daemon that starts can have a thread");
+}
+
+/// Starts a vital task; it may be aborted by what is returned.
+pub(crate) fn task(body: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    let task = tokio::spawn(body);
+    let abort = task.abort_handle();
+    tokio::spawn(async move {
+        if task.await.is_err_and(|error| error.is_panic()) {
+            end();
+        }
+    });
+    abort
+}
+
+fn end() {
+    tracing::error!("a vital part of the daemon has failed (LB5099): it ends; forwarding goes on");
+    std::process::abort();
+}
