@@ -19,6 +19,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Network, Need::Rivals])?;
     build::everything(true)?;
     let mut bench = process::cargo();
-    bench.args(["run", "--quiet", "--release", "--package", "lb-tests", "--bin", "bench", "--"]);
+    bench.args(["run", "--release", "--package", "lb-tests", "--bin", "bench", "--"]);
     process::replace_by(bench.args(&args.rest))
 }

@@ -19,6 +19,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Network])?;
     build::everything(false)?;
     let mut demo = process::cargo();
-    demo.args(["run", "--quiet", "--package", "lb-tests", "--bin", "demo", "--"]).args(&args.rest);
+    demo.args(["run", "--package", "lb-tests", "--bin", "demo", "--"]).args(&args.rest);
     process::replace_by(&mut demo)
 }

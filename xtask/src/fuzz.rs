@@ -24,7 +24,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     setup::ensure(&[Need::Build, Need::Network])?;
-    build::everything(true)?;
+    build::program()?;
     let frames = if args.long { LONG_FRAMES } else { FRAMES };
     let mut test = process::cargo();
     test.env("LB_FRAMES", frames.to_string());

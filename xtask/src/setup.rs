@@ -48,8 +48,9 @@ const TOOLS: &[Tool] = &[
     tool("nginx", "nginx-light", Need::Network, "is the HTTP server of each backend"),
     tool("curl", "curl", Need::Network, "is a client"),
     tool("wrk", "wrk", Need::Network, "is a client under load"),
+    tool("nft", "nftables", Need::Network, "makes faults in tests; the benchmark compares with it"),
+    tool("kill", "procps", Need::Network, "ends a program as its operator would"),
     tool("tcpdump", "tcpdump", Need::Network, "shows frames when a test fails"),
-    tool("nft", "nftables", Need::Rivals, "is what the benchmark compares with"),
     tool("haproxy", "haproxy", Need::Rivals, "is what the benchmark compares with"),
     tool(NGINX_STREAM, "libnginx-mod-stream", Need::Rivals, "is what the benchmark compares with"),
 ];
