@@ -20,6 +20,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::routing::{get, post};
 
+pub(crate) use node::device_view;
 pub use node::{Attach, Detach, Node};
 
 use crate::metrics;

@@ -112,7 +112,7 @@ pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Json<Value>,
     }
 }
 
-pub(super) fn device_view(attached: &Attached) -> DeviceView {
+pub(crate) fn device_view(attached: &Attached) -> DeviceView {
     DeviceView {
         name: attached.name.clone(),
         ifindex: attached.ifindex,

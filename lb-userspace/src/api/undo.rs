@@ -87,7 +87,7 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
         lb_control::probe::ProbeKind::None => "none",
         lb_control::probe::ProbeKind::Tcp => "tcp",
     };
-    flag(to.kind != from.kind, "probe-kind", kind.to_owned());
+    flag(to.kind != from.kind, "probe", kind.to_owned());
     flag(to.interval_ms != from.interval_ms, "probe-interval-ms", to.interval_ms.to_string());
     flag(to.timeout_ms != from.timeout_ms, "probe-timeout-ms", to.timeout_ms.to_string());
     flag(to.rise != from.rise, "probe-rise", to.rise.to_string());

@@ -1,6 +1,8 @@
 //! The answers to readers: names, not serials and rows; UTC; integers with their unit in the name. The shapes are
 //! public (docs/guide/api.md) and change only with [`super::SCHEMA`].
 
+use std::net::IpAddr;
+
 use lb_control::backend::Intent;
 use lb_control::health::Health;
 use lb_control::vip::{Mode, Tracking, VipSettings};
@@ -156,6 +158,8 @@ pub struct WayView {
     pub device: Option<String>,
     /// MAC of the next hop.
     pub next_hop: Option<String>,
+    /// The node's own address on that way: the outer source of tunnels, and whom a backend sees in mode nat.
+    pub source: Option<IpAddr>,
     /// Why it is not known.
     pub why_not: Option<String>,
 }

@@ -26,7 +26,7 @@ pub(super) struct Detach {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModeWord {
+pub(super) enum ModeWord {
     /// In the driver, or, where that is not possible, in the kernel's stack, with a warning.
     Auto,
     /// In the driver, or not at all.
@@ -35,13 +35,18 @@ enum ModeWord {
     Generic,
 }
 
+impl From<ModeWord> for AttachMode {
+    fn from(word: ModeWord) -> Self {
+        match word {
+            ModeWord::Auto => Self::Auto,
+            ModeWord::Native => Self::Native,
+            ModeWord::Generic => Self::Generic,
+        }
+    }
+}
+
 pub(super) async fn attach(session: &mut Session<'_>, args: Attach) -> Done {
-    let mode = match args.mode {
-        ModeWord::Auto => AttachMode::Auto,
-        ModeWord::Native => AttachMode::Native,
-        ModeWord::Generic => AttachMode::Generic,
-    };
-    let body = api::Attach { device: args.device, mode, replace: args.replace };
+    let body = api::Attach { device: args.device, mode: args.mode.into(), replace: args.replace };
     let view: AttachView = session.client.send("/v1/attach", &body).await?;
     if session.out.json {
         session.out.value(&view)?;

@@ -6,6 +6,7 @@
 
 mod backend;
 mod bypass;
+mod decap;
 mod device;
 mod document;
 mod drops;
@@ -80,6 +81,8 @@ enum Noun {
     /// The emergency bypass: every packet passes untouched.
     #[command(subcommand)]
     Bypass(bypass::Verb),
+    /// On a backend: take the outer header off tunnelled packets (mode ipip). Needs no daemon.
+    Decap(decap::Args),
 }
 
 /// What a command needs to do its work.
@@ -135,5 +138,6 @@ async fn dispatch(session: &mut Session<'_>, noun: Noun) -> Done {
         Noun::Explain(args) => explain::run(session, args).await,
         Noun::Selftest => selftest::run(session).await,
         Noun::Bypass(verb) => bypass::run(session, verb).await,
+        Noun::Decap(args) => decap::run(session, args).await,
     }
 }

@@ -107,7 +107,10 @@ pub(super) fn vip(session: &mut Session<'_>, vip: &VipView) {
 pub(super) fn backends(session: &mut Session<'_>, backends: &[BackendView]) {
     let row = |backend: &BackendView| {
         let way = match (&backend.way.device, &backend.way.next_hop) {
-            (Some(device), Some(next_hop)) if backend.way.known => format!("{device} {next_hop}"),
+            (Some(device), Some(next_hop)) if backend.way.known => {
+                let source = backend.way.source.map_or_else(String::new, |source| format!(" from {source}"));
+                format!("{device} {next_hop}{source}")
+            }
             _ => format!("none: {}", backend.way.why_not.as_deref().unwrap_or("not in the maps yet")),
         };
         vec![

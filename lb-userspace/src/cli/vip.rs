@@ -110,7 +110,7 @@ pub(super) struct Settings {
     table_size: Option<u32>,
     /// How its backends are probed; tcp for TCP on one port, else none.
     #[arg(long)]
-    probe_kind: Option<ProbeWord>,
+    probe: Option<ProbeWord>,
     /// Time between two probes, milliseconds.
     #[arg(long, value_name = "MS")]
     probe_interval_ms: Option<u32>,
@@ -147,7 +147,7 @@ impl Settings {
 
     fn probe(&self) -> Option<ProbeWish> {
         let wish = ProbeWish {
-            kind: self.probe_kind.map(|word| match word {
+            kind: self.probe.map(|word| match word {
                 ProbeWord::None => ProbeKind::None,
                 ProbeWord::Tcp => ProbeKind::Tcp,
             }),

@@ -125,7 +125,7 @@ impl Bench {
 
     /// A vip `web` in mode l2 without a probe, and backends `b1`, `b2`, … that are reached.
     pub(crate) async fn with_web(&self, backends: usize) {
-        self.lb("vip add web 203.0.113.10:80/tcp --mode l2 --probe-kind none").await.ok();
+        self.lb("vip add web 203.0.113.10:80/tcp --mode l2 --probe none").await.ok();
         for number in 1..=backends {
             self.lb(&format!("backend add web/b{number} 10.0.0.{number}")).await.ok();
         }

@@ -12,10 +12,8 @@ use crate::bench::{Bench, until};
 async fn a_command_reaches_the_maps_before_it_is_answered() {
     let bench = Bench::new();
     bench.lb("tenant add acme").await.ok();
-    let ran = bench
-        .lb("--json vip add web 203.0.113.10:80/tcp --mode l2 --tenant acme --probe-kind none")
-        .await
-        .ok();
+    let ran =
+        bench.lb("--json vip add web 203.0.113.10:80/tcp --mode l2 --tenant acme --probe none").await.ok();
     let answer = ran.json();
     assert_eq!((&answer["schema"], &answer["applied"]), (&"lb/v1".into(), &true.into()));
     assert_eq!(answer["events"][0]["kind"], "vip_added");
@@ -83,7 +81,7 @@ async fn what_is_said_to_undo_a_change_undoes_it() {
         "backend disable web/b1",
         "backend remove web/b2",
         "backend add web/b9 10.0.0.9",
-        "vip set web --window-s 30 --probe-kind tcp --probe-fall 5",
+        "vip set web --window-s 30 --probe tcp --probe-fall 5",
         "vip remove dns --allow-disruption",
         "tenant add other",
         "bypass on",

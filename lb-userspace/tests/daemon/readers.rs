@@ -39,7 +39,7 @@ async fn status_shows_intent_health_and_breaker_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_person_is_a_warning() {
     let bench = Bench::new();
-    bench.lb("vip add web 203.0.113.10:80/tcp --probe-kind none").await.ok();
+    bench.lb("vip add web 203.0.113.10:80/tcp --probe none").await.ok();
     let warnings = |json: &serde_json::Value| json["warnings"].to_string();
     let json = bench.lb("--json status").await.ok().json();
     assert!(warnings(&json).contains("no device is attached"), "{json}");

@@ -173,6 +173,12 @@ impl Snapshot {
             known: used.is_some(),
             device: egress.map(|egress| device_name(egress.ifindex)),
             next_hop: used.map(|(_, content)| mac_text(content.next_hop.mac().octets())),
+            source: used.and_then(|(actual, content)| {
+                u8::try_from(content.control.source())
+                    .ok()
+                    .and_then(|number| actual.sources.get(&number))
+                    .copied()
+            }),
             why_not: why_not.filter(|_| used.is_none() || !matches!(looked, Some(Ok(_)))),
         }
     }
