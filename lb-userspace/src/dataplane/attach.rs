@@ -48,7 +48,9 @@ impl Site<'_> {
         // Not pinned, the link ends with its descriptor: nothing is left behind.
         sys::pin(fd.as_fd(), &self.pins.link(link.ifindex, &link.name, mode))
             .map_err(|error| Fault::os(format!("pin the link to `{name}`"), &error))?;
-        Ok(attached(link, mode, why, &links))
+        let mut attached = attached(link, mode, why, &links);
+        attached.warnings.extend(unseen(link));
+        Ok(attached)
     }
 
     /// The device as it is attached, if it is; with the present program in its link.
@@ -243,6 +245,17 @@ fn attached(link: &Link, mode: AttachedMode, why: String, links: &[Link]) -> Att
     Attached { name, ifindex, device: Some(plan_device(link)), mode, why, warnings }
 }
 
+/// What may be wrong at the other end of a device, which cannot be seen from here: said once, when it is attached.
+fn unseen(link: &Link) -> Option<String> {
+    let name = &link.name;
+    (link.kind == "veth").then(|| {
+        format!(
+            "`{name}` is a veth: its other end must leave no checksums unfinished, or TCP breaks \
+             (`ethtool -K PEER tx off`, in the namespace of that end)"
+        )
+    })
+}
+
 /// What may go wrong on a device, each with what to do.
 fn warnings(link: &Link, mode: AttachedMode, links: &[Link]) -> Vec<String> {
     let name = &link.name;
@@ -253,12 +266,6 @@ fn warnings(link: &Link, mode: AttachedMode, links: &[Link]) -> Vec<String> {
     }
     if !link.up {
         warn(format!("`{name}` is down: `ip link set {name} up`"));
-    }
-    if link.kind == "veth" {
-        warn(format!(
-            "`{name}` is a veth: its other end must leave no checksums unfinished, or TCP breaks \
-             (`ethtool -K PEER tx off`, in the namespace of that end)"
-        ));
     }
     if mode == AttachedMode::Native && features::takes_redirected(link.ifindex).is_ok_and(|takes| !takes) {
         let how = if link.kind == "veth" {
@@ -313,7 +320,7 @@ mod tests {
         // No device has this number: the kernel has no say.
         let link = |name| Link { ifindex: u32::MAX >> 1, ..link(name) };
         let said = |link: &Link, mode| warnings(link, mode, &[]).join("\n");
-        assert!(said(&Link { kind: "veth".into(), ..link("v") }, AttachedMode::Native).contains("tx off"));
+        assert!(unseen(&Link { kind: "veth".into(), ..link("v") }).unwrap().contains("tx off"));
         assert!(said(&Link { up: false, ..link("e") }, AttachedMode::Native).contains("ip link set e up"));
         assert!(said(&link("e"), AttachedMode::Generic).contains("generic"));
         assert_eq!(said(&link("e"), AttachedMode::Native), "");
