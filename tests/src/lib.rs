@@ -24,6 +24,7 @@ pub mod netns;
 pub mod ping;
 pub mod process;
 pub mod scratch;
+pub mod site;
 pub mod skip;
 pub mod sweep;
 pub mod topology;

@@ -113,6 +113,12 @@ impl TopologyBuilder {
         Self { file_bytes, ..self }
     }
 
+    /// How node and backends are going to be cabled.
+    #[must_use]
+    pub fn chosen_layout(&self) -> Layout {
+        self.layout
+    }
+
     /// Leaves backends without nginx and echo until [`Backend::start`] is called.
     #[must_use]
     pub fn without_programs(self) -> Self {
