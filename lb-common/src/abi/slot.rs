@@ -82,7 +82,8 @@ impl Slot {
             Phase::Moving if lives(self.previous()) => {
                 Self::moving(current, self.previous(), self.deadline_s())
             }
-            Phase::Moving => Self::pinned(current),
+            // While `previous` was dead new flows began at the old `current` unremembered: it is the next `previous`.
+            Phase::Moving => Self::pinned(self.current()).transition(current, now_s, window_s, alive),
             _ if current == self.current() => self,
             Phase::Stable | Phase::Pinned if lives(self.current()) => {
                 Self::moving(current, self.current(), now_s.saturating_add(window_s))
@@ -138,6 +139,8 @@ mod tests {
         assert_eq!(Slot::stable(1).transition(2, 0, 10, |row| row != 1), Slot::stable(2));
         assert_eq!(Slot::pinned(1).transition(2, 0, 10, |row| row != 1), Slot::pinned(2));
         assert_eq!(Slot::moving(2, 1, 10).transition(2, 0, 10, |row| row != 1), Slot::pinned(2));
+        assert_eq!(Slot::moving(2, 1, 10).transition(3, 5, 10, |row| row != 1), Slot::moving(3, 2, 15));
+        assert_eq!(Slot::moving(2, 1, 10).transition(3, 5, 10, |row| row == 3), Slot::pinned(3));
         assert_eq!(Slot::stable(0).transition(2, 0, 10, ALIVE), Slot::stable(2));
     }
 }

@@ -85,12 +85,19 @@ pub fn remembered<T: Tables>(
     // From the last way to the first: of duplicates the lowest wins.
     for way in ways(bucket).rev() {
         let known = way.entry.state() != EntryState::Free && way.entry.same_flow(wanted);
-        if !known || !control(way.entry.backend(), tables).alive() {
+        if !known {
+            continue;
+        }
+        if !control(way.entry.backend(), tables).alive() {
+            // Forgotten at once: if the backend comes back, the flow is another's by then.
+            if parsed.teaches() {
+                tables.compare_swap(way.word, way.entry.0, 0);
+            }
             continue;
         }
         if way.entry.state() != EntryState::Syn {
             older = Some(way);
-        } else if parsed.is_syn() || fits(parsed, way.trace()) {
+        } else if parsed.is_syn() || fits(parsed, way.trace(), flow.now_s) {
             fresh = Some(way);
         }
     }
@@ -105,10 +112,12 @@ pub fn remembered<T: Tables>(
     }
 }
 
-/// Whether a segment belongs to the connection of a SYN: its sequence number is within the SYN's window.
+/// Whether a segment belongs to the connection of a SYN: it comes in time, and its sequence number is within the SYN's
+/// window. (A forged SYN must not wait for a live connection until its sequence numbers have come round.)
 #[inline(always)]
-fn fits(parsed: &Parsed, trace: Trace) -> bool {
+fn fits(parsed: &Parsed, trace: Trace, now_s: u32) -> bool {
     parsed.sequence.wrapping_sub(trace.isn().wrapping_add(1)) <= SYN_WINDOW
+        && trace.age_s(now_s) < SYN_TIMEOUT_S
 }
 
 /// A SYN after a SYN of the same tuple: a retransmission, or the client tries anew.
@@ -133,14 +142,15 @@ fn begin_anew<T: Tables>(
     tables: &T,
 ) -> u16 {
     let row = older.entry.backend();
-    if current != 0 && current != row && !control(row, tables).takes_new() {
-        let stored = insert(bucket, flow, current, EntryState::Syn, parsed.sequence, tables);
-        return if stored { current } else { row };
+    if current != 0
+        && current != row
+        && !control(row, tables).takes_new()
+        && insert(bucket, flow, current, EntryState::Syn, parsed.sequence, tables)
+    {
+        return current;
     }
-    if older.entry.state() == EntryState::Closing {
-        older.replace(older.entry.with_state(EntryState::Confirmed), Trace::new(flow.now_s, 0), tables);
-    }
-    row
+    // The new connection needs the entry for as long as any: it must not go by the old one's age.
+    refresh(older, flow, parsed, tables)
 }
 
 /// A segment that fits an unconfirmed SYN: the connection is real, and the tuple's older one is over.
@@ -182,8 +192,9 @@ fn next_state(state: EntryState, age_s: u32, parsed: &Parsed) -> EntryState {
     match state {
         _ if parsed.closes() => EntryState::Closing,
         EntryState::Probation if age_s < PROBATION_S => EntryState::Probation,
-        // The last acknowledgements of a closing connection carry no data; if data comes, the close was forged.
-        EntryState::Closing if !parsed.has_data => EntryState::Closing,
+        // The last acknowledgements of a closing connection carry no data; if data comes, the close was forged, and a
+        // SYN begins the tuple's next connection.
+        EntryState::Closing if !parsed.has_data && !parsed.is_syn() => EntryState::Closing,
         _ => EntryState::Confirmed,
     }
 }

@@ -15,6 +15,8 @@ pub mod packet;
 pub mod parse;
 pub mod pipeline;
 pub mod tables;
+#[cfg(test)]
+mod tests;
 pub mod vip;
 pub mod wire;
 
