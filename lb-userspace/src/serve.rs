@@ -111,18 +111,19 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
         tracing::warn!("{note}");
         notes.push(note);
     }
+    // Before anything is touched.
+    let first = first_config.filter(|_| state.revision == 0).map(|path| document(&path)).transpose()?;
     let (kernel, origin) = Kernel::open(&Options { pin_dir, capacities, ..Options::default() })?;
     match origin {
         Origin::Made => tracing::info!("made a new data plane"),
         Origin::Adopted => tracing::info!("adopted the data plane that runs"),
         Origin::Upgraded => tracing::info!("adopted the data plane that runs, with this binary's program"),
     }
-    let first = state.revision == 0;
     let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
     let watch_ways = Box::new(neighbour::start);
     let node = start(Start { state, store, dataplane, watch_ways, probe_concurrency, notes })?;
-    if let Some(path) = first_config.filter(|_| first) {
-        apply_first(&node, &path).await?;
+    if let Some(loaded) = first {
+        apply_first(&node, loaded).await?;
     }
     let socket = Socket::bind(&socket)?;
     let (end, ends) = watch::channel(false);
@@ -170,9 +171,12 @@ fn open_journal(state_dir: &Path) -> Result<Loaded, Problem> {
     })
 }
 
+fn document(path: &Path) -> Result<config::Loaded, Problem> {
+    config::Source::read(path)?.parse().map_err(|report| report.problem())
+}
+
 /// The document of a first start becomes the first command.
-async fn apply_first(node: &Node, path: &Path) -> Result<(), Problem> {
-    let loaded = config::Source::read(path)?.parse().map_err(|report| report.problem())?;
+async fn apply_first(node: &Node, loaded: config::Loaded) -> Result<(), Problem> {
     let apply = lb_control::command::Apply { document: loaded.document.clone(), ..Default::default() };
     let applied = node.engine.submit(lb_control::command::Command::Apply(apply), "lb serve --config").await;
     applied.map(drop).map_err(|problem| loaded.locate(problem).problem())

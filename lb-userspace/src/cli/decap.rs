@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::device::ModeWord;
-use super::text::count;
+use super::text::{count, several};
 use super::{Done, Session};
 use crate::api::SCHEMA;
 use crate::dataplane::decap::{self, Accepted, PIN_DIR, Status};
@@ -70,9 +70,9 @@ fn attach(session: &mut Session<'_>, args: &Args, device: &str) -> Done {
         session.out.value(&value)?;
         return Ok(None);
     }
-    let (peers, vips) = (accepted.peers.len(), accepted.vips.len());
+    let (peers, vips) = (several(accepted.peers.len(), "peer"), several(accepted.vips.len(), "vip"));
     session.out.line(&format!(
-        "unwraps on {device}, {}: from {peers} peers for {vips} vips",
+        "unwraps on {device}, {}: from {peers} for {vips}",
         match attached.mode {
             AttachedMode::Native => "native",
             AttachedMode::Generic => "generic",

@@ -95,6 +95,13 @@ struct Session<'a> {
 /// What a command comes to: exit status 0, or another one that is no error.
 type Done = Result<Option<Exit>, Problem>;
 
+/// Every command with its flags, for the manual and its test.
+pub fn grammar() -> clap::Command {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    command.build();
+    command
+}
+
 /// Runs a command line and gives its exit status.
 pub async fn run<A: Into<OsString> + Clone>(
     args: impl IntoIterator<Item = A>,
