@@ -123,7 +123,7 @@ pub fn prime_at_least(count: u32) -> u32 {
 
 /// Whether `n` is a prime.
 pub fn is_prime(n: u32) -> bool {
-    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0)
+    n >= 2 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
 }
 
 #[cfg(test)]
