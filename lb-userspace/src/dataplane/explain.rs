@@ -174,3 +174,96 @@ fn egress(store: &Store, verdict: Verdict, trail: &Trail, ingress: u32) -> Optio
 fn mac_text(mac: Mac) -> String {
     mac.octets().map(|octet| format!("{octet:02x}")).join(":")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::{QuestionPacket, maps, memory};
+    use lb_common::abi::vip::{Tracking, VipEntry};
+    use lb_common::be::Be16;
+    use lb_common::ids::{BackendId, TenantId, VipId};
+    use lb_control::plan::{BackendContent, EgressContent, Key, Op, VipContent};
+
+    const NOW_NS: u64 = 5_000_000_000_000;
+
+    /// A vip with backends 1 and 2 in mode nat, whose slots are all `slot`.
+    fn store_with(slot: Slot) -> Store {
+        let (store, _) = memory::store(&memory::small());
+        let key = Key { address: "203.0.113.10".parse().unwrap(), port: 80, protocol: 6 };
+        let policy = Policy::new(Tracking::Always, false, true, 900);
+        let content = VipContent { id: VipId(7), tenant: TenantId(2), key, extent: (0, 251), policy };
+        let egress = EgressContent { ifindex: 3, mtu: 1500, source_mac: Mac(2), tags: Tags::one(7) };
+        let mut ops = vec![
+            Op::WriteSource { number: 0, address: "10.0.0.1".parse().unwrap() },
+            Op::WriteEgress { row: 1, content: egress },
+            Op::WriteSlots { first: 0, values: vec![slot; 251] },
+            Op::WriteVip { row: 0, content },
+            Op::SetVipKey { key, entry: VipEntry(0) },
+        ];
+        for row in 1..=2u16 {
+            let control = Control::new(3, Mode::Nat, 0, 0, Be16::new(8080));
+            let address = std::net::Ipv4Addr::new(10, 0, 0, 2 + row as u8).into();
+            let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, row as u8]), 1);
+            let content = BackendContent { id: BackendId(10 + u32::from(row)), address, control, next_hop };
+            ops.push(Op::WriteBackend { row, content });
+        }
+        maps::apply(&store, &ops).unwrap();
+        store
+    }
+
+    fn ask(store: &Store, vip: &str, packet: QuestionPacket) -> Result<Explanation> {
+        let client = "198.51.100.7:40001".parse().unwrap();
+        explain(store, NOW_NS, &Question { client, vip: vip.parse().unwrap(), packet })
+    }
+
+    #[test]
+    fn a_forwarded_packet_is_told_whole() {
+        let store = store_with(Slot::stable(1));
+        let told = ask(&store, "203.0.113.10:80", QuestionPacket::TcpSyn).unwrap();
+        assert_eq!((told.verdict, told.reason), ("redirect", "forwarded"));
+        let (vip, slot) = (told.vip.unwrap(), told.slot.unwrap());
+        assert_eq!((vip.id, vip.tenant_id, vip.tracking), (7, 2, "always"));
+        assert_eq!((slot.phase, slot.current, slot.previous), ("stable", 1, None));
+        let backend = told.backend.unwrap();
+        assert_eq!((backend.id, backend.port, backend.mode, backend.choice), (11, 8080, "nat", "inserted"));
+        let egress = told.egress.unwrap();
+        assert_eq!((egress.row, egress.ifindex, egress.vlans), (Some(1), Some(3), vec![7]));
+        assert_eq!(egress.next_hop, "02:00:00:00:00:01");
+        // A VLAN tag longer than it came.
+        assert_eq!(told.bytes, (54, 58));
+    }
+
+    #[test]
+    fn asking_writes_nothing() {
+        let store = store_with(Slot::moving(2, 1, 6_000));
+        let told = ask(&store, "203.0.113.10:80", QuestionPacket::TcpSyn).unwrap();
+        assert_eq!((told.backend.unwrap().id, told.slot.unwrap().window_left_s), (12, Some(1_000)));
+        let told = ask(&store, "203.0.113.10:80", QuestionPacket::TcpEstablished).unwrap();
+        assert_eq!((told.backend.unwrap().choice, told.entry), ("previous", None));
+        assert!(store.flows.iter().all(|bucket| bucket.entries.iter().all(|word| word.load() == 0)));
+        assert!(store.nat.iter().all(|row| row.control.load() == 0 && row.client[1].load() == 0));
+        assert!(maps::counters(&store).unwrap().reasons.is_empty());
+    }
+
+    #[test]
+    fn an_entry_is_shown_as_it_lies() {
+        let store = store_with(Slot::moving(2, 1, 6_000));
+        let slot = ask(&store, "203.0.113.10:80", QuestionPacket::TcpSyn).unwrap().slot.unwrap();
+        let bucket = &store.flows[slot.hash as usize & (store.flows.len() - 1)];
+        bucket.entries[3].store(Entry::new(slot.hash, slot.number, 1, EntryState::Confirmed).0);
+        bucket.traces[3].store(Trace::new(4_990, 0).0);
+        let told = ask(&store, "203.0.113.10:80", QuestionPacket::TcpEstablished).unwrap();
+        let entry = told.entry.unwrap();
+        assert_eq!((entry.backend_row, entry.state, entry.age_s), (1, "confirmed", 10));
+        assert_eq!(told.backend.unwrap().choice, "remembered");
+    }
+
+    #[test]
+    fn what_is_not_ours_or_no_packet_is_said() {
+        let store = store_with(Slot::stable(1));
+        let told = ask(&store, "203.0.113.10:81", QuestionPacket::TcpSyn).unwrap();
+        assert_eq!((told.verdict, told.reason, told.vip), ("pass", "no_vip", None));
+        let fault = ask(&store, "[2001:db8::1]:80", QuestionPacket::Udp).unwrap_err();
+        assert_eq!(fault.code, Code::FamilyMismatch);
+    }
+}

@@ -245,3 +245,148 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
     }
     Ok(counters)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::memory;
+    use lb_common::abi::backend::Mode;
+    use lb_common::abi::vip::Tracking;
+    use lb_control::code::Code;
+
+    fn key() -> Key {
+        Key { address: "2001:db8::10".parse().unwrap(), port: 443, protocol: 17 }
+    }
+
+    fn vip_content() -> VipContent {
+        let policy = Policy::new(Tracking::Always, true, true, 77);
+        VipContent { id: VipId(9), tenant: TenantId(4), key: key(), extent: (251, 257), policy }
+    }
+
+    fn backend_content() -> BackendContent {
+        let control = Control::new(Control::ALIVE, Mode::Nat, 2, 5, Be16::new(8080));
+        let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, 9]), 7);
+        BackendContent { id: BackendId(31), address: "10.0.0.9".parse().unwrap(), control, next_hop }
+    }
+
+    fn egress_content() -> EgressContent {
+        let source_mac = Mac::from_octets([2, 0, 0, 0, 0, 1]);
+        EgressContent { ifindex: 12, mtu: 1400, source_mac, tags: Tags::two(100, 9) }
+    }
+
+    fn fill() -> Vec<Op> {
+        vec![
+            Op::SetBypass { on: true },
+            Op::WriteSource { number: 2, address: "10.0.0.1".parse().unwrap() },
+            Op::WriteEgress { row: 7, content: egress_content() },
+            Op::SetPort { ifindex: 12, egress: 7 },
+            Op::WriteBackend { row: 8, content: backend_content() },
+            Op::WriteSlots { first: 251, values: vec![Slot::stable(8); 257] },
+            Op::WriteVip { row: 5, content: vip_content() },
+            Op::SetVipKey { key: key(), entry: VipEntry(5) },
+            Op::SetVipKey { key: Key::mark(key().address), entry: VipEntry(VipEntry::ADDRESS) },
+            Op::Barrier,
+        ]
+    }
+
+    fn whole(store: &Store) -> String {
+        let actual = read(store, None).unwrap();
+        let slots: Vec<u64> = store.slots.iter().map(Word::load).filter(|word| *word != 0).collect();
+        format!("{actual:?} {slots:?}")
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_writing_again_changes_nothing() {
+        let (store, memory) = memory::store(&memory::small());
+        apply(&store, &fill()).unwrap();
+        let actual = read(&store, None).unwrap();
+        assert!(actual.bypass);
+        assert_eq!(actual.limits, memory::small().limits);
+        assert_eq!(actual.vips, [(5, vip_content())].into());
+        assert_eq!(actual.backends, [(8, backend_content())].into());
+        assert_eq!(actual.egresses, [(7, egress_content())].into());
+        assert_eq!(actual.sources, [(2, "10.0.0.1".parse().unwrap())].into());
+        assert_eq!(actual.ports, [(12, 7)].into());
+        assert_eq!(actual.keys[&key()].row(), 5);
+        assert!(actual.keys[&Key::mark(key().address)].is_address());
+        assert_eq!(memory::lock(&memory).devices[&7], 12);
+        let once = whole(&store);
+        apply(&store, &fill()).unwrap();
+        assert_eq!(whole(&store), once);
+    }
+
+    #[test]
+    fn what_is_freed_leaves_nothing() {
+        let (store, memory) = memory::store(&memory::small());
+        let empty = whole(&store);
+        apply(&store, &fill()).unwrap();
+        let free = [
+            Op::SetBypass { on: false },
+            Op::RemoveVipKey { key: key() },
+            Op::RemoveVipKey { key: Key::mark(key().address) },
+            Op::FreeVip { row: 5 },
+            Op::FreeBackend { row: 8 },
+            Op::RemovePort { ifindex: 12 },
+            Op::FreeEgress { row: 7 },
+            Op::FreeSource { number: 2 },
+            Op::WriteSlots { first: 251, values: vec![Slot::stable(0); 257] },
+        ];
+        for _ in 0..2 {
+            apply(&store, &free).unwrap();
+            assert_eq!(whole(&store), empty);
+            assert!(memory::lock(&memory).devices.is_empty());
+        }
+    }
+
+    #[test]
+    fn live_words_change_alone() {
+        let (store, _) = memory::store(&memory::small());
+        apply(&store, &fill()).unwrap();
+        let (control, next_hop) = (Control(3), NextHop(5));
+        let policy = Policy::new(Tracking::Never, false, false, 1);
+        let live = [
+            Op::SetControl { row: 8, control },
+            Op::SetNextHop { row: 8, next_hop },
+            Op::SetVipPolicy { row: 5, policy },
+            Op::SetVipTable { row: 5, extent: (0, 251) },
+        ];
+        apply(&store, &live).unwrap();
+        let actual = read(&store, None).unwrap();
+        assert_eq!(actual.backends[&8], BackendContent { control, next_hop, ..backend_content() });
+        assert_eq!(actual.vips[&5], VipContent { policy, extent: (0, 251), ..vip_content() });
+    }
+
+    #[test]
+    fn a_slot_that_is_not_as_planned_stays() {
+        let (store, _) = memory::store(&memory::small());
+        apply(&store, &fill()).unwrap();
+        let new = Slot::moving(9, 8, 1_000);
+        let change = |slot, old| SlotChange { slot, old, new };
+        let changes = vec![change(0, Slot::stable(8)), change(256, Slot::stable(7))];
+        apply(&store, &[Op::ChangeSlots { vip_row: 5, first: 251, changes }]).unwrap();
+        assert_eq!((store.slots[251].load(), store.slots[507].load()), (new.0, Slot::stable(8).0));
+    }
+
+    #[test]
+    fn a_row_beyond_the_end_names_its_map_and_changes_nothing() {
+        let (store, _) = memory::store(&memory::small());
+        let empty = whole(&store);
+        let beyond = [
+            (Op::WriteVip { row: 64, content: vip_content() }, "LB_VIPS"),
+            (Op::WriteBackend { row: 1024, content: backend_content() }, "LB_BACKENDS"),
+            (Op::WriteEgress { row: 256, content: egress_content() }, "LB_EGRESS"),
+            (Op::WriteSource { number: 16, address: "10.0.0.1".parse().unwrap() }, "LB_SOURCES"),
+            (Op::WriteSlots { first: 1 << 20, values: vec![Slot::stable(1)] }, "LB_SLOTS"),
+        ];
+        for (op, map) in beyond {
+            let fault = apply(&store, &[op]).unwrap_err();
+            assert!(fault.code == Code::MapFull && fault.message.contains(map), "{fault}");
+        }
+        let keys = (0..=128).map(|port| Op::SetVipKey { key: Key { port, ..key() }, entry: VipEntry(1) });
+        let fault = apply(&store, &keys.collect::<Vec<_>>()).unwrap_err();
+        assert!(fault.message.contains("LB_VIP_KEYS") && fault.message.contains("128"), "{fault}");
+        let keys = (0..128).map(|port| Op::RemoveVipKey { key: Key { port, ..key() } });
+        apply(&store, &keys.collect::<Vec<_>>()).unwrap();
+        assert_eq!(whole(&store), empty);
+    }
+}

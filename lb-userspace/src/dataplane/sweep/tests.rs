@@ -1,0 +1,228 @@
+//! The sweep on maps in memory, with other CPUs played between its steps.
+
+use super::*;
+use crate::dataplane::{maps, memory};
+use lb_common::abi::backend::Mode;
+use lb_common::abi::vip::Tracking;
+use lb_common::addr::Mac;
+use lb_common::be::Be16;
+use lb_common::ids::{BackendId, TenantId, VipId};
+use lb_common::limits::{CLOSING_TIMEOUT_S, SYN_TIMEOUT_S};
+use lb_control::plan::{BackendContent, EgressContent, Key, Op, VipContent};
+
+const NOW: u32 = 10_000;
+const IDLE: u32 = 900;
+const ALIVE: u64 = Control::ALIVE | Control::NEW;
+/// Row of the only vip, its first slot, and the hash of every flow.
+const VIP: u16 = 3;
+const FIRST: u32 = 100;
+const HASH: u64 = 0x1234_5678_9abc_def0;
+
+/// A vip with 251 slots from index 100, and backends 1 to 3.
+fn store_with(tracking: Tracking) -> Store {
+    let (store, _) = memory::store(&memory::small());
+    let key = Key { address: "203.0.113.10".parse().unwrap(), port: 80, protocol: 6 };
+    let policy = Policy::new(tracking, false, false, IDLE as u16);
+    let content = VipContent { id: VipId(7), tenant: TenantId(1), key, extent: (FIRST, 251), policy };
+    let mut ops = vec![Op::WriteVip { row: VIP, content }];
+    ops.extend((1..=3).map(|row| Op::WriteBackend { row, content: backend(row, ALIVE) }));
+    maps::apply(&store, &ops).unwrap();
+    store
+}
+
+fn backend(row: u16, flags: u64) -> BackendContent {
+    let control = Control::new(flags, Mode::Nat, 0, VIP, Be16::from_raw(0));
+    let address = std::net::Ipv4Addr::new(10, 0, 0, row as u8).into();
+    let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, row as u8]), 1);
+    BackendContent { id: BackendId(row.into()), address, control, next_hop }
+}
+
+fn kill(store: &Store, row: u16) {
+    maps::apply(store, &[Op::SetControl { row, control: backend(row, 0).control }]).unwrap();
+}
+
+fn slot(store: &Store, number: u32) -> Slot {
+    Slot(store.slots[(FIRST + number) as usize].load())
+}
+
+fn set_slot(store: &Store, number: u32, slot: Slot) {
+    store.slots[(FIRST + number) as usize].store(slot.0);
+}
+
+fn put(store: &Store, way: usize, slot: u32, backend: u16, state: EntryState, age_s: u32) {
+    let bucket = &store.flows[5];
+    bucket.entries[way].store(Entry::new(HASH, slot, backend, state).0);
+    bucket.traces[way].store(Trace::new(NOW - age_s, 0).0);
+}
+
+fn run(store: &Store) -> SweepReport {
+    sweep(store, NOW, Rows::default(), &mut || {})
+}
+
+#[test]
+fn a_window_that_is_over_settles() {
+    let store = store_with(Tracking::Auto);
+    set_slot(&store, 0, Slot::moving(2, 1, NOW));
+    set_slot(&store, 1, Slot::moving(2, 1, NOW + 1));
+    set_slot(&store, 2, Slot::pinned(3));
+    let report = run(&store);
+    assert_eq!(slot(&store, 0), Slot::stable(2));
+    assert_eq!(slot(&store, 1), Slot::moving(2, 1, NOW + 1));
+    assert_eq!(slot(&store, 2), Slot::stable(3));
+    assert_eq!((report.settled_slots, report.moving_slots[&VIP]), (2, 1));
+    assert_eq!(report.pinned_slots, BTreeMap::new());
+}
+
+#[test]
+fn a_slot_stays_pinned_while_a_flow_needs_it() {
+    let store = store_with(Tracking::Auto);
+    set_slot(&store, 0, Slot::moving(2, 1, NOW));
+    put(&store, 0, 0, 1, EntryState::Confirmed, IDLE - 1);
+    put(&store, 1, 0, 2, EntryState::Confirmed, 0);
+    let report = run(&store);
+    assert_eq!(slot(&store, 0), Slot::pinned(2));
+    assert_eq!((report.pinned_slots[&VIP], report.tracked_flows), (1, 2));
+    assert_eq!((report.flows[&1], report.flows[&2]), (1, 1));
+    // The flow to the former backend ends: the slot settles, and then its other entry is needless.
+    store.flows[5].entries[0].store(0);
+    assert_eq!((run(&store).settled_slots, slot(&store, 0)), (1, Slot::stable(2)));
+    let report = run(&store);
+    assert_eq!((report.forgotten_flows, report.tracked_flows), (1, 0));
+}
+
+#[test]
+fn entries_end_by_their_state() {
+    for (state, limit_s) in [
+        (EntryState::Probation, IDLE),
+        (EntryState::Confirmed, IDLE),
+        (EntryState::Syn, SYN_TIMEOUT_S),
+        (EntryState::Closing, CLOSING_TIMEOUT_S),
+    ] {
+        for (age_s, left) in [(limit_s - 1, 1), (limit_s, 0)] {
+            let store = store_with(Tracking::Always);
+            put(&store, 2, 9, 1, state, age_s);
+            assert_eq!(run(&store).tracked_flows, left, "{state:?} at {age_s} s");
+        }
+    }
+}
+
+#[test]
+fn entries_of_dead_free_or_foreign_rows_end() {
+    let store = store_with(Tracking::Always);
+    kill(&store, 1);
+    put(&store, 0, 9, 1, EntryState::Confirmed, 0);
+    put(&store, 1, 9, 77, EntryState::Confirmed, 0);
+    put(&store, 2, 251, 2, EntryState::Confirmed, 0);
+    put(&store, 3, 250, 3, EntryState::Confirmed, 0);
+    let report = run(&store);
+    assert_eq!((report.forgotten_flows, report.tracked_flows, report.flows[&3]), (3, 1, 1));
+}
+
+#[test]
+fn always_keeps_entries_of_stable_slots_and_auto_does_not() {
+    for (tracking, left) in [(Tracking::Always, 1), (Tracking::Auto, 0), (Tracking::Never, 0)] {
+        let store = store_with(tracking);
+        set_slot(&store, 9, Slot::stable(1));
+        put(&store, 0, 9, 1, EntryState::Confirmed, 0);
+        assert_eq!(run(&store).tracked_flows, left, "{tracking:?}");
+    }
+}
+
+/// An entry is written before its trace: it may look old because it has just been made.
+#[test]
+fn an_entry_that_was_just_made_is_not_forgotten() {
+    let store = store_with(Tracking::Auto);
+    set_slot(&store, 0, Slot::moving(2, 1, NOW + 9));
+    put(&store, 0, 0, 1, EntryState::Probation, IDLE * 2);
+    let mut waits = 0;
+    let report = sweep(&store, NOW, Rows::default(), &mut || {
+        waits += 1;
+        if waits == 2 {
+            store.flows[5].traces[0].store(Trace::new(NOW, 0).0);
+        }
+    });
+    assert_eq!((report.tracked_flows, report.forgotten_flows, waits), (1, 0, 2));
+}
+
+/// A packet that saw the slot moving inserts within the first grace period.
+#[test]
+fn a_late_insert_keeps_its_slot_pinned() {
+    let store = store_with(Tracking::Auto);
+    set_slot(&store, 0, Slot::moving(2, 1, NOW));
+    let mut waits = 0;
+    sweep(&store, NOW, Rows::default(), &mut || {
+        waits += 1;
+        if waits == 1 {
+            put(&store, 0, 0, 1, EntryState::Probation, 0);
+        }
+    });
+    assert_eq!(slot(&store, 0), Slot::pinned(2));
+}
+
+/// The scan judged the entry by the slot as it was: a slot that changed since must not settle by that judgement.
+#[test]
+fn a_slot_that_changes_under_the_sweep_waits() {
+    let store = store_with(Tracking::Auto);
+    set_slot(&store, 0, Slot::moving(3, 1, NOW + 50));
+    put(&store, 0, 0, 3, EntryState::Confirmed, 0);
+    let mut waits = 0;
+    sweep(&store, NOW, Rows::default(), &mut || {
+        waits += 1;
+        if waits == 2 {
+            // Backend 1 died: the next change pins the slot at once.
+            set_slot(&store, 0, Slot::pinned(2));
+        }
+    });
+    assert_eq!(slot(&store, 0), Slot::pinned(2));
+}
+
+fn put_nat(store: &Store, row: usize, backend: u16, state: NatState, age_s: u32) {
+    store.nat[row].control.store(NatControl::new(backend, state, 5, NOW - age_s).0);
+    store.nat[row].back.store(NextHop::new(Mac::from_octets([2; 6]), 8).0);
+}
+
+#[test]
+fn nat_rows_are_freed_when_they_are_over() {
+    let store = store_with(Tracking::Always);
+    kill(&store, 3);
+    put_nat(&store, 1, 1, NatState::Live, IDLE);
+    put_nat(&store, 2, 1, NatState::Live, IDLE + 1);
+    put_nat(&store, 3, 1, NatState::Closing, NAT_CLOSING_S + 1);
+    put_nat(&store, 4, 3, NatState::Live, 0);
+    put_nat(&store, 5, 2, NatState::Claimed, 0);
+    let report = run(&store);
+    assert_eq!((report.nat_flows, report.freed_nat_flows, report.flows.get(&1)), (1, 4, Some(&1)));
+    let freed = NatControl(store.nat[2].control.load());
+    assert_eq!((freed.state(), freed.generation()), (NatState::Free, 5));
+}
+
+#[test]
+fn a_row_that_is_being_filled_is_left_alone() {
+    let store = store_with(Tracking::Always);
+    put_nat(&store, 5, 2, NatState::Claimed, 0);
+    let mut waits = 0;
+    let report = sweep(&store, NOW, Rows::default(), &mut || {
+        waits += 1;
+        if waits == 2 {
+            put_nat(&store, 5, 2, NatState::Live, 0);
+        }
+    });
+    assert_eq!((report.nat_flows, report.freed_nat_flows), (1, 0));
+}
+
+#[test]
+fn watched_rows_that_are_named_are_said() {
+    let store = store_with(Tracking::Always);
+    put(&store, 0, 9, 1, EntryState::Confirmed, 0);
+    put_nat(&store, 1, 2, NatState::Live, 0);
+    let content = EgressContent { ifindex: 2, mtu: 1500, source_mac: Mac(2), tags: Default::default() };
+    let watched = Rows {
+        backends: (1..=3).map(|row| (row, BackendId(row.into()))).collect(),
+        egresses: [(8, content), (9, content)].into(),
+    };
+    let report = sweep(&store, NOW, watched.clone(), &mut || {});
+    let named = |row| report.sweep.referenced.backends.contains_key(&row);
+    assert_eq!([1, 2, 3].map(named), [true, true, false]);
+    assert_eq!(report.sweep.referenced.egresses.keys().collect::<Vec<_>>(), [&8]);
+    assert_eq!(report.sweep.watched, watched);
+}
