@@ -10,6 +10,8 @@ use super::tree::{File, Tree};
 /// Lines of `lb-ebpf/src`, all files together: the kernel's crate adapts and decides nothing.
 const GLUE_LINES: usize = 300;
 const GLUE: &str = "lb-ebpf/src/";
+/// The list of codes.
+const CODES: &str = "lb-control/src/code.rs";
 /// The manual's page that lists every error code.
 const ERRORS: &str = "docs/guide/errors.md";
 /// The only place crates may come from.
@@ -62,21 +64,29 @@ pub(super) fn machines(tree: &Tree) -> Vec<Finding> {
     dirs.chain(registries).collect()
 }
 
-/// Codes of the sources and codes of the manual are the same set, once that page exists.
+/// The one list of codes and the manual's page name the same set, once that page exists.
 pub(super) fn error_codes(tree: &Tree) -> Vec<Finding> {
-    let Some(manual) = tree.files.iter().find(|file| file.path == ERRORS) else {
+    let named = |path: &str| tree.files.iter().find(|file| file.path == path);
+    let (Some(manual), Some(list)) = (named(ERRORS), named(CODES)) else {
         return Vec::new();
     };
-    let explained: BTreeSet<&str> = codes(&manual.text).collect();
-    let sources = || tree.rust().filter(|file| file.path.starts_with("lb-"));
-    let used: BTreeSet<&str> = sources().flat_map(|file| codes(&file.text)).collect();
-    let unexplained = used.difference(&explained).map(|code| {
-        let path = sources().find(|file| file.text.contains(code)).map_or(ERRORS, |file| file.path.as_str());
-        Finding::new(path, 0, format!("{code} is not explained in {ERRORS}"))
-    });
-    let unused =
-        explained.difference(&used).map(|code| Finding::new(ERRORS, 0, format!("no source has {code}")));
-    unexplained.chain(unused).collect()
+    let explained: BTreeSet<String> = codes(&manual.text).map(str::to_owned).collect();
+    let listed: BTreeSet<String> = list.text.lines().filter_map(listed_code).collect();
+    let unexplained = listed
+        .difference(&explained)
+        .map(|code| Finding::new(CODES, 0, format!("{code} is not explained in {ERRORS}")));
+    let unlisted = explained
+        .difference(&listed)
+        .map(|code| Finding::new(ERRORS, 0, format!("{CODES} does not list {code}")));
+    unexplained.chain(unlisted).collect()
+}
+
+/// The code of a line of the list, such as `UnknownVip 1002 "there is no such vip"`.
+fn listed_code(line: &str) -> Option<String> {
+    let mut words = line.split_whitespace();
+    let (_, number, text) = (words.next()?, words.next()?, words.next()?);
+    let is_code = number.len() == 4 && number.bytes().all(|b| b.is_ascii_digit()) && text.starts_with('"');
+    is_code.then(|| format!("LB{number}"))
 }
 
 /// Words of the form `LBnnnn`.
@@ -144,10 +154,10 @@ mod tests {
 
     #[test]
     fn codes_and_manual_must_agree() {
-        let source = ("lb-control/src/x.rs", "const A: &str = \"LB0001\"; // LB0002\n");
-        assert_eq!(error_codes(&Tree::of(&[source])), []);
-        let found = error_codes(&Tree::of(&[source, (ERRORS, "## LB0001\n## LB0003\n")]));
-        assert_eq!(lines_of(&found), [("lb-control/src/x.rs", 0), (ERRORS, 0)]);
+        let list = (CODES, "codes! {\n    A 0001 \"short\"\n        \"advice\";\n    B 0002 \"short\"\n");
+        assert_eq!(error_codes(&Tree::of(&[list])), []);
+        let found = error_codes(&Tree::of(&[list, (ERRORS, "| LB0001 | short |\n| LB0003 | |\n")]));
+        assert_eq!(lines_of(&found), [(CODES, 0), (ERRORS, 0)]);
         assert!(found[0].text.starts_with("LB0002") && found[1].text.ends_with("LB0003"));
     }
 }
