@@ -16,7 +16,7 @@ use super::memory::{self, Memory, lock};
 use super::store::{CountOf, Store};
 use super::{
     AttachMode, Attached, AttachedMode, Capacities, Check, Counters, Dataplane, DeviceState, Explanation,
-    LiveSlots, Question, SweepReport, explain, maps, sweep,
+    LiveSlots, Question, SweepReport, explain, maps, ports, sweep,
 };
 
 /// A data plane in memory.
@@ -105,6 +105,7 @@ impl Dataplane for Fake {
     }
     fn attach(&self, name: &str, mode: AttachMode, _replace: bool) -> Result<Attached> {
         let state = self.device(name)?;
+        ports::register(&self.store, &state)?;
         let mode = if mode == AttachMode::Generic { AttachedMode::Generic } else { AttachedMode::Native };
         lock(&self.devices).insert(name.into(), (state.clone(), Some(mode)));
         Ok(attached(&state, mode))

@@ -22,7 +22,7 @@ use super::pins::Pins;
 use super::store::{Calls, CountOf, RowsOf, Store};
 use super::{
     AttachMode, Attached, Check, Counters, Dataplane, DeviceState, Explanation, LiveSlots, Question,
-    SweepReport, attach, explain, maps, object, selftest, sweep, sys,
+    SweepReport, attach, explain, maps, object, ports, selftest, sweep, sys,
 };
 
 /// The data plane in the kernel. Dropping it leaves it running.
@@ -80,7 +80,12 @@ impl Dataplane for Kernel {
         attach::device(name)
     }
     fn attach(&self, name: &str, mode: AttachMode, replace: bool) -> Result<Attached> {
-        self.site().attach(name, mode, replace)
+        let added = ports::register(&self.store, &attach::device(name)?)?;
+        let attached = self.site().attach(name, mode, replace);
+        if let (Err(_), Some(added)) = (&attached, added) {
+            ports::unregister(&self.store, added)?;
+        }
+        attached
     }
     fn detach(&self, name: &str) -> Result<()> {
         attach::detach(&self.pins, name)

@@ -181,7 +181,7 @@ pub(super) fn settle(pins: &Pins, name: &str, new: Program, keep: bool) -> Resul
 
 /// The config row of a whole data plane in the directory; `None` if there is none, or only a half-made one.
 fn adoptable(pins: &Pins) -> Result<Option<Mapped<ConfigRow>>> {
-    if !pins.path(abi::CONFIG.name).exists() {
+    if !pins.path(abi::CONFIG.name).exists() && pins.links()?.is_empty() {
         return Ok(None);
     }
     compare(pins, &abi::CONFIG)?;

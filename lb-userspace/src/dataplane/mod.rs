@@ -23,6 +23,7 @@ mod memory;
 mod object;
 mod overlay;
 mod pins;
+mod ports;
 mod report;
 mod selftest;
 mod store;
@@ -68,7 +69,8 @@ pub trait Dataplane: Send + Sync {
     /// There is no such device, or it is not one for Ethernet frames.
     fn device(&self, name: &str) -> Result<DeviceState>;
 
-    /// Attaches the program to a device. Attaching again changes nothing. `replace`: a foreign XDP program goes.
+    /// Attaches the program to a device, which gets a port and an untagged way out in the maps first. Attaching again
+    /// changes nothing. `replace`: a foreign XDP program goes.
     ///
     /// # Errors
     /// No such device, taken by a foreign program, no native XDP, no privilege, and others; nothing was changed then.

@@ -143,7 +143,10 @@ fn ensure_bpffs(dir: &Path) -> Result<()> {
     }
     let why = if dir.starts_with(BPFFS) {
         match mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>) {
-            Ok(()) if in_bpffs(dir) => return Ok(()),
+            Ok(()) if in_bpffs(dir) => {
+                tracing::info!("mounted a BPF file system at {BPFFS}");
+                return Ok(());
+            }
             Ok(()) => String::new(),
             Err(error) => format!(", and mounting one failed ({error})"),
         }
