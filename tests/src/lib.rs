@@ -19,6 +19,7 @@
 pub mod balancer;
 pub mod capture;
 pub mod counters;
+pub mod demo;
 pub mod interrupt;
 pub mod netns;
 pub mod ping;

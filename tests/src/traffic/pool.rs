@@ -1,9 +1,9 @@
 //! Long-lived TCP connections to the echo of a vip that ping-pong a byte: the witnesses of a change that
 //! must break none of them.
 //!
-//! Each connection is opened once and never again, unless the pool has a lifetime: then a connection is ended
-//! in good order at that age, and opened again, as one is that broke. It is broken when it ends by itself, answers
-//! wrongly, or is silent for longer than the timeout.
+//! Each connection is opened once and never again, unless the pool renews: then what ended, by itself or in good
+//! order ([`LivePool::retire`]), is opened again. A connection is broken when it ends by itself, answers wrongly,
+//! or is silent for longer than the timeout.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::wait::wait_until;
 pub struct ConnectionPool {
     vip: SocketAddr,
     connections: usize,
-    lifetime: Option<Duration>,
+    renews: bool,
     pause: Duration,
     timeout: Duration,
 }
@@ -37,13 +37,13 @@ impl ConnectionPool {
     #[must_use]
     pub fn new(vip: SocketAddr, connections: usize) -> Self {
         let (pause, timeout) = (Duration::from_millis(50), Duration::from_secs(5));
-        Self { vip, connections, lifetime: None, pause, timeout }
+        Self { vip, connections, renews: false, pause, timeout }
     }
 
-    /// Age at which a connection is ended and opened again; spread, so that they do not end all at once.
+    /// Opens again what ended.
     #[must_use]
-    pub fn lifetime(self, lifetime: Duration) -> Self {
-        Self { lifetime: Some(lifetime), ..self }
+    pub fn renewing(self) -> Self {
+        Self { renews: true, ..self }
     }
 
     /// Time between an answer and the next byte.
@@ -90,7 +90,7 @@ pub struct PoolReport {
     pub live: usize,
     /// Established connections that broke.
     pub broken: usize,
-    /// Established connections that we ended at the end of their lifetime.
+    /// Established connections that were ended in good order while the pool lived.
     pub ended: usize,
     /// Bytes that came back.
     pub pongs: u64,
@@ -117,6 +117,8 @@ struct Shared {
     /// Answers by connection; nothing for one that is broken.
     rounds: Vec<u64>,
     broken: Vec<usize>,
+    /// Until when connections must have been opened to be ended, by backend.
+    retired: BTreeMap<String, Instant>,
 }
 
 /// A pool in the background. Dropping it closes all connections.
@@ -148,6 +150,15 @@ impl LivePool {
                 .all(|index| now.broken.contains(&index) || now.rounds[index] >= before[index] + 2)
         })?;
         Ok(self.snapshot())
+    }
+
+    /// Ends the connections that `backend` has now in good order, as users do who have finished. Returns at
+    /// once how many there are; each ends when its next byte has come back.
+    #[must_use]
+    pub fn retire(&self, backend: &str) -> usize {
+        let mut shared = self.lock();
+        shared.retired.insert(backend.to_owned(), Instant::now());
+        shared.report.live_per_backend.get(backend).copied().unwrap_or_default()
     }
 
     /// Closes all connections and returns what was seen.
@@ -191,20 +202,17 @@ struct Member {
 
 impl Member {
     async fn run(self, mut gate: Gate) {
-        let mut number = 0;
         while gate.open().await {
-            self.live(&mut gate, number).await;
-            if self.pool.lifetime.is_none() {
+            self.live(&mut gate).await;
+            if !self.pool.renews {
                 return;
             }
-            number += 1;
             self.rest(&mut gate).await;
         }
     }
 
-    /// One connection from its beginning to its end. The first one of a member lives shorter, each member's by
-    /// another part.
-    async fn live(&self, gate: &mut Gate, number: u32) {
+    /// One connection from its beginning to its end.
+    async fn live(&self, gate: &mut Gate) {
         let begun = Instant::now();
         let (mut stream, backend) = match self.connect().await {
             Ok(opened) => opened,
@@ -216,8 +224,6 @@ impl Member {
             *shared.report.per_backend.entry(backend.clone()).or_default() += 1;
             *shared.report.live_per_backend.entry(backend.clone()).or_default() += 1;
         });
-        let part = if number == 0 { (self.index + 1) as f64 / self.pool.connections as f64 } else { 1.0 };
-        let lifetime = self.pool.lifetime.map(|lifetime| lifetime.mul_f64(part));
         while gate.open().await {
             let asked = Instant::now();
             if let Err(error) = self.ping_pong(&mut stream).await {
@@ -227,15 +233,22 @@ impl Member {
                 }
                 return;
             }
-            if lifetime.is_some_and(|lifetime| begun.elapsed() >= lifetime) {
-                self.note(|shared| {
-                    shared.report.less_one(&backend);
-                    shared.report.ended += 1;
-                });
+            if self.is_retired(begun, &backend) {
                 return;
             }
             self.rest(gate).await;
         }
+    }
+
+    /// Whether the connection, opened then, is to end; it is counted as ended.
+    fn is_retired(&self, opened: Instant, backend: &str) -> bool {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let retired = shared.retired.get(backend).is_some_and(|until| opened < *until);
+        if retired {
+            shared.report.less_one(backend);
+            shared.report.ended += 1;
+        }
+        retired
     }
 
     async fn rest(&self, gate: &mut Gate) {

@@ -1,7 +1,7 @@
 //! Steady UDP requests to the echo of a vip: sent, answered, by whom, and whether a flow changed backends.
 //!
 //! A flow is one socket (one source port). It sends, waits for the answer to that very request, and goes on;
-//! a request without an answer in time is lost.
+//! a request without an answer in time is lost. With a lifetime, a flow ends at that age and a new one begins.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,6 +26,7 @@ pub struct UdpLoad {
     vip: SocketAddr,
     flows: usize,
     payload_bytes: usize,
+    lifetime: Duration,
     pause: Duration,
     timeout: Duration,
 }
@@ -38,6 +39,7 @@ impl UdpLoad {
             vip,
             flows: 16,
             payload_bytes: 64,
+            lifetime: Duration::MAX,
             pause: Duration::from_millis(5),
             timeout: Duration::from_secs(1),
         }
@@ -53,6 +55,12 @@ impl UdpLoad {
     #[must_use]
     pub fn payload_bytes(self, payload_bytes: usize) -> Self {
         Self { payload_bytes: payload_bytes.max(NUMBER_BYTES), ..self }
+    }
+
+    /// Age at which a flow ends and another takes its place.
+    #[must_use]
+    pub fn lifetime(self, lifetime: Duration) -> Self {
+        Self { lifetime, ..self }
     }
 
     /// Time between an answer and the flow's next request.
@@ -158,9 +166,14 @@ struct Flow {
 
 impl Flow {
     async fn run(mut self, mut gate: Gate) -> Result<()> {
-        let socket = open(self.load.vip).await?;
+        let mut socket = open(self.load.vip).await?;
+        let mut opened = Instant::now();
         let mut number = 0_u64;
         while gate.open().await {
+            if opened.elapsed() >= self.load.lifetime {
+                (socket, opened) = (open(self.load.vip).await?, Instant::now());
+                self.backend = None;
+            }
             number += 1;
             let times = (self.start, Instant::now());
             self.note(|report| report.sent += 1);

@@ -1,0 +1,217 @@
+//! The stage: the network, the balancer on it, and what can be done to both while requests run.
+//!
+//! Whatever has a command is done by the real `lb`; only death and power are done behind its back.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::account::Kill;
+use super::board::{Board, Wish};
+use super::cast::{Mode, SERVED, document};
+use super::load::CLIENTS;
+use super::observer::rows;
+use crate::balancer::Balancer;
+use crate::topology::{BackendSetup, Topology, vip};
+use crate::wait::{wait_for, wait_until};
+
+/// Backends at the beginning.
+const BACKENDS: usize = 3;
+/// Longest wait until every backend serves.
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest wait for deaths to be seen before the daemon is killed, which would blind it.
+const SEEN_DEADLINE: Duration = Duration::from_secs(10);
+/// What a daemon says that took over a running data plane.
+const ADOPTED: &str = "adopted the data plane that runs";
+
+/// The stage. Dropping it removes everything.
+#[derive(Debug)]
+pub struct Stage {
+    // The balancer detaches before its node goes.
+    balancer: Balancer,
+    net: Topology,
+    board: Board,
+    mode: Mode,
+}
+
+impl Stage {
+    /// Builds everything; returns when every backend serves.
+    ///
+    /// # Errors
+    /// When a tool is missing, `lb` was not built, or something does not come up.
+    pub fn build(mode: Mode, board: &Board) -> Result<Self> {
+        let setup = if mode == Mode::Nat { BackendSetup::Plain } else { BackendSetup::DirectReturn };
+        let net = Topology::builder().clients(CLIENTS).backends(BACKENDS).setup(setup).build()?;
+        let balancer = Balancer::start(&net)?;
+        let stage = Self { balancer, net, board: board.clone(), mode };
+        stage.net.backends().iter().try_for_each(|backend| stage.welcome(backend.index()))?;
+        stage.balancer.lb(&format!("attach {} --mode native", stage.net.node().uplink()))?;
+        let file = stage.net.dir().join("demo.toml");
+        std::fs::write(&file, document(mode, stage.net.backends())).context("write demo.toml")?;
+        stage.balancer.lb(&format!("apply -f {}", file.display()))?;
+        stage.wait_ready().with_context(|| stage.balancer.lb("status").unwrap_or_default())?;
+        Ok(stage)
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn net(&self) -> &Topology {
+        &self.net
+    }
+
+    /// The balancer.
+    #[must_use]
+    pub fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
+    /// Sets a backend up as its mode needs it.
+    fn welcome(&self, index: usize) -> Result<()> {
+        let backend = &self.net.backends()[index];
+        if self.mode == Mode::Ipip {
+            let (node, vip) = (self.net.node().addresses, vip(0));
+            let line = format!(
+                "decap --dev {} --peer {} --peer {} --vip {} --vip {}",
+                backend.device(),
+                node.v4,
+                node.v6,
+                vip.v4,
+                vip.v6
+            );
+            let mut command = self.balancer.command();
+            let output = backend.ns.output(command.args(line.split(' ')))?;
+            anyhow::ensure!(
+                output.status.success(),
+                "lb {line}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        self.board.lock().alive.insert(backend.name().to_owned(), true);
+        Ok(())
+    }
+
+    fn wait_ready(&self) -> Result<()> {
+        let serves = || {
+            let status =
+                self.balancer.view::<lb_userspace::api::views::StatusView>("/v1/views/status").ok()?;
+            let all = self.net.backends().iter().all(|backend| {
+                let name = backend.name();
+                rows(&status, name).count() == SERVED.len()
+                    && rows(&status, name).all(|row| row.share > 0.0 && row.way.known)
+            });
+            all.then_some(status)
+        };
+        let (status, _) = wait_for("every backend serving", READY_DEADLINE, serves)?;
+        self.board.lock().status = Some(status);
+        Ok(())
+    }
+
+    /// Kills a backend's processes by SIGKILL.
+    pub(super) fn kill(&mut self, name: &str) -> Result<()> {
+        let index = self.index(name)?;
+        {
+            let mut known = self.board.lock();
+            known.kills.push(Kill::now(name));
+            known.alive.insert(name.to_owned(), false);
+        }
+        self.net.backend_mut(index).kill();
+        self.board.say(format!("{name}: its processes were killed by SIGKILL"));
+        Ok(())
+    }
+
+    /// Starts a killed backend's processes again.
+    pub(super) fn revive(&mut self, name: &str) -> Result<()> {
+        let index = self.index(name)?;
+        self.net.backend_mut(index).start()?;
+        let mut known = self.board.lock();
+        for kill in known.kills.iter_mut().filter(|kill| kill.backend == name) {
+            kill.back.get_or_insert_with(std::time::Instant::now);
+        }
+        known.alive.insert(name.to_owned(), true);
+        known.arrivals.insert(name.to_owned(), Wish::now());
+        drop(known);
+        self.board.say(format!("{name}: its processes run again"));
+        Ok(())
+    }
+
+    /// Drains a backend in every vip.
+    pub(super) fn drain(&mut self, name: &str) -> Result<()> {
+        self.index(name)?;
+        self.board.lock().drains.insert(name.to_owned(), Wish::now());
+        let line = self.in_every_vip("backend drain", name)?;
+        self.board.say(format!("{line}: no new flows, those that it has go on"));
+        Ok(())
+    }
+
+    /// Enables a drained backend in every vip.
+    pub(super) fn enable(&mut self, name: &str) -> Result<()> {
+        self.index(name)?;
+        let line = self.in_every_vip("backend enable", name)?;
+        let mut known = self.board.lock();
+        known.drains.remove(name);
+        known.arrivals.insert(name.to_owned(), Wish::now());
+        drop(known);
+        self.board.say(line);
+        Ok(())
+    }
+
+    /// Adds a backend to the network and to every vip.
+    pub(super) fn add(&mut self) -> Result<()> {
+        let backend = self.net.add_backend()?;
+        let (index, name) = (backend.index(), backend.name().to_owned());
+        self.welcome(index)?;
+        self.board.lock().arrivals.insert(name.clone(), Wish::now());
+        let mut first = String::new();
+        for served in SERVED {
+            let address = served.backend_address(&self.net.backends()[index]);
+            let line = format!("backend add {}/{name} {address}", served.name);
+            self.balancer.lb(&line)?;
+            if first.is_empty() {
+                first = line;
+            }
+        }
+        self.board.say(format!("`lb {first}` and so for the other {} vips", SERVED.len() - 1));
+        Ok(())
+    }
+
+    /// Kills the daemon by SIGKILL and starts another one `pause` later.
+    pub(super) fn restart_daemon(&mut self, pause: impl FnOnce()) -> Result<()> {
+        let all_seen = || {
+            let known = self.board.lock();
+            known.kills.iter().all(|kill| kill.back.is_some() || kill.moved.len() == SERVED.len())
+        };
+        wait_until("the balancer noticing the dead", SEEN_DEADLINE, all_seen)?;
+        let (died, former) = (Wish::now(), self.balancer.pid().unwrap_or_default());
+        self.balancer.kill();
+        self.board.lock().is_daemon_up = false;
+        self.board
+            .say(format!("lb serve (process {former}) was killed by SIGKILL; packets go on without it"));
+        pause();
+        let before = self.balancer.log().matches(ADOPTED).count();
+        self.balancer.restart(&self.net)?;
+        let wish = Wish { seen: Some(std::time::Instant::now()), ..died };
+        self.board.lock().restarts.push(wish);
+        let (pid, seconds) =
+            (self.balancer.pid().unwrap_or_default(), wish.took().unwrap_or_default().as_secs_f64());
+        if self.balancer.log().matches(ADOPTED).count() > before {
+            self.board
+                .say(format!("a new lb serve (process {pid}) {ADOPTED}; {seconds:.1} s without a daemon"));
+        } else {
+            self.board.complain("the new lb serve did not adopt the data plane that ran");
+        }
+        Ok(())
+    }
+
+    /// Does the same to a backend in every vip; returns what was done, in words.
+    fn in_every_vip(&self, verb: &str, name: &str) -> Result<String> {
+        for served in SERVED {
+            self.balancer.lb(&format!("{verb} {}/{name}", served.name))?;
+        }
+        Ok(format!("`lb {verb} {}/{name}` and so for the other {} vips", SERVED[0].name, SERVED.len() - 1))
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        let found = self.net.backends().iter().position(|backend| backend.name() == name);
+        found.with_context(|| format!("no backend {name}"))
+    }
+}
