@@ -118,7 +118,7 @@ fn exit(code: Code) -> Exit {
     use Code as C;
     match code {
         C::Disruption | C::NoDaemon | C::NoPermission | C::StateHeld | C::StateDir => Exit::Precondition,
-        C::Socket | C::SocketTaken | C::JournalForeign => Exit::Precondition,
+        C::Socket | C::SocketTaken | C::JournalForeign | C::JournalLost => Exit::Precondition,
         C::WaitTimeout => Exit::Timeout,
         C::Unhealthy | C::SelftestFailed => Exit::Unhealthy,
         C::ConfigFile | C::BodyTooLarge | C::BodyTimeout | C::NoRoute | C::UnknownCode => Exit::Error,

@@ -1,7 +1,7 @@
 //! Makes the maps hold what they should: desired against what was read back from the kernel, again and again.
 //!
 //! A pass runs when the state, a health, a way or a device changed, after a sweep that may have freed something, and
-//! every [`RESYNC`] in any case. One thread passes, another sweeps; nobody else writes to the maps. What cannot be
+//! every [`RESYNC_S`] seconds in any case. One thread passes, another sweeps; nobody else writes to the maps. What cannot be
 //! done now stays pending with its reason and is tried again. Nothing here decides what the maps should hold.
 
 use std::collections::BTreeMap;
@@ -19,8 +19,8 @@ use crate::engine::Published;
 use crate::probe::SeenHealth;
 use crate::vital;
 
-/// From one full comparison to the next when nothing changes.
-pub const RESYNC: Duration = Duration::from_secs(10);
+/// Default time from one full comparison to the next when nothing changes, seconds.
+pub const RESYNC_S: u64 = 10;
 /// Between two looks at the devices, and between two sweeps.
 const TICK: Duration = Duration::from_secs(1);
 /// Until a pass that failed is tried again.
@@ -40,6 +40,8 @@ pub struct Inputs {
     pub ways: watch::Receiver<Ways>,
     /// Rung when a device was attached or detached.
     pub nudge: Arc<Notify>,
+    /// From one full comparison to the next when nothing changes.
+    pub resync: Duration,
 }
 
 /// How far the maps are, published after every pass and every sweep.
@@ -130,7 +132,7 @@ impl Passer {
             if cause == Cause::Resync {
                 last = Instant::now();
             }
-            cause = self.wait(last + RESYNC).await;
+            cause = self.wait(last + self.inputs.resync).await;
         }
     }
 

@@ -43,6 +43,8 @@ pub struct Settings {
     pub capacities: Capacities,
     /// Probes under way at once.
     pub probe_concurrency: usize,
+    /// From one comparison of the maps to the next when nothing changes.
+    pub resync: Duration,
 }
 
 /// Starts to look for the ways to the backends of the published states.
@@ -60,6 +62,8 @@ pub struct Start<S> {
     pub watch_ways: WatchWays,
     /// Probes under way at once.
     pub probe_concurrency: usize,
+    /// From one comparison of the maps to the next when nothing changes.
+    pub resync: Duration,
     /// What a person should know of the start.
     pub notes: Vec<String>,
 }
@@ -78,8 +82,13 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let ways =
         ways.map_err(|error| Problem::new(Code::KernelCall, format!("could not open netlink: {error}")))?;
     let nudge = Arc::new(Notify::new());
-    let inputs =
-        Inputs { states: engine.follow(), health: health.clone(), ways: ways.clone(), nudge: nudge.clone() };
+    let inputs = Inputs {
+        states: engine.follow(),
+        health: health.clone(),
+        ways: ways.clone(),
+        nudge: nudge.clone(),
+        resync: start.resync,
+    };
     let standing = reconcile::start(start.dataplane.clone(), inputs);
     let samples = samples::start(start.dataplane.clone());
     let (dataplane, started, notes) = (start.dataplane, Instant::now(), start.notes);
@@ -100,14 +109,18 @@ fn refuse_lost_journal(state: &State, actual: &Actual<LiveSlots>) -> Result<(), 
 /// # Errors
 /// It cannot start; nothing that runs was touched then.
 pub async fn serve(settings: Settings) -> Result<(), Problem> {
-    let Settings { socket, state_dir, pin_dir, first_config, capacities, probe_concurrency } = settings;
+    let Settings { socket, state_dir, pin_dir, first_config, capacities, probe_concurrency, resync } =
+        settings;
     let _held = hold(&state_dir)?;
     let Loaded { store, records, cut_bytes } = open_journal(&state_dir)?;
     let state = State::replay(records.iter().flat_map(|record| &record.events));
     let mut notes = Vec::new();
     if cut_bytes > 0 {
-        let note =
-            format!("the journal ended in {cut_bytes} bytes of an unfinished record; they were cut off");
+        let torn = store.torn_path();
+        let note = format!(
+            "the journal ended in {cut_bytes} bytes of an unfinished record; they were moved to {}",
+            torn.display()
+        );
         tracing::warn!("{note}");
         notes.push(note);
     }
@@ -121,7 +134,7 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     }
     let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
     let watch_ways = Box::new(neighbour::start);
-    let node = start(Start { state, store, dataplane, watch_ways, probe_concurrency, notes })?;
+    let node = start(Start { state, store, dataplane, watch_ways, probe_concurrency, resync, notes })?;
     if let Some(loaded) = first {
         apply_first(&node, loaded).await?;
     }

@@ -148,7 +148,10 @@ fn named_with_address(words: &[String]) -> Result<(String, String, String), Prob
 
 async fn list(session: &mut Session<'_>, vip: Option<&str>) -> Done {
     let mut list: ListView<BackendView> = session.client.read("/v1/views/backends").await?;
-    list.items.retain(|backend| vip.is_none_or(|vip| backend.vip == vip));
+    if let Some(vip) = vip {
+        session.vip(vip).await?;
+        list.items.retain(|backend| backend.vip == vip);
+    }
     if session.out.json {
         session.out.value(&list)?;
         return Ok(None);

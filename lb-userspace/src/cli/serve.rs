@@ -1,6 +1,7 @@
 //! `lb serve`: the daemon's settings.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lb_common::limits;
 use tracing_subscriber::EnvFilter;
@@ -9,6 +10,7 @@ use super::{Done, Session};
 use crate::dataplane::Capacities;
 use crate::probe;
 use crate::problem::{Code, Problem};
+use crate::reconcile;
 use crate::serve::{Settings, serve};
 
 #[derive(Debug, clap::Args)]
@@ -43,6 +45,9 @@ pub(super) struct Args {
     /// Probes under way at once; more wait.
     #[arg(long, value_name = "COUNT", default_value_t = probe::CONCURRENCY)]
     probe_concurrency: usize,
+    /// How often the maps are compared with what they should hold when nothing changes, seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S)]
+    resync_s: u64,
 }
 
 pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
@@ -58,8 +63,11 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
 
 /// What the data plane can hold is checked where it is made; here only what has another unit there.
 fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
-    if args.probe_concurrency == 0 {
-        return Err(Problem::new(Code::DaemonConfig, "--probe-concurrency must be at least 1"));
+    if args.probe_concurrency == 0 || args.resync_s == 0 {
+        return Err(Problem::new(
+            Code::DaemonConfig,
+            "--probe-concurrency and --resync-s must be at least 1",
+        ));
     }
     let mut capacities = Capacities::default();
     capacities.limits.vips = args.max_vips;
@@ -77,6 +85,7 @@ fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
         first_config: args.config,
         capacities,
         probe_concurrency: args.probe_concurrency,
+        resync: Duration::from_secs(args.resync_s),
     })
 }
 

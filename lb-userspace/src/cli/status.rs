@@ -1,5 +1,8 @@
 //! `lb status`: one look at the node.
 
+use lb_control::backend::Intent;
+use lb_control::health::Health;
+
 use super::text::{count, duration, packet_rate, rate, share};
 use super::{Done, Session};
 use crate::api::views::{BackendView, DeviceView, StatusView, VipView, mode_word, tracking_word};
@@ -74,7 +77,7 @@ fn devices(session: &mut Session<'_>, devices: &[DeviceView]) {
     }
 }
 
-/// A vip: a line on it, a line on its slots, a table of its backends.
+/// A vip: a line on it, a line on its slots, a table of its backends; of those that are well nothing needs a why.
 pub(super) fn vip(session: &mut Session<'_>, vip: &VipView) {
     session.out.heading(&format!("vip {}  {}", vip.name, vip.serves));
     session.out.line(&format!(
@@ -99,7 +102,11 @@ pub(super) fn vip(session: &mut Session<'_>, vip: &VipView) {
     if vip.backends.is_empty() {
         session.out.line("  no backends");
     } else {
-        backends(session, &vip.backends);
+        let told = |backend: &BackendView| {
+            let well = backend.intent == Intent::Enabled && backend.health == Health::Up;
+            BackendView { why: if well { String::new() } else { backend.why.clone() }, ..backend.clone() }
+        };
+        backends(session, &vip.backends.iter().map(told).collect::<Vec<_>>());
     }
 }
 

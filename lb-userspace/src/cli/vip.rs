@@ -220,17 +220,26 @@ async fn list(session: &mut Session<'_>) -> Done {
     Ok(None)
 }
 
+impl Session<'_> {
+    /// The list of the one vip of this name.
+    pub(super) async fn vip(&self, name: &str) -> Result<ListView<VipView>, Problem> {
+        let mut list: ListView<VipView> = self.client.read("/v1/views/vips").await?;
+        if !list.items.iter().any(|vip| vip.name == name) {
+            let hint = suggest::hint(name, list.items.iter().map(|vip| vip.name.as_str()));
+            return Err(Problem::new(Code::UnknownVip, format!("vip `{name}` does not exist{hint}")));
+        }
+        list.items.retain(|vip| vip.name == name);
+        Ok(list)
+    }
+}
+
 async fn show(session: &mut Session<'_>, name: &str) -> Done {
-    let list: ListView<VipView> = session.client.read("/v1/views/vips").await?;
-    let Some(vip) = list.items.iter().find(|vip| vip.name == name) else {
-        let hint = suggest::hint(name, list.items.iter().map(|vip| vip.name.as_str()));
-        return Err(Problem::new(Code::UnknownVip, format!("vip `{name}` does not exist{hint}")));
-    };
+    let one = session.vip(name).await?;
     if session.out.json {
-        let one = ListView { schema: list.schema.clone(), revision: list.revision, items: vec![vip.clone()] };
         session.out.value(&one)?;
         return Ok(None);
     }
+    let Some(vip) = one.items.first() else { return Ok(None) };
     super::status::vip(session, vip);
     let (settings, probe) = (&vip.settings, &vip.settings.probe);
     let mut setting = |name: &str, value: String| session.out.line(&format!("  {name:<15} {value}"));

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - [`Log::append`] returns only after `fdatasync`; what it refused is not in the log afterwards;
-//! - an unfinished last record is cut and said; a damaged record with whole ones behind it stops the start, because
+//! - an unfinished last record is cut, kept beside the log and said; a damaged record with whole ones behind it stops the start, because
 //!   cutting there would lose what was acknowledged;
 //! - a failed `fdatasync` is never retried: the kernel has marked the pages clean by then. The next append first
 //!   reads the whole log again and cuts what was refused.
@@ -112,10 +112,19 @@ impl Log {
         let cut_bytes = bytes.len() as u64 - whole;
         log.end = whole;
         if cut_bytes > 0 {
+            // A damaged last record looks the same as an unfinished one: keep it for whoever wants to look.
+            let torn = log.torn_path();
+            std::fs::write(&torn, &bytes[whole as usize..])
+                .map_err(|error| fail("keep the unfinished record", error))?;
             log.cut().map_err(|error| fail("cut the unfinished last record", error))?;
         }
         log.file.seek(SeekFrom::Start(whole)).map_err(|error| fail("seek", error))?;
         Ok(Opened { log, payloads, cut_bytes })
+    }
+
+    /// Where [`Log::open`] keeps what it cut off.
+    pub fn torn_path(&self) -> PathBuf {
+        self.path.with_added_extension("torn")
     }
 
     /// Appends one record and returns when it is durable.
@@ -258,6 +267,7 @@ mod tests {
             let mut opened = Log::open(&path).unwrap();
             assert_eq!(opened.payloads, [b"first record".to_vec()]);
             assert_eq!(opened.cut_bytes, (length - first) as u64);
+            assert_eq!(std::fs::read(opened.log.torn_path()).unwrap(), bytes[first..length]);
             opened.log.append(b"third").unwrap();
             assert_eq!(Log::open(&path).unwrap().payloads.len(), 2);
         }

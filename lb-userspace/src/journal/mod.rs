@@ -73,6 +73,11 @@ pub struct Loaded {
 }
 
 impl FileStore {
+    /// Where [`FileStore::open`] keeps an unfinished record that it cut off.
+    pub fn torn_path(&self) -> std::path::PathBuf {
+        self.log.torn_path()
+    }
+
     /// Opens the store in a state directory that the caller holds ([`lock::DirectoryLock`]).
     ///
     /// # Errors

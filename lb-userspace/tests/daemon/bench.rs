@@ -66,6 +66,7 @@ impl Bench {
             dataplane: fake.clone(),
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
+            resync: Duration::from_secs(1),
             notes: Vec::new(),
         };
         let node = serve::start(start).unwrap();

@@ -45,6 +45,7 @@ async fn a_rejected_command_changes_nothing_and_says_what_to_do() {
         ("backend drain web", "LB3006", 2),
         ("backend add web/b2 ten.example", "LB3005", 2),
         ("vip show wbe", "LB1002", 1),
+        ("backend list wbe", "LB1002", 1),
         ("attach nosuch0", "LB4009", 4),
     ] {
         let ran = bench.lb(words).await;
@@ -143,6 +144,7 @@ async fn a_lost_journal_is_no_wish_to_remove_every_vip() {
         dataplane: bench.fake.clone(),
         watch_ways: Box::new(|_| Ok(tokio::sync::watch::channel(Default::default()).1)),
         probe_concurrency: 1,
+        resync: Duration::from_secs(10),
         notes: Vec::new(),
     };
     let problem = lb_userspace::serve::start(start).err().unwrap();

@@ -1,5 +1,6 @@
 //! What goes wrong: a data plane that fails, a daemon that is not there, requests that are not of their form.
 
+use lb_control::plan::Op;
 use lb_userspace::dataplane::Dataplane;
 
 use crate::bench::{Bench, run, until};
@@ -23,6 +24,22 @@ async fn what_the_maps_refuse_is_durable_said_and_tried_again() {
     until("the maps have it", || node.standing.borrow().revision == 1).await;
     assert_eq!(bench.fake.read().unwrap().vips.len(), 1);
     assert!(node.standing.borrow().fault.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_writes_to_the_maps_is_put_right_and_counted() {
+    let bench = Bench::new();
+    bench.with_web(1).await;
+    let node = bench.node.clone();
+    let passes = node.standing.borrow().passes;
+    until("a quiet pass", || node.standing.borrow().passes > passes + 1).await;
+    assert_eq!(node.standing.borrow().drift_ops, 0);
+    let before = bench.fake.read().unwrap().keys;
+    let key = *before.keys().find(|key| !key.is_mark()).unwrap();
+    bench.fake.apply(&[Op::RemoveVipKey { key }]).unwrap();
+    until("it is put right", || bench.fake.read().unwrap().keys == before).await;
+    until("it is counted", || node.standing.borrow().drift_ops > 0).await;
+    assert!(bench.lb("status").await.ok().stdout.contains("something else wrote to the maps"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
