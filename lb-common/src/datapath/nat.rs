@@ -85,8 +85,9 @@ fn client_port<P: Packet, T: Tables>(
     let row = tables.nat(search.first + u32::from(port)).ok_or(CUT)?;
     if ports.found != 0 {
         touch(row, parsed, now_s, true, tables);
-        if NextHop(row.back.load()).mac() != back.dst {
-            remember_way_back(row, &back, tables);
+        let port_row = tables.port(tables.ingress_ifindex());
+        if let (true, Some(egress)) = (NextHop(row.back.load()).mac() != back.dst, port_row) {
+            remember_way_back(row, &back, egress);
         }
         return Ok(port);
     }
@@ -160,6 +161,7 @@ fn claim<T: Tables>(
     flow: NatControl,
     tables: &T,
 ) -> Result<(), Halt> {
+    let egress = tables.port(tables.ingress_ifindex()).ok_or(Halt::drop(Reason::NoNextHop))?;
     let old = NatControl(row.control.load());
     let next =
         |state| NatControl::new(flow.backend(), state, old.generation().wrapping_add(1), flow.seen_s());
@@ -173,16 +175,15 @@ fn claim<T: Tables>(
     row.vip[0].store(vip[0]);
     row.vip[1].store(vip[1]);
     row.ports.store(ports_word(parsed.flow.src_port, parsed.flow.dst_port, back.tags));
-    remember_way_back(row, back, tables);
+    remember_way_back(row, back, egress);
     row.control.store(next(NatState::Live).0);
     Ok(())
 }
 
 /// Where the client's packets come from is where the replies go.
 #[inline(always)]
-fn remember_way_back<T: Tables>(row: &NatRow, back: &Link, tables: &T) {
-    let port = tables.port(tables.ingress_ifindex()).unwrap_or(0);
-    row.back.store(NextHop::new(back.dst, port).0);
+fn remember_way_back(row: &NatRow, back: &Link, egress: u16) {
+    row.back.store(NextHop::new(back.dst, egress).0);
     row.own_mac.store(back.src.0);
 }
 
