@@ -17,6 +17,7 @@
 //! ```
 
 pub mod balancer;
+pub mod bench;
 pub mod capture;
 pub mod counters;
 pub mod demo;

@@ -1,0 +1,43 @@
+//! The benchmark: what it measures, each part in a file of its own, and what it says.
+//!
+//! Ratios within one run are what counts: contenders take turns in short rounds, so that a machine that is slower for
+//! a while is slower for all of them. Nothing here is a test: a reach that is missed is said, not failed.
+
+pub mod path;
+pub mod plane;
+mod plot;
+pub mod programs;
+pub mod report;
+pub mod table;
+
+/// How much time to spend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Two minutes: the ratios wobble by a tenth.
+    Quick,
+    /// Ten minutes.
+    Full,
+}
+
+impl Effort {
+    /// Rounds, and packets a program sees in each.
+    pub(crate) const fn path_rounds(self) -> (u32, u32) {
+        match self {
+            Self::Quick => (9, 100_000),
+            Self::Full => (21, 200_000),
+        }
+    }
+    /// How often a table is built.
+    pub(crate) const fn table_rounds(self) -> u32 {
+        match self {
+            Self::Quick => 11,
+            Self::Full => 51,
+        }
+    }
+}
+
+/// The middle one; of an even number the upper.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

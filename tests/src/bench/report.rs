@@ -1,0 +1,148 @@
+//! What is said at the end: a table for people on stderr, JSON and a plot in `target/bench`, the keys on stdout.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::path::{Cell, PathReport};
+use super::plot;
+
+/// What a key should reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reach {
+    AtLeast(f64),
+    AtMost(f64),
+    /// Said, not judged.
+    Said,
+}
+
+/// Every key with what it should reach, in the order in which they are shown.
+const REACHES: &[(&str, Reach)] = &[
+    ("tracker_ratio_100k", Reach::AtLeast(2.5)),
+    ("tracker_ratio_1m", Reach::AtLeast(3.0)),
+    ("tracker_ratio_syn_50m", Reach::AtLeast(8.0)),
+    ("million_vs_reference_one", Reach::AtMost(1.1)),
+    ("moving_ratio_1m", Reach::AtLeast(1.2)),
+    ("always_ratio_1m", Reach::AtLeast(1.3)),
+    ("flat_1m", Reach::Said),
+    ("flat_syn_50m", Reach::Said),
+    ("redirect_share", Reach::AtLeast(0.75)),
+    ("redirect_share_flood", Reach::AtLeast(0.72)),
+    ("http_keepalive_share", Reach::AtLeast(0.95)),
+    ("http_close_share", Reach::AtLeast(1.0)),
+    ("maglev_build_1000_ms", Reach::AtMost(5.0)),
+    ("evenness", Reach::AtMost(1.02)),
+    ("maglev_disruption_10", Reach::Said),
+    ("maglev_disruption_1000", Reach::Said),
+    ("flow_bytes", Reach::AtMost(24.0)),
+];
+
+/// Everything that was measured.
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    /// (a)
+    pub path: PathReport,
+    /// The keys of the last line; `None` was not measured.
+    #[serde(skip)]
+    pub keys: Vec<(&'static str, Option<f64>)>,
+}
+
+impl Report {
+    fn value(&self, name: &str) -> Option<f64> {
+        self.keys.iter().find(|(key, _)| *key == name)?.1
+    }
+
+    /// The keys as one object; what was not measured is null.
+    pub fn line(&self) -> Value {
+        let pairs = REACHES.iter().map(|(key, _)| ((*key).to_owned(), json!(self.value(key).map(rounded))));
+        Value::Object(pairs.collect::<Map<_, _>>())
+    }
+
+    /// Writes `bench.json` and `bench.svg`; returns their directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be written to.
+    pub fn write(&self) -> Result<PathBuf> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
+        fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+        let all = json!({ "keys": self.line(), "notes": NOTES, "measured": self });
+        let file = dir.join("bench.json");
+        fs::write(&file, format!("{all:#}\n")).with_context(|| format!("write {}", file.display()))?;
+        plot::draw(&self.path.cells, &dir.join("bench.svg"))?;
+        dir.canonicalize().context("find the directory of the results")
+    }
+
+    /// Prints tables for people.
+    pub fn show(&self) {
+        show_cells(&self.path.cells);
+        eprintln!("\n{:<26} {:>10}  reach", "key", "measured");
+        for (key, reach) in REACHES {
+            let Some(value) = self.value(key) else {
+                eprintln!("{key:<26} {:>10}", "-");
+                continue;
+            };
+            eprintln!("{key:<26} {value:>10.2}  {}", verdict(value, *reach));
+        }
+    }
+}
+
+/// What the numbers are, for who reads the file alone.
+const NOTES: &[&str] = &[
+    "Ratios within one run; contenders take turns in short rounds, and medians count.",
+    "path: nanoseconds of CPU time a packet, one CPU, BPF_PROG_TEST_RUN, 60-byte TCP frames over IPv4, 16 backends, \
+     one vip of 65,537 slots; net = less the empty program. Ratios are those of IPIP.",
+    "reference: the same path with only the tracking replaced by a lookup, and an insert on a miss, in the kernel's \
+     LRU hash, 16-byte keys, LRU lists by CPU, room for 4 million flows on each.",
+];
+
+fn show_cells(cells: &[Cell]) {
+    eprintln!("{:<5} {:<7} {:>11} {:<12} {:>9} {:>9}", "mode", "flows", "number", "program", "ns", "net ns");
+    for cell in cells {
+        let kind = if cell.flood { "new" } else { "" };
+        let flows = format!("{} {kind}", cell.flows);
+        let (mode, are) = (format!("{:?}", cell.mode), format!("{:?}", cell.flows_are));
+        eprintln!(
+            "{mode:<5} {are:<7} {flows:>11} {:<12} {:>9.1} {:>9.1}",
+            cell.program, cell.ns, cell.net_ns
+        );
+    }
+}
+
+fn verdict(value: f64, reach: Reach) -> String {
+    let judged = |reached: bool, sign: &str, limit: f64| {
+        format!("{} {sign} {limit}", if reached { "reached" } else { "MISSED" })
+    };
+    match reach {
+        Reach::AtLeast(limit) => judged(value >= limit, ">=", limit),
+        Reach::AtMost(limit) => judged(value <= limit, "<=", limit),
+        Reach::Said => String::new(),
+    }
+}
+
+/// Three digits after the point are more than the machine can tell.
+fn rounded(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_in_the_last_line_measured_or_not() {
+        let report = Report { keys: vec![("evenness", Some(1.234_56))], ..Report::default() };
+        let line = report.line();
+        assert_eq!(line["evenness"], 1.235);
+        assert!(line["flow_bytes"].is_null());
+        assert_eq!(line.as_object().map(|object| object.len()), Some(REACHES.len()));
+    }
+
+    #[test]
+    fn a_missed_reach_is_said() {
+        assert!(verdict(0.7, Reach::AtLeast(0.75)).starts_with("MISSED"));
+        assert!(verdict(0.7, Reach::AtMost(0.75)).starts_with("reached"));
+    }
+}

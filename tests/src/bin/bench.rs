@@ -1,0 +1,50 @@
+//! Measures the balancer and what it is compared with; see `docs/guide/benchmarks.md`. The last line of stdout is one
+//! JSON object with the keys.
+
+use anyhow::Result;
+use clap::Parser;
+use lb_tests::bench::report::Report;
+use lb_tests::bench::{Effort, path, table};
+
+/// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table.
+#[derive(Parser)]
+struct Arguments {
+    /// Two minutes instead of ten: ratios wobble by a tenth.
+    #[arg(long)]
+    quick: bool,
+    /// No tables for people.
+    #[arg(long)]
+    json: bool,
+    /// Measure these parts only.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Cost of a packet in the program.
+    Path,
+    /// The Maglev table.
+    Table,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
+    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let mut report = Report::default();
+    if wanted(Part::Table) {
+        report.keys.extend(table::run(effort));
+    }
+    if wanted(Part::Path) {
+        report.path = path::run(effort)?;
+        report.keys.extend(report.path.keys());
+    }
+    let dir = report.write()?;
+    if !arguments.json {
+        report.show();
+        eprintln!("\nAll of it: {}/bench.json and bench.svg", dir.display());
+    }
+    println!("{}", report.line());
+    Ok(())
+}
