@@ -94,7 +94,7 @@ impl Socket {
                 drop(place);
             });
         }
-        let all = places.acquire_many(CONNECTIONS as u32 - 1);
+        let all = places.acquire_many(CONNECTIONS as u32);
         let _ = tokio::time::timeout(GRACE, all).await;
     }
 }

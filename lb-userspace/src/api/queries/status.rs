@@ -133,7 +133,7 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
         }
         if !backend.way.known {
             let why = backend.way.why_not.as_deref().unwrap_or("not in the maps yet");
-            warn(warnings, backend.health == Health::Up, &object, format!("no way to it: {why}"));
+            warn(warnings, !probed || backend.health == Health::Up, &object, format!("no way to it: {why}"));
         }
     }
     if vip.settings.mode == Mode::Nat {
