@@ -21,6 +21,7 @@ pub mod bench;
 pub mod capture;
 pub mod counters;
 pub mod demo;
+pub mod differential;
 pub mod interrupt;
 pub mod netns;
 pub mod ping;

@@ -37,10 +37,14 @@ pub struct HostFrame {
 impl HostFrame {
     /// A frame of these bytes.
     pub fn new(bytes: &[u8]) -> Self {
-        let end = HEADROOM + bytes.len();
+        Self::with_headroom(bytes, HEADROOM)
+    }
+    /// A frame of these bytes with so much room before it, bytes; even.
+    pub fn with_headroom(bytes: &[u8], headroom: usize) -> Self {
+        let end = headroom + bytes.len();
         let mut words = vec![0; end.div_ceil(8)];
-        bytemuck::cast_slice_mut(&mut words)[HEADROOM..end].copy_from_slice(bytes);
-        Self { words, start: HEADROOM, end }
+        bytemuck::cast_slice_mut(&mut words)[headroom..end].copy_from_slice(bytes);
+        Self { words, start: headroom, end }
     }
     /// The frame as it is now.
     pub fn bytes(&self) -> &[u8] {
