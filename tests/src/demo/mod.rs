@@ -27,6 +27,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
+use lb_userspace::api::views::{DropView, ListView};
+
+use crate::balancer::view;
 use crate::interrupt::Interrupt;
 use crate::skip::obstacle;
 use board::Board;
@@ -80,14 +83,16 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let traffic = Traffic::start(stage.net())?;
     board.lock().start = Instant::now();
     board.say("requests run: HTTP kept alive and one a connection, datagrams, long-lived connections; IPv4 and IPv6");
-    let observer = Observer::start(stage.balancer().client(), board.clone())?;
+    let client = stage.balancer().client();
+    let observer = Observer::start(client.clone(), board.clone())?;
     let conductor = Conductor::start(stage, board.clone(), interrupt.clone())?;
     let _ = headless;
     play(options, &board, &conductor, &traffic, &interrupt);
     let interrupted = interrupt.is_requested();
     let known = board.read();
     let tally = traffic.finish()?.tally(&known.kills);
-    let report = Report::new(options.mode, interrupted, &known, tally);
+    let drops = view::<ListView<DropView>>(&client, "/v1/views/drops").map(|list| list.items);
+    let report = Report::new(options.mode, interrupted, &known, tally, &drops.unwrap_or_default());
     drop((observer, conductor));
     let file = report.write(&report_dir()?)?;
     eprint!("\n{}", report.text());

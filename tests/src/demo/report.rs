@@ -1,10 +1,12 @@
 //! What a run came to: one JSON object, a text for people, and the verdict.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use lb_userspace::api::views::DropView;
 use serde::Serialize;
 
 use super::board::{Event, Known, Wish};
@@ -47,6 +49,8 @@ pub struct Report {
     pub added_ms: Option<u64>,
     /// From the daemon's death until its successor answered.
     pub daemon_away_ms: Option<u64>,
+    /// Packets that the balancer dropped, by its reasons.
+    pub drops: BTreeMap<String, u64>,
     /// What was wrong.
     pub problems: Vec<String>,
     /// What happened.
@@ -56,7 +60,7 @@ pub struct Report {
 impl Report {
     /// Judges a run.
     #[must_use]
-    pub fn new(mode: Mode, interrupted: bool, known: &Known, tally: Tally) -> Self {
+    pub fn new(mode: Mode, interrupted: bool, known: &Known, tally: Tally, drops: &[DropView]) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let took = |wish: Option<&Wish>| wish.and_then(Wish::took).map(ms);
         let last = known.kills.last();
@@ -72,6 +76,7 @@ impl Report {
             drained_ms: took(known.drains.values().next()),
             added_ms: took(known.arrivals.values().next()),
             daemon_away_ms: took(known.restarts.last()),
+            drops: dropped(drops),
             problems: known.problems().map(str::to_owned).collect(),
             events: known.events.clone(),
         };
@@ -91,8 +96,7 @@ impl Report {
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             problems.push(format!("{count} {what}"));
         }
-        let of =
-            |answers: &std::collections::BTreeMap<String, u64>, name| answers.get(name).copied().unwrap_or(0);
+        let of = |answers: &BTreeMap<String, u64>, name| answers.get(name).copied().unwrap_or(0);
         for name in known.alive.keys() {
             if of(&tally.per_backend, name) == 0 || of(&tally.udp_per_backend, name) == 0 {
                 problems.push(format!("{name} got no requests, or no datagrams"));
@@ -179,6 +183,9 @@ impl Report {
                 );
             }
         }
+        let drops = self.drops.iter().map(|(reason, packets)| format!("{reason} {packets}"));
+        let drops = drops.collect::<Vec<_>>().join(", ");
+        line("packets dropped", if drops.is_empty() { "none".to_owned() } else { drops });
         for problem in self.problems.iter().chain(&tally.unexplained) {
             let _ = writeln!(text, "  PROBLEM: {problem}");
         }
@@ -201,6 +208,11 @@ impl Report {
         std::fs::write(dir.join("report.json"), json + "\n").context("write report.json")?;
         Ok(file)
     }
+}
+
+fn dropped(drops: &[DropView]) -> BTreeMap<String, u64> {
+    let drops = drops.iter().filter(|view| view.class == "drop" && view.packets > 0);
+    drops.map(|view| (view.reason.clone(), view.packets)).collect()
 }
 
 fn kernel() -> String {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::account::Kill;
 use super::board::{Board, Wish};
@@ -12,6 +12,7 @@ use super::cast::{Mode, SERVED, document};
 use super::load::CLIENTS;
 use super::observer::rows;
 use crate::balancer::Balancer;
+use crate::sweep::PinDir;
 use crate::topology::{BackendSetup, Topology, vip};
 use crate::wait::{wait_for, wait_until};
 
@@ -29,6 +30,8 @@ const ADOPTED: &str = "adopted the data plane that runs";
 pub struct Stage {
     // The balancer detaches before its node goes.
     balancer: Balancer,
+    /// Pins of `lb decap`, one directory for each backend that has it.
+    decaps: Vec<PinDir>,
     net: Topology,
     board: Board,
     mode: Mode,
@@ -43,8 +46,8 @@ impl Stage {
         let setup = if mode == Mode::Nat { BackendSetup::Plain } else { BackendSetup::DirectReturn };
         let net = Topology::builder().clients(CLIENTS).backends(BACKENDS).setup(setup).build()?;
         let balancer = Balancer::start(&net)?;
-        let stage = Self { balancer, net, board: board.clone(), mode };
-        stage.net.backends().iter().try_for_each(|backend| stage.welcome(backend.index()))?;
+        let mut stage = Self { balancer, decaps: Vec::new(), net, board: board.clone(), mode };
+        (0..BACKENDS).try_for_each(|index| stage.welcome(index))?;
         stage.balancer.lb(&format!("attach {} --mode native", stage.net.node().uplink()))?;
         let file = stage.net.dir().join("demo.toml");
         std::fs::write(&file, document(mode, stage.net.backends())).context("write demo.toml")?;
@@ -66,27 +69,22 @@ impl Stage {
     }
 
     /// Sets a backend up as its mode needs it.
-    fn welcome(&self, index: usize) -> Result<()> {
+    fn welcome(&mut self, index: usize) -> Result<()> {
         let backend = &self.net.backends()[index];
-        if self.mode == Mode::Ipip {
-            let (node, vip) = (self.net.node().addresses, vip(0));
-            let line = format!(
-                "decap --dev {} --peer {} --peer {} --vip {} --vip {}",
-                backend.device(),
-                node.v4,
-                node.v6,
-                vip.v4,
-                vip.v6
-            );
-            let mut command = self.balancer.command();
-            let output = backend.ns.output(command.args(line.split(' ')))?;
-            anyhow::ensure!(
-                output.status.success(),
-                "lb {line}: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
         self.board.lock().alive.insert(backend.name().to_owned(), true);
+        if self.mode != Mode::Ipip {
+            return Ok(());
+        }
+        let pins = PinDir::claim()?;
+        let mut command = self.balancer.command();
+        command.args(["decap", "--dev", backend.device(), "--pin-dir"]).arg(pins.path());
+        for (peer, vip) in self.net.node().addresses.both().iter().zip(vip(0).both()) {
+            command.args(["--peer", &peer.to_string(), "--vip", &vip.to_string()]);
+        }
+        self.decaps.push(pins);
+        let output = backend.ns.output(&mut command)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "lb decap on {}: {}", backend.name(), said.trim());
         Ok(())
     }
 
