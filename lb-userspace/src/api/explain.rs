@@ -137,6 +137,9 @@ impl Names<'_> {
         let of = vip.map_or_else(String::new, |vip| format!(" of {}", vip.settings.table_size));
         let number = slot.number;
         match (slot.phase, slot.previous, slot.window_left_s) {
+            ("stable", ..) if slot.current == 0 => {
+                format!("Its flow hash leads to slot {number}{of}, which no backend has.")
+            }
             ("moving", Some(previous), Some(left_s)) => format!(
                 "Its flow hash leads to slot {number}{of}, which is moving for another {left_s} s: new flows go to \
                  {current}, older ones to {}.",
