@@ -4,12 +4,13 @@
 //! every [`RESYNC_S`] seconds in any case. One thread passes, another sweeps; nobody else writes to the maps. What cannot be
 //! done now stays pending with its reason and is tried again. Nothing here decides what the maps should hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lb_common::ids::BackendId;
 use lb_control::plan::{self, Actual, Desired, Observed, Op, Rows, TableCache, Way};
+use lb_control::state::State;
 use lb_control::vip::{Mode, Tracking};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -206,11 +207,11 @@ impl Passer {
         }
     }
 
-    fn compare_and_apply(&mut self, state: &lb_control::state::State) -> Result<Done, Fault> {
+    fn compare_and_apply(&mut self, state: &State) -> Result<Done, Fault> {
         let attached = self.dataplane.attached()?;
-        let observed = self.observed(&attached);
-        let desired = plan::desired(state, &observed, &mut self.tables);
         let actual = self.dataplane.read()?;
+        let observed = self.observed(&attached, state, &actual);
+        let desired = plan::desired(state, &observed, &mut self.tables);
         let plan = plan::diff(&desired, &actual, self.dataplane.now_s());
         if plan.ops.is_empty() {
             return Ok(Done { desired, actual, ops: plan.ops, problems: plan.problems, attached });
@@ -220,17 +221,27 @@ impl Passer {
         Ok(Done { desired, actual, ops: plan.ops, problems: plan.problems, attached })
     }
 
-    fn observed(&mut self, attached: &[Attached]) -> Observed {
+    fn observed(&mut self, attached: &[Attached], state: &State, actual: &Actual<LiveSlots>) -> Observed {
         let health = self.inputs.health.borrow_and_update().clone();
         let ways = self.inputs.ways.borrow_and_update().clone();
+        let ways: BTreeMap<_, _> =
+            ways.iter().filter_map(|(id, way)| Some((*id, *way.as_ref().ok()?))).collect();
+        // A way once known stays in its row, so the maps themselves remember who was ever reached.
+        let rows = actual.backends.values().filter(|row| row.next_hop.is_known());
+        let reached: BTreeSet<_> = rows.map(|row| (row.id, row.address)).collect();
+        let unreached = state.backends().map(|(_, _, _, backend)| backend).filter(|backend| {
+            ways.get(&backend.id).is_none_or(|way| way.next_hop_mac.is_none())
+                && !reached.contains(&(backend.id, backend.address))
+        });
         Observed {
             health: health.iter().map(|(id, seen)| (*id, seen.health)).collect(),
-            ways: ways.iter().filter_map(|(id, way)| Some((*id, *way.as_ref().ok()?))).collect(),
+            unreached: unreached.map(|backend| backend.id).collect(),
+            ways,
             devices: attached.iter().filter_map(|one| Some((one.ifindex, one.device?))).collect(),
         }
     }
 
-    fn leave_for_sweep(&self, state: &lb_control::state::State, done: &Done) {
+    fn leave_for_sweep(&self, state: &State, done: &Done) {
         let remembers = |vip: &lb_control::vip::Vip| {
             vip.settings.tracking == Tracking::Always || vip.settings.mode == Mode::Nat
         };

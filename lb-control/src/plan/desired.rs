@@ -56,6 +56,8 @@ pub struct Observed {
     pub health: BTreeMap<BackendId, Health>,
     /// Ways by backend; absent = not resolved (yet): what its row has stays.
     pub ways: BTreeMap<BackendId, Way>,
+    /// Backends to which no way was ever known: they take no new flows yet, however healthy.
+    pub unreached: BTreeSet<BackendId>,
     /// Devices that the program is attached to, by interface index.
     pub devices: BTreeMap<u32, Device>,
 }
@@ -171,9 +173,10 @@ pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<C
     candidates
 }
 
-/// Whether new flows may go to a backend as far as its health is concerned.
+/// Whether new flows may go to a backend as far as its health and the way to it are concerned.
 fn usable(settings: &VipSettings, observed: &Observed, id: BackendId) -> bool {
-    settings.probe.kind == ProbeKind::None || observed.health.get(&id) == Some(&Health::Up)
+    let healthy = settings.probe.kind == ProbeKind::None || observed.health.get(&id) == Some(&Health::Up);
+    healthy && !observed.unreached.contains(&id)
 }
 
 fn flags(settings: &VipSettings, backend: &Backend, observed: &Observed) -> u64 {

@@ -46,6 +46,19 @@ fn an_unknown_backend_gets_no_new_flows_until_it_is_up() {
 }
 
 #[test]
+fn a_healthy_backend_gets_no_new_flows_until_a_way_to_it_is_known() {
+    let mut node = Node::up(world(&THREE));
+    let late = node.id("b2");
+    node.observed.unreached.insert(late);
+    node.settle();
+    let row = node.row("b2");
+    assert_eq!(count(&node, |slot| slot.current() == row), 0);
+    node.observed.unreached.clear();
+    node.settle();
+    assert!(count(&node, |slot| slot.current() == row) > 80);
+}
+
+#[test]
 fn a_backend_of_a_vip_without_probe_is_used_at_once() {
     let mut state = world(&["10.0.0.1"]);
     accept(&mut state, r#"{"kind":"vip_set","name":"web","probe":{"kind":"none"}}"#);

@@ -196,6 +196,8 @@ mod tests {
         let mut ops = vec![
             Op::WriteSource { number: 0, address: "10.0.0.1".parse().unwrap() },
             Op::WriteEgress { row: 1, content: egress },
+            Op::WriteEgress { row: 2, content: EgressContent { ifindex: 9, tags: Tags::NONE, ..egress } },
+            Op::SetPort { ifindex: 9, egress: 2 },
             Op::WriteSlots { first: 0, values: vec![slot; 251] },
             Op::WriteVip { row: 0, content },
             Op::SetVipKey { key, entry: VipEntry(0) },
