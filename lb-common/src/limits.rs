@@ -41,6 +41,9 @@ pub const NAT_PORTS: u32 = 32_768;
 pub const NAT_PLANES: u32 = 4;
 /// A closed NAT flow's port is used again after this long without a packet, seconds.
 pub const NAT_CLOSING_S: u32 = 2;
+/// While there is another, a port without a packet for less than this is not given to a new flow, seconds: a backend
+/// remembers a closed connection so long (Linux' TIME-WAIT) and may refuse another one of the same ports.
+pub const NAT_REST_S: u32 = 60;
 /// ICMP messages that the node itself sends, per CPU and second.
 pub const ICMP_RATE_PPS: u64 = 1_000;
 /// ICMP messages that may follow each other at once, per CPU.

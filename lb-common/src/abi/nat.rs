@@ -31,7 +31,7 @@ pub enum NatState {
 /// | 0-15 | backend row |
 /// | 16-17 | [`NatState`] |
 /// | 18-31 | generation: counts the uses of the row |
-/// | 32-63 | last packet from the client or the backend, seconds since boot |
+/// | 32-63 | last packet from the client or the backend, seconds since boot; of a free row, that of its last flow |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct NatControl(pub u64);
 

@@ -21,7 +21,7 @@ use crate::abi::backend::{Control, NextHop};
 use crate::abi::nat::{NatControl, NatRow, NatState, first_row, port_of, port_pair, ports_word, tags_of};
 use crate::addr::{Addr, Mac};
 use crate::be::Be16;
-use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, NAT_PROBES};
+use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, NAT_PROBES, NAT_REST_S};
 use crate::reason::Reason;
 
 /// What a packet's addresses and ports become.
@@ -107,26 +107,30 @@ fn client_port<P: Packet, T: Tables>(
 struct Found {
     /// The flow's port.
     found: u16,
-    /// The first port that a new flow may have.
+    /// The port that a new flow may have: the first one that has rested, else the first one.
     free: u16,
 }
 
 /// Tries the ports that the flow hash allows.
 #[inline(never)]
 fn find<T: Tables>(parsed: &Parsed, search: &Search, now_s: u32, tables: &T) -> Found {
-    let mut free = 0;
+    let (mut rested, mut spare) = (0, 0);
     for attempt in 0..NAT_PROBES {
         let port = port_of(search.hash, attempt);
         let Some(row) = tables.nat(search.first + port) else { break };
         let word = NatControl(row.control.load());
         if word.backend() == search.backend && is_flow(row, word, parsed) {
-            return Found { found: port as u16, free };
+            return Found { found: port as u16, free: 0 };
         }
-        if free == 0 && reusable(word, now_s, search.idle_s, tables) {
-            free = port as u16;
+        if rested == 0 && reusable(word, now_s, search.idle_s, tables) {
+            if word.age_s(now_s) > NAT_REST_S {
+                rested = port as u16;
+            } else if spare == 0 {
+                spare = port as u16;
+            }
         }
     }
-    Found { found: 0, free }
+    Found { found: 0, free: if rested != 0 { rested } else { spare } }
 }
 
 /// Whether a row holds this packet's flow.
@@ -349,4 +353,40 @@ fn quoted_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Option<u16> {
         return Some(0);
     }
     Some(packet.at::<Ipv4>(parsed.quoted_l3)?.checksum.raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::backend::Mode;
+    use crate::datapath::host::HostTables;
+    use crate::hash::HashKey;
+
+    const NOW: u32 = 10_000;
+
+    #[test]
+    fn a_port_rests_before_another_flow_gets_it() {
+        let tables = HostTables::new(HashKey([1, 2]), 251, 8);
+        let alive = Control::new(Control::ALIVE, Mode::Nat, 0, 0, Be16::from_raw(0));
+        tables.backends[1].control.store(alive.0);
+        let search = Search { first: 0, backend: 1, idle_s: 5, hash: 77 };
+        let mut parsed = Parsed::default();
+        parsed.flow.src_port = Be16::new(40_001);
+        let free = || find(&parsed, &search, NOW, &tables).free;
+        let set = |attempt, state, age_s| {
+            let row = &tables.nat[port_of(search.hash, attempt) as usize];
+            row.control.store(NatControl::new(1, state, 0, NOW - age_s).0);
+        };
+        let port = |attempt| port_of(search.hash, attempt) as u16;
+        assert_eq!(free(), port(0), "never used");
+        for attempt in 0..NAT_PROBES {
+            set(attempt, NatState::Closing, NAT_CLOSING_S);
+        }
+        assert_eq!(free(), 0, "closing just now");
+        set(3, NatState::Closing, NAT_REST_S);
+        set(5, NatState::Free, NAT_REST_S);
+        assert_eq!(free(), port(3), "none has rested, so the first one");
+        set(5, NatState::Free, NAT_REST_S + 1);
+        assert_eq!(free(), port(5));
+    }
 }

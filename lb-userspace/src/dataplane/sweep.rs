@@ -266,9 +266,10 @@ impl Run<'_> {
     }
 }
 
-/// Frees a NAT row, keeping its generation, if it is still as it was.
+/// Frees a NAT row, keeping its generation and its time, if it is still as it was.
 fn free(row: &NatRow, control: NatControl) -> bool {
-    row.control.compare_swap(control.0, NatControl::new(0, NatState::Free, control.generation(), 0).0)
+    row.control
+        .compare_swap(control.0, NatControl::new(0, NatState::Free, control.generation(), control.seen_s()).0)
 }
 
 #[cfg(test)]
