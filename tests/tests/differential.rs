@@ -33,7 +33,8 @@ fn host_and_kernel_agree() {
         println!("not met here: {}: {why}", reason.name());
     }
     let expected = Reason::ALL.iter().filter(|reason| UNREACHABLE.iter().all(|(no, _)| no != *reason));
-    let least = OFTEN * frames / FRAMES;
+    // A shorter run proves no frequency.
+    let least = if frames < FRAMES { 0 } else { OFTEN };
     let rare: Vec<_> = expected.filter(|reason| coverage.reasons[**reason as usize] < least).collect();
     assert!(rare.is_empty(), "met less than {least} times: {rare:?}");
 }

@@ -15,7 +15,7 @@ use lb_common::datapath::host::HostTables;
 use std::path::PathBuf;
 
 /// Largest frame that comes back.
-const ROOM: usize = 8_192;
+const ROOM: usize = 16_384;
 /// Bytes of `struct xdp_md` that are passed for a frame with metadata.
 const CONTEXT: usize = 24;
 

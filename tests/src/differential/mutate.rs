@@ -6,8 +6,12 @@ use fastrand::Rng;
 /// Damages a frame once. It stays at least an Ethernet header long: the kernel runs no shorter one.
 pub fn mutate(sketch: &mut Sketch, rng: &mut Rng) {
     let v4 = sketch.bytes.get(sketch.l3).is_some_and(|first| first >> 4 == 4);
-    match rng.u8(0..16) {
+    match rng.u8(0..17) {
         0 | 1 => truncate(sketch, rng),
+        15 if rng.u8(0..4) == 0 => {
+            put16(sketch, 12, *pick(&[0x8100, 0x88a8], rng));
+            sketch.bytes.truncate(rng.usize(14..23));
+        }
         2 => flip(sketch, rng),
         3 => length(sketch, v4, rng),
         4 => put(sketch, sketch.l3, rng.u8(..)),

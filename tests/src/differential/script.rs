@@ -189,12 +189,13 @@ fn stranger(like: &Addr, rng: &mut Rng) -> Addr {
     }
 }
 
-/// Bytes of data: mostly few, some around what fits a way, some far beyond.
+/// Bytes of data: mostly few, some around what fits a way, some far beyond, even more than a page holds.
 fn size(rng: &mut Rng) -> usize {
-    match rng.u8(0..16) {
-        0 => rng.usize(200..320),
-        1 => rng.usize(1_300..1_500),
-        2 => rng.usize(0..3_200),
+    match rng.u8(0..64) {
+        0..4 => rng.usize(200..320),
+        4..8 => rng.usize(1_300..1_500),
+        8..12 => rng.usize(0..3_200),
+        12 => rng.usize(3_200..9_000),
         _ => rng.usize(0..40),
     }
 }
