@@ -1,3 +1,12 @@
-//! Tests of the path as a whole. What one stage does by itself is tested at the bottom of its file.
+//! Tests of the path as a whole: frames in, frames out, and the law. Frames come from another implementation (`shape`).
+//! What one stage's arithmetic does by itself is tested at the bottom of its file.
 
+mod decap;
+mod forward;
+mod icmp;
 mod law;
+mod nat;
+mod parse;
+mod select;
+mod shape;
+mod site;

@@ -55,7 +55,7 @@ fn number(variable: &str, default: u64) -> u64 {
 
 /// Runs a scenario's sequences; panics with the history of a connection that was moved.
 fn run(scenario: Scenario) -> Tally {
-    let (first, runs) = (number("LB_SEED", 1), number("LB_LAW_RUNS", 100));
+    let (first, runs) = (number("LB_SEED", 1), number("LB_LAW_RUNS", 60));
     let mut sum = Tally::default();
     for seed in first..first + runs {
         match Simulation::new(scenario, seed, None).run(SECONDS) {

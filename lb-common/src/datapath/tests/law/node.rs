@@ -70,7 +70,8 @@ impl Node {
             let addr = Addr::v4(Be32::new(vip_address(vip)));
             let port = Be16::new(80);
             let row = &tables.vips[vip + 1];
-            (row.addr[0].store(addr.words()[0]), row.addr[1].store(addr.words()[1]));
+            row.addr[0].store(addr.words()[0]);
+            row.addr[1].store(addr.words()[1]);
             row.key.store(VipRow::key_word(port, protocol));
             row.table.store(extent_word(vip as u32 * SLOTS, SLOTS));
             row.policy.store(Policy::new(tracking, false, false, WINDOW_S as u16).0);
