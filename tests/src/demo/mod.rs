@@ -7,15 +7,20 @@
 //! traffic + board -> tally -> screen, report               what came of it (account says whose fault)
 //! ```
 //! Nothing of the balancer is simulated here, and nothing is retried. The verdict is the exit code: 0 nothing
-//! failed that should not have, 1 something did, 130 ended early.
+//! failed that should not have, 1 something did, 130 ended early by a signal.
 
 pub mod account;
 pub mod board;
 pub mod cast;
 pub mod conductor;
+pub mod guide;
+mod keys;
 pub mod load;
 pub mod observer;
+mod picture;
+mod rates;
 pub mod report;
+mod screen;
 pub mod stage;
 pub mod timeline;
 
@@ -26,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-
+use lb_userspace::api::client::Client;
 use lb_userspace::api::views::{DropView, ListView};
 
 use crate::balancer::view;
@@ -35,33 +40,47 @@ use crate::skip::obstacle;
 use board::Board;
 use cast::Mode;
 use conductor::Conductor;
+use guide::Guide;
+use keys::Live;
 use load::Traffic;
 use observer::Observer;
 use report::Report;
+use screen::Footer;
 use stage::Stage;
 use timeline::SECONDS_MIN;
 
-/// Exit code of a run that somebody ended early, as after SIGINT.
+/// Exit code of a run that a signal ended, as after SIGINT.
 const EXIT_INTERRUPTED: u8 = 130;
+/// How long requests run without a terminal, seconds.
+const SECONDS: u64 = 20;
 /// Between two looks at clock and signals.
 const TICK: Duration = Duration::from_millis(20);
 
 /// See a load balancer at work: a network in namespaces, real requests, backends that die, drain and join.
+///
+/// On a terminal a live view with keys, without one a timeline. Needs root; leaves nothing behind.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "cargo xtask demo")]
 pub struct Options {
     /// No screen and no keys: a timeline, with progress on stderr. The default without a terminal.
     #[arg(long)]
     pub headless: bool,
-    /// How long requests run, headless.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(SECONDS_MIN..=3_600))]
-    pub seconds: u64,
-    /// The last line of stdout is one JSON object. Headless.
+    /// How long requests run; 20 unless named, with a screen until a key ends it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(SECONDS_MIN..=3_600))]
+    pub seconds: Option<u64>,
+    /// Headless, and the last line of stdout is one JSON object.
     #[arg(long)]
     pub json: bool,
     /// How packets reach the backends.
     #[arg(long, value_enum, default_value = "l2")]
     pub mode: Mode,
+}
+
+impl Options {
+    fn is_headless(&self) -> bool {
+        let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+        self.headless || self.json || !terminal
+    }
 }
 
 /// Runs the demo to its end.
@@ -73,48 +92,69 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         bail!("the demo cannot run: {why}");
     }
     let interrupt = Interrupt::install()?;
-    let headless = options.headless || options.json || !std::io::stdout().is_terminal();
     let board = Board::new(true);
-    board.say(format!(
-        "building the network: clients, router, balancer, three backends; mode {}",
-        options.mode.word()
-    ));
+    board.say(format!("building clients, router, balancer and backends; mode {}", options.mode.word()));
     let stage = Stage::build(options.mode, &board)?;
+    if interrupt.is_requested() {
+        return Ok(ExitCode::from(EXIT_INTERRUPTED));
+    }
+    let guide = Guide::write(&stage, &report_dir()?)?;
     let traffic = Traffic::start(stage.net())?;
     board.lock().start = Instant::now();
-    board.say("requests run: HTTP kept alive and one a connection, datagrams, long-lived connections; IPv4 and IPv6");
+    board.say("requests run: HTTP, datagrams and long-lived connections, over IPv4 and IPv6");
     let client = stage.balancer().client();
     let observer = Observer::start(client.clone(), board.clone())?;
     let conductor = Conductor::start(stage, board.clone(), interrupt.clone())?;
-    let _ = headless;
-    play(options, &board, &conductor, &traffic, &interrupt);
-    let interrupted = interrupt.is_requested();
+    if options.is_headless() {
+        play(options, &board, &conductor, &traffic, &interrupt);
+    } else {
+        let footer = Footer { hints: hints(&guide) };
+        let (mode, length) = (options.mode.word(), options.seconds.map(Duration::from_secs));
+        let (board, conductor, traffic, interrupt) = (&board, &conductor, &traffic, &interrupt);
+        Live { mode, board, conductor, traffic, interrupt, footer, length }.show()?;
+    }
+    let report = conclude(options, &board, traffic, &client, interrupt.is_requested())?;
+    drop((observer, conductor));
+    tell(options, &report, &guide)
+}
+
+/// Ends the traffic, judges the run and writes the report.
+fn conclude(
+    options: &Options,
+    board: &Board,
+    traffic: Traffic,
+    client: &Client,
+    interrupted: bool,
+) -> Result<Report> {
     let known = board.read();
     let tally = traffic.finish()?.tally(&known.kills);
-    let drops = view::<ListView<DropView>>(&client, "/v1/views/drops").map(|list| list.items);
-    let report = Report::new(options.mode, interrupted, &known, tally, &drops.unwrap_or_default());
-    drop((observer, conductor));
+    // Without a daemon nobody knows.
+    let drops = view::<ListView<DropView>>(client, "/v1/views/drops").map(|list| list.items);
+    Ok(Report::new(options.mode, interrupted, &known, tally, &drops.unwrap_or_default()))
+}
+
+/// Tells what came of it.
+fn tell(options: &Options, report: &Report, guide: &Guide) -> Result<ExitCode> {
     let file = report.write(&report_dir()?)?;
     eprint!("\n{}", report.text());
     eprintln!("  report: {}", file.display());
-    if options.json {
-        println!("{}", serde_json::to_string(&report)?);
+    if !options.is_headless() {
+        eprintln!("\nTry in another terminal while the demo runs:");
+        guide.commands().iter().for_each(|line| eprintln!("  {line}"));
     }
-    Ok(match (interrupted, report.ok) {
+    if options.json {
+        println!("{}", serde_json::to_string(report)?);
+    }
+    Ok(match (report.interrupted, report.ok) {
         (true, _) => ExitCode::from(EXIT_INTERRUPTED),
-        (false, ok) => {
-            if ok {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::FAILURE,
     })
 }
 
 /// Plays the timeline.
 fn play(options: &Options, board: &Board, conductor: &Conductor, traffic: &Traffic, interrupt: &Interrupt) {
-    let length = Duration::from_secs(options.seconds);
+    let length = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
     let mut acts = timeline::acts(length).into_iter().peekable();
     let start = board.lock().start;
     while start.elapsed() < length && !interrupt.wait(TICK) {
@@ -127,16 +167,18 @@ fn play(options: &Options, board: &Board, conductor: &Conductor, traffic: &Traff
 
 /// Lets the users of draining backends finish whose time has come.
 fn say_farewells(board: &Board, traffic: &Traffic) {
-    let mut known = board.lock();
     let now = Instant::now();
-    let (due, later) = known.farewells.drain(..).partition(|(at, _)| *at <= now);
-    known.farewells = later;
-    drop(known);
-    let due: Vec<(Instant, String)> = due;
+    let due = board.lock().farewells.extract_if(.., |(at, _)| *at <= now).collect::<Vec<_>>();
     for (_, backend) in due {
         let count = traffic.retire(&backend);
         board.say(format!("{backend}: the users of its {count} long-lived connections finish"));
     }
+}
+
+fn hints(guide: &Guide) -> Vec<String> {
+    let [enter, curl] = guide.ways_in();
+    let commands = guide.commands().join("   ");
+    vec![format!("in another terminal:  {commands}"), format!("or:  {enter}"), format!("or:  {curl}")]
 }
 
 /// `target/demo` of the build that this program is of.
