@@ -3,12 +3,17 @@
 //! Ratios within one run are what counts: contenders take turns in short rounds, so that a machine that is slower for
 //! a while is slower for all of them. Nothing here is a test: a reach that is missed is said, not failed.
 
+pub mod http;
 pub mod path;
 pub mod plane;
 mod plot;
 pub mod programs;
+pub mod rate;
 pub mod report;
+mod stage;
 pub mod table;
+
+use std::time::Duration;
 
 /// How much time to spend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +30,20 @@ impl Effort {
         match self {
             Self::Quick => (9, 100_000),
             Self::Full => (21, 200_000),
+        }
+    }
+    /// Rounds, and packets that are sent in each.
+    pub(crate) const fn rate_rounds(self) -> (u32, u32) {
+        match self {
+            Self::Quick => (5, 1 << 19),
+            Self::Full => (11, 1 << 20),
+        }
+    }
+    /// Rounds, and how long requests are made in each.
+    pub(crate) const fn http_rounds(self) -> (u32, Duration) {
+        match self {
+            Self::Quick => (3, Duration::from_secs(1)),
+            Self::Full => (7, Duration::from_secs(2)),
         }
     }
     /// How often a table is built.

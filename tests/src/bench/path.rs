@@ -12,7 +12,7 @@ use lb_common::abi::backend::Mode;
 use lb_common::abi::vip::Tracking;
 use serde::Serialize;
 
-use super::plane::{Destination, Plane, Service};
+use super::plane::{Destination, Plane, Served};
 use super::programs::{ACK, Load, Programs, SYN};
 use super::{Effort, median};
 
@@ -136,10 +136,10 @@ struct Bench {
 
 impl Bench {
     fn open(mode: Mode, effort: Effort) -> Result<Self> {
-        let service = Service { address: Ipv4Addr::new(203, 0, 113, 10), port: 80 };
+        let served = Served { address: Ipv4Addr::new(203, 0, 113, 10), port: 80 };
         let backends: Vec<Destination> = (1..=BACKENDS).map(destination).collect();
-        let plane = Plane::open(service, &backends, mode)?;
-        let mut programs = Programs::load(&plane, service, [2, 0, 0, 0, 0, 1], REFERENCE_ROOM)?;
+        let plane = Plane::open(served, &backends, mode)?;
+        let mut programs = Programs::load(&plane, served, [2, 0, 0, 0, 0, 1], REFERENCE_ROOM)?;
         for (number, name) in (0..).zip(CONTENDERS) {
             match name {
                 "balance" => programs.number_foreign(number, &plane.program()?)?,

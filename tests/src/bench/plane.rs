@@ -4,8 +4,7 @@
 //! is attached to a device here that was not asked for by name.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use aya::programs::{ProgramFd, ProgramInfo};
@@ -22,18 +21,14 @@ use lb_control::plan::{BackendContent, EgressContent, Key, Op, Rows, VipContent}
 use lb_userspace::dataplane::kernel::Kernel;
 use lb_userspace::dataplane::{AttachMode, Dataplane, Options};
 
-/// Where BPF file systems are mounted by custom.
-const BPFFS: &str = "/sys/fs/bpf";
-/// What every pin directory of ours begins with; the process id follows.
-const PREFIX: &str = "lb-bench-";
+use crate::sweep::PinDir;
+
 /// The vip's row, and the source address's number.
 const VIP_ROW: u16 = 1;
 const SOURCE: u8 = 0;
 /// After how long without a packet a flow may be forgotten: the default of a TCP vip, seconds.
 const IDLE_S: u16 = 900;
 const TCP: u8 = 6;
-
-static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 /// One backend as the bench needs it.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +45,7 @@ pub struct Destination {
 
 /// The vip to serve.
 #[derive(Clone, Copy, Debug)]
-pub struct Service {
+pub struct Served {
     /// Its address.
     pub address: Ipv4Addr,
     /// Its TCP port.
@@ -69,9 +64,9 @@ impl Plane {
     ///
     /// # Errors
     /// Without root, without the BPF object in this build, or when the kernel refuses it.
-    pub fn open(vip: Service, backends: &[Destination], mode: Mode) -> Result<Self> {
-        let dir = PinDir::new();
-        let options = Options { pin_dir: dir.0.clone(), ..Options::default() };
+    pub fn open(vip: Served, backends: &[Destination], mode: Mode) -> Result<Self> {
+        let dir = PinDir::claim()?;
+        let options = Options { pin_dir: dir.path().to_owned(), ..Options::default() };
         let (kernel, _) = Kernel::open(&options).context("load the data plane")?;
         let plane = Self { kernel, table: shared(backends), dir };
         plane.apply(&plane.fill(vip, backends, mode))?;
@@ -80,7 +75,7 @@ impl Plane {
 
     /// Where it is pinned.
     pub fn dir(&self) -> &Path {
-        &self.dir.0
+        self.dir.path()
     }
 
     /// The program that packets meet.
@@ -88,7 +83,7 @@ impl Plane {
     /// # Errors
     /// When the kernel refuses to give it.
     pub fn program(&self) -> Result<ProgramFd> {
-        let info = ProgramInfo::from_pin(self.dir.0.join("balance"));
+        let info = ProgramInfo::from_pin(self.dir.path().join("balance"));
         info.and_then(|info| info.fd()).context("open the balancer's program")
     }
 
@@ -97,7 +92,8 @@ impl Plane {
     /// # Errors
     /// When the kernel refuses to give it.
     pub fn hash_key(&self) -> Result<[u64; 2]> {
-        let map = aya::maps::MapData::from_pin(self.dir.0.join("LB_CONFIG")).context("open LB_CONFIG")?;
+        let map =
+            aya::maps::MapData::from_pin(self.dir.path().join("LB_CONFIG")).context("open LB_CONFIG")?;
         let config: aya::maps::Array<_, [u64; 4]> = aya::maps::Map::Array(map).try_into()?;
         let [_, _, first, second] = config.get(&0, 0)?;
         Ok([first, second])
@@ -164,7 +160,7 @@ impl Plane {
         self.kernel.apply(ops).map_err(|fault| anyhow!("{fault}"))
     }
 
-    fn fill(&self, vip: Service, backends: &[Destination], mode: Mode) -> Vec<Op> {
+    fn fill(&self, vip: Served, backends: &[Destination], mode: Mode) -> Vec<Op> {
         let address = IpAddr::from(vip.address);
         let key = Key { address, port: vip.port, protocol: TCP };
         let mut ops = vec![Op::WriteSource { number: SOURCE, address: Ipv4Addr::new(192, 0, 2, 1).into() }];
@@ -209,21 +205,4 @@ fn shared(backends: &[Destination]) -> Vec<u16> {
     };
     build(&mut table, &mut backends.iter().enumerate().map(named).collect::<Vec<_>>());
     table
-}
-
-/// A directory of pins, removed on drop.
-struct PinDir(PathBuf);
-
-impl PinDir {
-    fn new() -> Self {
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        Self(Path::new(BPFFS).join(format!("{PREFIX}{}-{serial}", std::process::id())))
-    }
-}
-
-impl Drop for PinDir {
-    fn drop(&mut self) {
-        // What is not there any more is what was wanted.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

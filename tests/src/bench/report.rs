@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::http::Http;
 use super::path::{Cell, PathReport};
 use super::plot;
+use super::rate::Rate;
 
 /// What a key should reach.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +47,10 @@ const REACHES: &[(&str, Reach)] = &[
 pub struct Report {
     /// (a)
     pub path: PathReport,
+    /// (b)
+    pub rates: Vec<Rate>,
+    /// (c)
+    pub http: Vec<Http>,
     /// The keys of the last line; `None` was not measured.
     #[serde(skip)]
     pub keys: Vec<(&'static str, Option<f64>)>,
@@ -78,6 +84,8 @@ impl Report {
     /// Prints tables for people.
     pub fn show(&self) {
         show_cells(&self.path.cells);
+        show_rates(&self.rates);
+        show_http(&self.http);
         eprintln!("\n{:<26} {:>10}  reach", "key", "measured");
         for (key, reach) in REACHES {
             let Some(value) = self.value(key) else {
@@ -96,6 +104,8 @@ const NOTES: &[&str] = &[
      one vip of 65,537 slots; net = less the empty program. Ratios are those of IPIP.",
     "reference: the same path with only the tracking replaced by a lookup, and an insert on a miss, in the kernel's \
      LRU hash, 16-byte keys, LRU lists by CPU, room for 4 million flows on each.",
+    "rates: client, node and four backends on cables (veth) of their own; generator, node and sinks in lockstep on one \
+     CPU, live frames of 60 bytes in batches of 64, counted at the backends' devices; L2.",
 ];
 
 fn show_cells(cells: &[Cell]) {
@@ -108,6 +118,26 @@ fn show_cells(cells: &[Cell]) {
             "{mode:<5} {are:<7} {flows:>11} {:<12} {:>9.1} {:>9.1}",
             cell.program, cell.ns, cell.net_ns
         );
+    }
+}
+
+fn show_rates(rates: &[Rate]) {
+    eprintln!("\n{:<14} {:<16} {:>12} {:>6} {:>10}", "load", "contender", "packets/s", "share", "delivered");
+    for rate in rates {
+        let contender = format!("{:?}", rate.contender);
+        let (packets, share, delivered) = (rate.packets_per_s, rate.share, rate.delivered);
+        eprintln!("{:<14} {contender:<16} {packets:>12.0} {share:>6.2} {delivered:>10.3}", rate.load);
+    }
+}
+
+fn show_http(all: &[Http]) {
+    eprintln!(
+        "\n{:<22} {:<18} {:>12} {:>6} {:>10}",
+        "connections", "contender", "requests/s", "share", "p99 us"
+    );
+    for one in all {
+        let (requests, share, p99) = (one.requests_per_s, one.share, one.latency_p99_us);
+        eprintln!("{:<22} {:<18} {requests:>12.0} {share:>6.2} {p99:>10.0}", one.key, one.contender);
     }
 }
 

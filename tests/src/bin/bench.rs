@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::Parser;
 use lb_tests::bench::report::Report;
-use lb_tests::bench::{Effort, path, table};
+use lb_tests::bench::{Effort, http, path, rate, table};
 
 /// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table.
 #[derive(Parser)]
@@ -24,6 +24,10 @@ struct Arguments {
 enum Part {
     /// Cost of a packet in the program.
     Path,
+    /// Packets a second through the node.
+    Rate,
+    /// Real TCP, by wrk.
+    Http,
     /// The Maglev table.
     Table,
 }
@@ -39,6 +43,14 @@ fn main() -> Result<()> {
     if wanted(Part::Path) {
         report.path = path::run(effort)?;
         report.keys.extend(report.path.keys());
+    }
+    if wanted(Part::Rate) {
+        report.rates = rate::run(effort)?;
+        report.keys.extend(rate::keys(&report.rates));
+    }
+    if wanted(Part::Http) {
+        report.http = http::run(effort)?;
+        report.keys.extend(http::keys(&report.http));
     }
     let dir = report.write()?;
     if !arguments.json {
