@@ -224,6 +224,14 @@ impl Balancer {
     pub fn view<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         view(&self.client(), path)
     }
+
+    /// What Prometheus would scrape.
+    ///
+    /// # Errors
+    /// When no daemon answers.
+    pub fn metrics(&self) -> Result<String> {
+        block_on(self.client().text("/metrics")).map_err(|problem| anyhow::anyhow!("/metrics: {problem}"))
+    }
 }
 
 impl Drop for Balancer {

@@ -58,7 +58,7 @@ impl Family {
 
 /// What a vip serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Service {
+pub enum Served {
     /// nginx on TCP port 80.
     Http,
     /// The TCP echo.
@@ -67,7 +67,7 @@ pub enum Service {
     Udp,
 }
 
-impl Service {
+impl Served {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Http, Self::Echo, Self::Udp];
 
@@ -81,11 +81,11 @@ impl Service {
 
 /// Name of a vip: `http4`, `udp6`, …
 #[must_use]
-pub fn vip_name(service: Service, family: Family) -> String {
-    format!("{service}{family}")
+pub fn vip_name(served: Served, family: Family) -> String {
+    format!("{served}{family}")
 }
 
-impl fmt::Display for Service {
+impl fmt::Display for Served {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http => "http",
@@ -108,7 +108,7 @@ pub struct SiteBuilder {
     mode: Mode,
     crossed: bool,
     families: Vec<Family>,
-    services: Vec<Service>,
+    kinds: Vec<Served>,
     window_s: Option<u32>,
     arguments: Vec<String>,
 }
@@ -125,19 +125,11 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site on this network, with every service in both families.
+    /// A site on this network, with every served in both families.
     #[must_use]
     pub fn builder(topology: TopologyBuilder, mode: Mode) -> SiteBuilder {
-        let (families, services) = (Family::BOTH.to_vec(), Service::ALL.to_vec());
-        SiteBuilder {
-            topology,
-            mode,
-            crossed: false,
-            families,
-            services,
-            window_s: None,
-            arguments: Vec::new(),
-        }
+        let (families, kinds) = (Family::BOTH.to_vec(), Served::ALL.to_vec());
+        SiteBuilder { topology, mode, crossed: false, families, kinds, window_s: None, arguments: Vec::new() }
     }
 }
 
@@ -156,8 +148,8 @@ impl SiteBuilder {
 
     /// What vips serve.
     #[must_use]
-    pub fn services(self, services: &[Service]) -> Self {
-        Self { services: services.to_vec(), ..self }
+    pub fn kinds(self, kinds: &[Served]) -> Self {
+        Self { kinds: kinds.to_vec(), ..self }
     }
 
     /// Window of all vips, seconds.
@@ -202,8 +194,8 @@ impl Site {
 
     /// Address and port of a vip.
     #[must_use]
-    pub fn vip(&self, service: Service, family: Family) -> SocketAddr {
-        SocketAddr::new(family.of(vip(0)), service.port())
+    pub fn vip(&self, served: Served, family: Family) -> SocketAddr {
+        SocketAddr::new(family.of(vip(0)), served.port())
     }
 
     /// The families that there are vips of.
@@ -250,9 +242,9 @@ impl Site {
     pub fn document(&self, backends: &[Backend]) -> Document {
         let mut document = Document::default();
         for family in &self.spec.families {
-            for service in &self.spec.services {
-                let protocol = if *service == Service::Udp { Protocol::Udp } else { Protocol::Tcp };
-                let (name, at) = (vip_name(*service, *family), self.vip(*service, *family));
+            for served in &self.spec.kinds {
+                let protocol = if *served == Served::Udp { Protocol::Udp } else { Protocol::Tcp };
+                let (name, at) = (vip_name(*served, *family), self.vip(*served, *family));
                 let mut spec = VipSpec::new(name, at.ip(), at.port(), protocol);
                 spec.mode = Some(self.spec.mode);
                 spec.window_s = self.spec.window_s;

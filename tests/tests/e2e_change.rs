@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lb_control::vip::Mode;
 use lb_tests::require_root;
-use lb_tests::site::{Family, Service, Site, SiteBuilder};
+use lb_tests::site::{Family, Served, Site, SiteBuilder};
 use lb_tests::topology::{BackendSetup, Layout, Topology};
 use lb_tests::traffic::{
     ConnectionPool, HttpLoad, LivePool, PoolReport, Reuse, RunningHttpLoad, RunningUdpLoad, UdpLoad,
@@ -41,9 +41,9 @@ struct Traffic {
 
 impl Traffic {
     fn start(site: &Site) -> Self {
-        let http = HttpLoad::new(site.vip(Service::Http, Family::V4)).workers(WORKERS);
-        let udp = UdpLoad::new(site.vip(Service::Udp, Family::V4)).flows(32);
-        let pool = ConnectionPool::new(site.vip(Service::Echo, Family::V4), CONNECTIONS);
+        let http = HttpLoad::new(site.vip(Served::Http, Family::V4)).workers(WORKERS);
+        let udp = UdpLoad::new(site.vip(Served::Udp, Family::V4)).flows(32);
+        let pool = ConnectionPool::new(site.vip(Served::Echo, Family::V4), CONNECTIONS);
         let pool = pool.open(site.client()).unwrap();
         let kept = http.clone().workers(32).pause(SECOND / 20).start(site.client()).unwrap();
         let fresh = http.reuse(Reuse::PerRequest).start(site.client()).unwrap();
@@ -225,7 +225,7 @@ fn a_disabled_backend_gets_nothing_at_once_and_comes_back() {
 fn the_last_backend_is_taken_away_only_if_it_is_meant() {
     require_root!("e2e_change::the_last_backend_is_taken_away_only_if_it_is_meant", "nginx", "curl");
     let builder = Site::builder(Topology::builder().backends(1), Mode::L2);
-    let site = builder.families(&[Family::V4]).services(&[Service::Http]).start().unwrap();
+    let site = builder.families(&[Family::V4]).kinds(&[Served::Http]).start().unwrap();
     let before = site.lb.lb("export").unwrap();
     for line in ["backend drain http4/b0", "backend remove http4/b0", "vip remove http4"] {
         let words: Vec<&str> = line.split(' ').collect();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use lb_control::health::Health;
 use lb_control::vip::Mode;
 use lb_tests::require_root;
-use lb_tests::site::{Family, Service, Site};
+use lb_tests::site::{Family, Served, Site};
 use lb_tests::topology::{BackendSetup, Topology};
 use lb_tests::traffic::{ConnectionPool, HttpLoad, Reuse, fetch, fetch_within};
 use lb_tests::wait::wait_until;
@@ -15,7 +15,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn site(mode: Mode) -> Site {
     let setup = if mode == Mode::Nat { BackendSetup::Plain } else { BackendSetup::DirectReturn };
     let builder = Site::builder(Topology::builder().setup(setup), mode).families(&[Family::V4]);
-    builder.services(&[Service::Http, Service::Echo]).start().unwrap()
+    builder.kinds(&[Served::Http, Served::Echo]).start().unwrap()
 }
 
 fn health(site: &Site, backend: &str) -> Health {
@@ -31,10 +31,10 @@ fn is_out(site: &Site, backend: &str) -> bool {
 /// Breaks one of three backends under load and mends it again.
 fn one_of_three_fails(mode: Mode, detected_within: Duration, fail: fn(&mut Site), mend: fn(&mut Site)) {
     let mut site = site(mode);
-    let http = HttpLoad::new(site.vip(Service::Http, Family::V4)).timeout(SECOND);
+    let http = HttpLoad::new(site.vip(Served::Http, Family::V4)).timeout(SECOND);
     let kept = http.clone().start(site.client()).unwrap();
     let fresh = http.reuse(Reuse::PerRequest).start(site.client()).unwrap();
-    let pool = ConnectionPool::new(site.vip(Service::Echo, Family::V4), 300).open(site.client()).unwrap();
+    let pool = ConnectionPool::new(site.vip(Served::Echo, Family::V4), 300).open(site.client()).unwrap();
     let before = pool.wait_round(10 * SECOND).unwrap().live_per_backend;
     wait_until("load on all", 10 * SECOND, || fresh.snapshot().per_backend.len() == 3).unwrap();
     assert_eq!(fresh.snapshot().requests_failed + kept.snapshot().requests_failed, 0);
@@ -115,7 +115,7 @@ fn without_any_backend_packets_have_a_reason() {
         site.backends().unwrap().iter().all(|backend| backend.health == Health::Down)
     })
     .unwrap();
-    let http = site.vip(Service::Http, Family::V4);
+    let http = site.vip(Served::Http, Family::V4);
     let reasons = |site: &Site| site.packets("no_backend").unwrap() + site.packets("backend_dead").unwrap();
     let before = reasons(&site);
     assert!(fetch_within(site.client(), http, "/", SECOND / 2).is_err());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lb_control::vip::Mode;
 use lb_tests::counters::protocol_counter;
 use lb_tests::require_root;
-use lb_tests::site::{Family, Service, Site, SiteBuilder};
+use lb_tests::site::{Family, Served, Site, SiteBuilder};
 use lb_tests::topology::{BackendSetup, Layout, Topology, TopologyBuilder};
 use lb_tests::traffic::{HttpLoad, Reuse, UdpLoad, Wrk, download, echo_transfer, fetch};
 use lb_tests::wait::wait_until;
@@ -23,13 +23,13 @@ fn network(layout: Layout, setup: BackendSetup) -> TopologyBuilder {
 fn check(builder: SiteBuilder) -> Site {
     let site = builder.start().unwrap();
     for family in Family::BOTH {
-        let http = site.vip(Service::Http, family);
+        let http = site.vip(Served::Http, family);
         let reply = fetch(site.client(), http, "/").unwrap_or_else(|error| panic!("{http}: {error:#}"));
         assert!(site.net.backend_names().contains(&reply.text()), "{reply:?}");
         steady(&site, family);
         let backend = download(site.client(), http, FILE_BYTES, MINUTE).unwrap();
         assert!(site.net.backend_names().contains(&backend));
-        echo_transfer(site.client(), site.vip(Service::Echo, family), 4 << 20, 5 * SECOND).unwrap();
+        echo_transfer(site.client(), site.vip(Served::Echo, family), 4 << 20, 5 * SECOND).unwrap();
     }
     for host in site.net.backends().iter().map(|one| &one.ns).chain([site.client()]) {
         assert_eq!(protocol_counter(host, "Tcp", "InCsumErrors").unwrap(), 0);
@@ -40,10 +40,10 @@ fn check(builder: SiteBuilder) -> Site {
 
 /// Kept connections, new connections and UDP flows at the same time: all answered, by all backends.
 fn steady(site: &Site, family: Family) {
-    let http = site.vip(Service::Http, family);
+    let http = site.vip(Served::Http, family);
     let kept = HttpLoad::new(http).workers(8).start(site.client()).unwrap();
     let fresh = HttpLoad::new(http).workers(4).reuse(Reuse::PerRequest).start(site.client()).unwrap();
-    let udp = UdpLoad::new(site.vip(Service::Udp, family)).flows(32).start(site.client()).unwrap();
+    let udp = UdpLoad::new(site.vip(Served::Udp, family)).flows(32).start(site.client()).unwrap();
     wait_until("requests of each kind", 10 * SECOND, || {
         kept.snapshot().requests_ok >= 200
             && fresh.snapshot().requests_ok >= 200
@@ -69,7 +69,7 @@ fn steady(site: &Site, family: Family) {
 fn l2_on_one_segment() {
     require_root!("e2e_forward::l2_on_one_segment", "nginx", "curl", "wrk");
     let site = check(Site::builder(network(Layout::Switched, BackendSetup::DirectReturn), Mode::L2));
-    let report = Wrk::new(site.vip(Service::Http, Family::V4)).connections(16).duration(SECOND);
+    let report = Wrk::new(site.vip(Served::Http, Family::V4)).connections(16).duration(SECOND);
     let report = report.run(site.client()).unwrap();
     assert_eq!(report.errors(), 0, "{report:?}");
     assert!(report.requests > 0);
@@ -97,7 +97,7 @@ fn ipip_in_the_other_family() {
 fn nat_on_one_segment() {
     require_root!("e2e_forward::nat_on_one_segment", "nginx", "curl", "wrk");
     let site = check(Site::builder(network(Layout::Switched, BackendSetup::Plain), Mode::Nat));
-    let report = Wrk::new(site.vip(Service::Http, Family::V6)).connections(16).duration(SECOND);
+    let report = Wrk::new(site.vip(Served::Http, Family::V6)).connections(16).duration(SECOND);
     let report = report.reuse(Reuse::PerRequest).run(site.client()).unwrap();
     assert_eq!(report.status_errors, 0, "{report:?}");
     assert!(report.requests > 0);

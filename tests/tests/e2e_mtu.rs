@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lb_control::vip::Mode;
 use lb_tests::require_root;
-use lb_tests::site::{Family, Service, Site};
+use lb_tests::site::{Family, Served, Site};
 use lb_tests::topology::{BackendSetup, Layout, Topology, TopologyBuilder};
 use lb_tests::traffic::{ask_once, download, echo_transfer};
 
@@ -24,14 +24,14 @@ fn learnt_mtu(site: &Site, vip: SocketAddr) -> Option<u32> {
 fn a_narrow_path_to_clients(builder: TopologyBuilder, mode: Mode, crossed: bool) {
     let builder = Site::builder(builder.path_mtu(1300).file_bytes(FILE_BYTES), mode);
     let builder = if crossed { builder.crossed() } else { builder };
-    let site = builder.services(&[Service::Http, Service::Echo]).start().unwrap();
+    let site = builder.kinds(&[Served::Http, Served::Echo]).start().unwrap();
     for family in Family::BOTH {
         let before = site.packets("icmp_error_forwarded").unwrap();
         // Several connections, so that several backends have to be told.
         for _ in 0..4 {
-            download(site.client(), site.vip(Service::Http, family), FILE_BYTES, 20 * SECOND).unwrap();
+            download(site.client(), site.vip(Served::Http, family), FILE_BYTES, 20 * SECOND).unwrap();
         }
-        echo_transfer(site.client(), site.vip(Service::Echo, family), 1 << 20, 5 * SECOND).unwrap();
+        echo_transfer(site.client(), site.vip(Served::Echo, family), 1 << 20, 5 * SECOND).unwrap();
         let after = site.packets("icmp_error_forwarded").unwrap();
         assert!(after > before, "IPv{family}: no backend was told");
     }
@@ -61,9 +61,9 @@ fn a_backend_hears_of_a_narrow_path_by_nat() {
 fn a_narrow_way_to_backends(builder: TopologyBuilder, mode: Mode, crossed: bool, told: [u32; 2]) {
     let builder = Site::builder(builder.backends(2), mode);
     let builder = if crossed { builder.crossed() } else { builder };
-    let site = builder.services(&[Service::Echo, Service::Udp]).start().unwrap();
+    let site = builder.kinds(&[Served::Echo, Served::Udp]).start().unwrap();
     for (family, told) in Family::BOTH.into_iter().zip(told) {
-        let (tcp, udp) = (site.vip(Service::Echo, family), site.vip(Service::Udp, family));
+        let (tcp, udp) = (site.vip(Served::Echo, family), site.vip(Served::Udp, family));
         let headers = if family == Family::V4 { 28 } else { 48 };
         let before = site.packets("too_big_replied").unwrap();
         // One datagram that just fits, and one that is too large by one byte. Translated answers come back over
@@ -115,9 +115,9 @@ fn a_client_hears_of_the_room_that_a_tunnel_takes() {
 fn tcp_alone_learns_the_room_that_a_tunnel_takes() {
     require_root!("e2e_mtu::tcp_alone_learns_the_room_that_a_tunnel_takes", "nginx", "curl");
     let builder = Site::builder(Topology::builder().layout(Layout::Routed).backends(2), Mode::Ipip);
-    let site = builder.services(&[Service::Echo]).start().unwrap();
+    let site = builder.kinds(&[Served::Echo]).start().unwrap();
     for (family, told) in Family::BOTH.into_iter().zip([1480, 1460]) {
-        let vip = site.vip(Service::Echo, family);
+        let vip = site.vip(Served::Echo, family);
         assert_eq!(learnt_mtu(&site, vip), None);
         echo_transfer(site.client(), vip, 4 << 20, 5 * SECOND).unwrap();
         assert_eq!(learnt_mtu(&site, vip), Some(told));

@@ -1,4 +1,4 @@
-//! What is not ours goes on working: the node's own services and connections, ARP and ND, ICMP, ports of a vip's
+//! What is not ours goes on working: the node's own kinds and connections, ARP and ND, ICMP, ports of a vip's
 //! address that no vip serves.
 
 use std::net::{IpAddr, SocketAddr};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use lb_control::vip::Mode;
 use lb_tests::ping::ping;
 use lb_tests::require_root;
-use lb_tests::site::{Family, Service, Site, SiteBuilder};
+use lb_tests::site::{Family, Served, Site, SiteBuilder};
 use lb_tests::topology::{BackendSetup, ECHO_PORT, Topology, vip};
 use lb_tests::traffic::echo::EchoResponder;
 use lb_tests::traffic::{ask_once, echo_transfer, fetch, fetch_within};
@@ -28,7 +28,7 @@ fn reaches(site: &Site, to: SocketAddr, name: &str) {
 #[test]
 fn the_node_itself_is_reached_as_before() {
     require_root!("e2e_pass::the_node_itself_is_reached_as_before", "nginx", "curl");
-    let site = nat_site().services(&[Service::Http]).start().unwrap();
+    let site = nat_site().kinds(&[Served::Http]).start().unwrap();
     let node = site.net.node();
     let _ssh = EchoResponder::start(&node.ns, "the node", SSH_PORT).unwrap();
     for address in node.addresses.both() {
@@ -49,7 +49,7 @@ fn the_node_itself_reaches_others_as_before() {
     require_root!("e2e_pass::the_node_itself_reaches_others_as_before", "nginx", "curl");
     // The path to the client is narrow: errors about the node's own connections have to reach the node.
     let network = Topology::builder().path_mtu(1300).backends(2).setup(BackendSetup::Plain);
-    let site = Site::builder(network, Mode::Nat).services(&[Service::Http]).start().unwrap();
+    let site = Site::builder(network, Mode::Nat).kinds(&[Served::Http]).start().unwrap();
     let node = &site.net.node().ns;
     let _listener = EchoResponder::start(site.client(), "the client", SSH_PORT).unwrap();
     let before = site.packets("icmp_error_forwarded").unwrap();
@@ -76,7 +76,7 @@ fn the_node_itself_reaches_others_as_before() {
 #[test]
 fn other_ports_of_a_vip_are_the_kernels() {
     require_root!("e2e_pass::other_ports_of_a_vip_are_the_kernels", "nginx", "curl");
-    let site = nat_site().services(&[Service::Http]).start().unwrap();
+    let site = nat_site().kinds(&[Served::Http]).start().unwrap();
     let node = &site.net.node().ns;
     let (v4, v6) = (vip(0).v4, vip(0).v6);
     node.ip_batch(&format!("addr add {v4}/32 dev lo\naddr add {v6}/128 dev lo nodad\n")).unwrap();
@@ -85,7 +85,7 @@ fn other_ports_of_a_vip_are_the_kernels() {
     let _shadowed = EchoResponder::start(node, "shadowed", 80).unwrap();
     for (family, address) in [(Family::V4, IpAddr::from(v4)), (Family::V6, IpAddr::from(v6))] {
         reaches(&site, SocketAddr::new(address, SSH_PORT), "the node");
-        let reply = fetch(site.client(), site.vip(Service::Http, family), "/").unwrap();
+        let reply = fetch(site.client(), site.vip(Served::Http, family), "/").unwrap();
         assert!(site.net.backend_names().contains(&reply.text()));
         // The vip serves TCP; UDP on the same port is another matter.
         assert_eq!(ask_once(site.client(), SocketAddr::new(address, 80), 8, SECOND).unwrap(), "shadowed");
@@ -95,9 +95,9 @@ fn other_ports_of_a_vip_are_the_kernels() {
 #[test]
 fn a_vip_answers_pings_and_neighbours_are_found() {
     require_root!("e2e_pass::a_vip_answers_pings_and_neighbours_are_found", "nginx", "curl");
-    let site = nat_site().services(&[Service::Http]).start().unwrap();
+    let site = nat_site().kinds(&[Served::Http]).start().unwrap();
     for family in Family::BOTH {
-        let http = site.vip(Service::Http, family);
+        let http = site.vip(Served::Http, family);
         let before = site.packets("echo_replied").unwrap();
         for payload_bytes in [0, 56, 1400] {
             assert!(ping(site.client(), http.ip(), payload_bytes, SECOND).unwrap().is_some());
@@ -116,10 +116,10 @@ fn a_vip_answers_pings_and_neighbours_are_found() {
 #[test]
 fn fragments_to_a_vip_are_counted_and_dropped() {
     require_root!("e2e_pass::fragments_to_a_vip_are_counted_and_dropped", "nginx", "curl");
-    let site = nat_site().services(&[Service::Udp]).start().unwrap();
+    let site = nat_site().kinds(&[Served::Udp]).start().unwrap();
     for family in Family::BOTH {
         let before = site.packets("fragment").unwrap();
-        assert!(ask_once(site.client(), site.vip(Service::Udp, family), 4000, SECOND / 4).is_err());
+        assert!(ask_once(site.client(), site.vip(Served::Udp, family), 4000, SECOND / 4).is_err());
         assert_eq!(site.packets("fragment").unwrap(), before + 3, "IPv{family}");
     }
 }

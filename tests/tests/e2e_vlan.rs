@@ -7,7 +7,7 @@ use lb_control::vip::Mode;
 use lb_tests::capture::Capture;
 use lb_tests::ping::ping;
 use lb_tests::require_root;
-use lb_tests::site::{Family, Service, Site};
+use lb_tests::site::{Family, Served, Site};
 use lb_tests::topology::{BackendSetup, Layout, Tagging, Topology};
 use lb_tests::traffic::{ask_once, download, echo_transfer, fetch};
 
@@ -20,11 +20,11 @@ fn tagged(tagging: Tagging, mode: Mode) {
     let network = network.backend_mtu(1400).backends(2).file_bytes(FILE_BYTES);
     let site = Site::builder(network, mode).start().unwrap();
     for family in Family::BOTH {
-        let http = site.vip(Service::Http, family);
+        let http = site.vip(Served::Http, family);
         assert_eq!(fetch(site.client(), http, "/").unwrap().status, 200);
         download(site.client(), http, FILE_BYTES, 10 * SECOND).unwrap();
-        echo_transfer(site.client(), site.vip(Service::Echo, family), 1 << 20, 5 * SECOND).unwrap();
-        let udp = site.vip(Service::Udp, family);
+        echo_transfer(site.client(), site.vip(Served::Echo, family), 1 << 20, 5 * SECOND).unwrap();
+        let udp = site.vip(Served::Udp, family);
         ask_once(site.client(), udp, 1000, SECOND).unwrap();
         // The balancer's own answers: a tag that is lost is a frame that is lost.
         assert!(ping(site.client(), http.ip(), 1000, SECOND).unwrap().is_some());
@@ -55,10 +55,10 @@ fn translated_replies_carry_the_tag_of_the_requests() {
     require_root!("e2e_vlan::translated_replies_carry_the_tag_of_the_requests", "nginx", "curl", "tcpdump");
     let network = Topology::builder().layout(Layout::Direct).tagging(Tagging::Vlan(100));
     let network = network.setup(BackendSetup::Plain).backends(1);
-    let builder = Site::builder(network, Mode::Nat).families(&[Family::V4]).services(&[Service::Http]);
+    let builder = Site::builder(network, Mode::Nat).families(&[Family::V4]).kinds(&[Served::Http]);
     let site = builder.start().unwrap();
     let capture = Capture::start(site.client(), "eth0", "").unwrap();
-    fetch(site.client(), site.vip(Service::Http, Family::V4), "/").unwrap();
+    fetch(site.client(), site.vip(Served::Http, Family::V4), "/").unwrap();
     let text = capture.stop_as_text().unwrap();
     let replies: Vec<&str> = text.lines().filter(|line| line.contains("203.0.113.10.80 >")).collect();
     assert!(!replies.is_empty(), "{text}");

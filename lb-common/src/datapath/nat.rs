@@ -57,7 +57,7 @@ pub(super) fn send<P: Packet, T: Tables>(
         tables,
     )?;
     take_hop(packet, parsed)?;
-    let mapping = Mapping { src: source, dst, src_port: Be16::new(port as u16), dst_port };
+    let mapping = Mapping { src: source, dst, src_port: Be16::new(port), dst_port };
     rewrite(packet, parsed, &mapping).ok_or(CUT)?;
     relink(packet, parsed, &way.link)
 }

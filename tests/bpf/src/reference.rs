@@ -35,7 +35,13 @@ pub struct LeastRecentlyUsed;
 
 impl Tracker for LeastRecentlyUsed {
     #[inline(always)]
-    fn backend<T: Tables>(parsed: &Parsed, slot: Slot, _policy: Policy, _tables: &T, trail: &mut Trail) -> u16 {
+    fn backend<T: Tables>(
+        parsed: &Parsed,
+        slot: Slot,
+        _policy: Policy,
+        _tables: &T,
+        trail: &mut Trail,
+    ) -> u16 {
         let flow = &parsed.flow;
         let key = Key {
             src: flow.src.v4_field().raw(),

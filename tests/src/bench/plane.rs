@@ -144,7 +144,7 @@ impl Plane {
     /// When the maps cannot be read.
     pub fn remembered(&self) -> Result<u64> {
         let report = self.kernel.sweep(Rows::default()).context("scan the flow table")?;
-        Ok(report.flows.values().map(|count| u64::from(*count)).sum())
+        Ok(report.flows.values().sum())
     }
 
     /// Names of all reasons that packets ended by.

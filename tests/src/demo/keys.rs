@@ -72,15 +72,13 @@ impl Live<'_> {
             if !event::poll(KEYS)? {
                 continue;
             }
-            match event::read()? {
-                Event::Key(key) => match wanted(key, &picture.backends, chosen) {
-                    Wanted::Nothing => {}
-                    Wanted::Choose(index) => chosen = index,
-                    Wanted::Do(act) => self.conductor.ask(act),
-                    Wanted::End => return Ok(()),
-                    Wanted::Interrupt => self.interrupt.request(),
-                },
-                _ => {}
+            let Event::Key(key) = event::read()? else { continue };
+            match wanted(key, &picture.backends, chosen) {
+                Wanted::Nothing => {}
+                Wanted::Choose(index) => chosen = index,
+                Wanted::Do(act) => self.conductor.ask(act),
+                Wanted::End => return Ok(()),
+                Wanted::Interrupt => self.interrupt.request(),
             }
         }
         Ok(())

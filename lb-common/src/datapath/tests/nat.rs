@@ -196,9 +196,9 @@ fn an_error_about_a_translated_packet_is_translated_with_it() {
 
             // From the client's side, about what the client was sent.
             let seen = Packet::new(family.vip, family.client, ported(&content, (vip_port, client_port)));
-            let real = Packet::new(family.backend, family.node, ported(&content, (vip_port, port)));
+            let told = Packet::new(family.backend, family.node, ported(&content, (vip_port, port)));
             let out = site.send_packet(&error(router, family.vip, seen.bytes()));
-            let expected = error(family.node, family.backend, quoted(&real, &seen, protocol));
+            let expected = error(family.node, family.backend, quoted(&told, &seen, protocol));
             let expected = Packet { hops: 63, ..expected };
             assert_eq!(out.verdict, Verdict::Redirect(Reason::IcmpErrorForwarded, 1));
             assert_eq!(out.bytes, frame(OUT_MAC, HOP_MAC, &[], &expected.bytes()));
@@ -206,9 +206,9 @@ fn an_error_about_a_translated_packet_is_translated_with_it() {
 
             // From the backend's side, about what the node sent.
             let sent = Packet::new(family.node, family.backend, ported(&content, (port, vip_port)));
-            let real = Packet::new(family.client, family.vip, content.clone());
+            let told = Packet::new(family.client, family.vip, content.clone());
             let back = send_reply(&site, &error(router, family.node, sent.bytes()));
-            let expected = error(family.vip, family.client, quoted(&real, &sent, protocol));
+            let expected = error(family.vip, family.client, quoted(&told, &sent, protocol));
             let expected = Packet { hops: 63, ..expected };
             assert_eq!(back.verdict, REPLIED);
             assert_eq!(back.bytes, frame(NODE_MAC, CLIENT_MAC, &[], &expected.bytes()));
