@@ -4,6 +4,7 @@
 //! Invariant: a kill is on the board before the first process dies.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -74,13 +75,19 @@ pub struct Known {
 pub struct Board {
     known: Arc<Mutex<Known>>,
     /// Whether events are also told on stderr.
-    tells: bool,
+    tells: Arc<AtomicBool>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Board {
-    /// A board with nothing on it.
+    /// A board with nothing on it, whose events are also told on stderr.
     #[must_use]
-    pub fn new(tells: bool) -> Self {
+    pub fn new() -> Self {
         let known = Known {
             start: Instant::now(),
             events: Vec::new(),
@@ -93,7 +100,12 @@ impl Board {
             status: None,
             is_daemon_up: true,
         };
-        Self { known: Arc::new(Mutex::new(known)), tells }
+        Self { known: Arc::new(Mutex::new(known)), tells: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// Whether events are told on stderr from now on: not while a screen is there.
+    pub fn tell(&self, tells: bool) {
+        self.tells.store(tells, Ordering::Relaxed);
     }
 
     /// Everything, to read and write; hold it for moments only.
@@ -120,7 +132,7 @@ impl Board {
     fn note(&self, text: String, is_problem: bool) {
         let mut known = self.lock();
         let at_ms = u64::try_from(known.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if self.tells {
+        if self.tells.load(Ordering::Relaxed) {
             let mark = if is_problem { "PROBLEM: " } else { "" };
             eprintln!("{:>7.3} s  {mark}{text}", at_ms as f64 / 1e3);
         }

@@ -77,7 +77,8 @@ fn conduct(mut stage: Stage, queue: &Receiver<Act>, board: &Board, interrupt: &I
         if interrupt.is_requested() {
             continue;
         }
-        if let Err(why) = refusal(&act, &board.lock()) {
+        let refused = refusal(&act, &board.lock());
+        if let Err(why) = refused {
             board.say(why.to_string());
             continue;
         }

@@ -92,7 +92,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         bail!("the demo cannot run: {why}");
     }
     let interrupt = Interrupt::install()?;
-    let board = Board::new(true);
+    let board = Board::new();
     board.say(format!("building clients, router, balancer and backends; mode {}", options.mode.word()));
     let stage = Stage::build(options.mode, &board)?;
     if interrupt.is_requested() {
@@ -110,8 +110,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     } else {
         let footer = Footer { hints: hints(&guide) };
         let (mode, length) = (options.mode.word(), options.seconds.map(Duration::from_secs));
-        let (board, conductor, traffic, interrupt) = (&board, &conductor, &traffic, &interrupt);
-        Live { mode, board, conductor, traffic, interrupt, footer, length }.show()?;
+        let (conductor, traffic, interrupt) = (&conductor, &traffic, &interrupt);
+        board.tell(false);
+        Live { mode, board: &board, conductor, traffic, interrupt, footer, length }.show()?;
+        board.tell(true);
     }
     let report = conclude(options, &board, traffic, &client, interrupt.is_requested())?;
     drop((observer, conductor));
@@ -177,8 +179,8 @@ fn say_farewells(board: &Board, traffic: &Traffic) {
 
 fn hints(guide: &Guide) -> Vec<String> {
     let [enter, curl] = guide.ways_in();
-    let commands = guide.commands().join("   ");
-    vec![format!("in another terminal:  {commands}"), format!("or:  {enter}"), format!("or:  {curl}")]
+    let commands = guide.commands().join("    ");
+    vec![commands, enter, curl]
 }
 
 /// `target/demo` of the build that this program is of.

@@ -126,7 +126,7 @@ fn note(name: &str, is_alive: bool, known: &Known) -> String {
     if let (false, Some(kill)) = (is_alive, kill) {
         return match kill.detected_after(SERVED.len()) {
             Some(took) => format!("killed; out after {} ms", took.as_millis()),
-            None => "killed; not noticed yet".to_owned(),
+            None => format!("killed; out of {} of {} vips", kill.moved.len(), SERVED.len()),
         };
     }
     if let Some(wish) = known.drains.get(name) {

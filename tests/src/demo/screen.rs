@@ -12,8 +12,10 @@ use super::picture::{BackendPicture, Picture};
 
 /// Height of the curve, lines.
 const CURVE: u16 = 4;
-/// Cells of a bar at a share of 1.
-const BAR: f64 = 24.0;
+/// Cells of the longest bar, at least and at most, and of all that stands beside it.
+const BAR_MIN: u16 = 4;
+const BAR_MAX: u16 = 30;
+const BESIDE: u16 = 95;
 /// The keys, each with what it does.
 const KEYS: [(&str, &str); 6] = [
     ("↑↓", "choose"),
@@ -41,14 +43,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture, chosen: usize, foot
         Constraint::Length(backends.saturating_add(2)),
         Constraint::Length(1),
         Constraint::Min(3),
-        Constraint::Length(u16::try_from(footer.hints.len()).unwrap_or(0) + 2),
+        Constraint::Length(u16::try_from(footer.hints.len()).unwrap_or(0) + 3),
     ])
     .areas(frame.area());
     let [title, sums, curve, table, drops, events, keys] = areas;
     frame.render_widget(headline(picture), title);
     frame.render_widget(totals(picture), sums);
     draw_curve(frame, picture, curve);
-    frame.render_widget(backend_table(picture, chosen), table);
+    frame.render_widget(backend_table(picture, chosen, table.width), table);
     frame.render_widget(drop_line(picture), drops);
     draw_events(frame, picture, events);
     frame.render_widget(key_lines(footer), keys);
@@ -116,7 +118,9 @@ fn met(number: u64, what: &str) -> Span<'static> {
 fn draw_curve(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
     let block = Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray());
     let inner = block.inner(area);
-    frame.render_widget(block.title(" requests/s ".dark_gray()), area);
+    let top = picture.beats.iter().map(|beat| beat.requests_per_s as u64).max().unwrap_or(1).max(1);
+    let title = format!(" requests/s, at most {} ", count(top)).dark_gray();
+    frame.render_widget(block.title(title), area);
     let newest = picture.beats.len().saturating_sub(usize::from(inner.width));
     let bar = |beat: &super::rates::Beat| {
         let colour = match (beat.failed, beat.met_killed) {
@@ -127,44 +131,47 @@ fn draw_curve(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
         SparklineBar::from(beat.requests_per_s as u64).style(Style::new().fg(colour))
     };
     let bars: Vec<SparklineBar> = picture.beats[newest..].iter().map(bar).collect();
-    let top = picture.beats.iter().map(|beat| beat.requests_per_s as u64).max().unwrap_or(1).max(1);
-    frame.render_widget(Sparkline::default().data(bars).max(top + top / 8), inner);
+    frame.render_widget(Sparkline::default().data(bars).max(top), inner);
 }
 
-fn backend_table(picture: &Picture, chosen: usize) -> Table<'static> {
+fn backend_table(picture: &Picture, chosen: usize, width: u16) -> Table<'static> {
+    let bar = width.saturating_sub(BESIDE).clamp(BAR_MIN, BAR_MAX);
     let widths = [
-        Constraint::Length(5),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(BAR as u16 + 7),
-        Constraint::Length(7),
         Constraint::Length(6),
+        Constraint::Length(9),
+        Constraint::Length(9),
         Constraint::Length(7),
-        Constraint::Min(16),
+        Constraint::Length(7),
+        Constraint::Length(bar + 6),
+        Constraint::Length(5),
+        Constraint::Length(4),
+        Constraint::Length(7),
+        Constraint::Fill(1),
     ];
     let top = picture.backends.iter().map(|backend| backend.requests_per_s).fold(1.0, f64::max);
+    let left = |heading: &'static str| Cell::from(heading);
+    let right = |heading: &'static str| Cell::from(Text::from(heading).right_aligned());
     let headings = [
-        "",
-        "intent",
-        "health",
-        "breaker",
-        "slots",
-        "requests/s",
-        "udp/s",
-        "long",
-        "tracked",
-        "what happened",
+        left("  name"),
+        left("intent"),
+        left("health"),
+        left("breaker"),
+        right("slots"),
+        left("requests/s"),
+        right("udp/s"),
+        right("long"),
+        right("tracked"),
+        left("what happened"),
     ];
     let rows = picture.backends.iter().enumerate();
-    let rows = rows.map(|(index, backend)| backend_row(backend, top, index == chosen));
+    let rows = rows.map(|(index, backend)| backend_row(backend, (top, bar), index == chosen));
     let block = Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray());
     Table::new(rows, widths).header(Row::new(headings).dark_gray()).column_spacing(1).block(block)
 }
 
-fn backend_row(backend: &BackendPicture, top: f64, is_chosen: bool) -> Row<'static> {
-    let cells = (BAR * backend.requests_per_s / top).round() as usize;
+/// One backend; `scale`: the rate that has the longest bar, and its cells.
+fn backend_row(backend: &BackendPicture, scale: (f64, u16), is_chosen: bool) -> Row<'static> {
+    let cells = (f64::from(scale.1) * backend.requests_per_s / scale.0).round() as usize;
     let bar = Line::from(vec!["█".repeat(cells).green(), format!(" {:.0}", backend.requests_per_s).into()]);
     let mark = if is_chosen { "▶ " } else { "  " };
     let health = match backend.health.as_str() {
@@ -218,9 +225,9 @@ fn key_lines(footer: &Footer) -> Paragraph<'static> {
         keys.push(format!(" {key} ").black().on_gray());
         keys.push(format!(" {what}  ").into());
     }
-    let mut lines = vec![Line::from(keys)];
+    let mut lines = vec![Line::from(keys), Line::from(" try in another terminal:".dark_gray())];
     for hint in &footer.hints {
-        lines.push(Line::from(format!("  {hint}").dark_gray()));
+        lines.push(Line::from(format!("   {hint}").dark_gray()));
     }
     Paragraph::new(lines).block(Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray()))
 }
