@@ -68,7 +68,7 @@ reasons! {
     Ipv4Truncated Drop "ipv4_truncated" "the frame ends within the IPv4 header or before its total length";
     Ipv4Header Drop "ipv4_header" "wrong version, header length under 20, or total length under the header length";
     Ipv6Truncated Drop "ipv6_truncated" "the frame ends within the IPv6 header or before its payload length";
-    Ipv6Header Drop "ipv6_header" "wrong version in an IPv6 header";
+    Ipv6Header Drop "ipv6_header" "wrong version in an IPv6 header, or an IPv4-mapped address";
     Ipv6Extensions Drop "ipv6_extensions" "to a vip, with more IPv6 extension headers than are followed, or one cut off";
     TransportTruncated Drop "transport_truncated" "to a vip, but the packet ends within its TCP, UDP or ICMP header";
     TcpHeader Drop "tcp_header" "to a vip, with a TCP data offset that is under 20 bytes or beyond the packet";
@@ -79,9 +79,9 @@ reasons! {
     BackendDead Drop "backend_dead" "the flow's backend is down or gone and its slot not yet moved: it will be in moments";
     NoNextHop Drop "no_next_hop" "the way to the backend is not known: no route, or its neighbour does not answer";
     HopLimit Drop "hop_limit" "TTL or hop limit used up, and no answer was due";
-    TooBig Drop "too_big" "larger than the way to the backend allows, and no answer was due (fragmenting allowed)";
+    TooBig Drop "too_big" "larger than the way onwards allows, and no answer was due (fragmenting allowed, or a reply)";
     IcmpLimited Drop "icmp_limited" "an answer by ICMP was due, but the node has sent as many as it may";
-    NatPorts Drop "nat_ports" "no free NAT port for a new flow: add a source address";
+    NatPorts Drop "nat_ports" "every NAT port that a new flow may have is in use: `lb serve --max-nat-flows` makes room for more";
     NatBusy Drop "nat_busy" "the flow's NAT entry was replaced while this packet was on its way";
     NoHeadroom Drop "no_headroom" "the driver leaves too little room before the frame for the outer header";
     TableInconsistent Drop "table_inconsistent" "a table names a row that does not exist: a bug, please report it";

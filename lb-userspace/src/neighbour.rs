@@ -29,6 +29,7 @@ use self::world::World;
 use crate::engine::Published;
 use crate::netlink::{Netlink, messages};
 use crate::reconcile::Ways;
+use crate::vital;
 
 /// So long after a change of routes, links or addresses all is resolved: they come in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -52,21 +53,33 @@ const fn group(number: u32) -> u32 {
 /// # Errors
 /// Netlink could not be opened.
 pub fn start(states: watch::Receiver<Published>) -> Result<watch::Receiver<Ways>> {
+    let (sender, receiver) = watch::channel(Ways::default());
+    let (opened, told) = std::sync::mpsc::channel();
+    // A runtime of its own: what waits for the kernel holds nobody up, and it outlives no other.
+    vital::spawn("neighbour", move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let opening = runtime.and_then(|runtime| {
+            let events = runtime.block_on(async { subscribed() })?;
+            Ok((runtime, events, Netlink::new()?))
+        });
+        let (result, opening) = match opening {
+            Ok(opening) => (Ok(()), Some(opening)),
+            Err(error) => (Err(error), None),
+        };
+        let _ = opened.send(result);
+        if let Some((runtime, events, netlink)) = opening {
+            runtime.block_on(Watcher::new(netlink, sender).run(states, events));
+        }
+    });
+    told.recv().map_err(std::io::Error::other)??;
+    Ok(receiver)
+}
+
+/// A socket that hears of every change.
+fn subscribed() -> Result<TokioSocket> {
     let mut events = TokioSocket::new(NETLINK_ROUTE)?;
     events.socket_mut().bind(&SocketAddr::new(0, GROUPS))?;
-    let (sender, receiver) = watch::channel(Ways::default());
-    let netlink = Netlink::new()?;
-    let watcher = Watcher {
-        netlink,
-        world: World::default(),
-        wanted: BTreeMap::new(),
-        routes: BTreeMap::new(),
-        sender,
-    };
-    let runtime = tokio::runtime::Handle::current();
-    let thread = std::thread::Builder::new().name("neighbour".into());
-    thread.spawn(move || runtime.block_on(watcher.run(states, events)))?;
-    Ok(receiver)
+    Ok(events)
 }
 
 struct Watcher {
@@ -94,6 +107,10 @@ enum Stale {
 }
 
 impl Watcher {
+    fn new(netlink: Netlink, sender: watch::Sender<Ways>) -> Self {
+        Self { netlink, world: World::default(), wanted: BTreeMap::new(), routes: BTreeMap::new(), sender }
+    }
+
     async fn run(mut self, mut states: watch::Receiver<Published>, events: TokioSocket) {
         let mut settle_at: Option<Instant> = None;
         let mut stale = Stale::All;

@@ -9,7 +9,7 @@ use super::egress::Tags;
 use super::word::{Word, field};
 use crate::addr::Addr;
 use crate::be::Be16;
-use crate::limits::{NAT_PORT_FIRST, NAT_PORTS};
+use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, SYN_TIMEOUT_S};
 
 /// What a NAT row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +22,16 @@ pub enum NatState {
     Live = 2,
     /// A flow that one side closed or reset.
     Closing = 3,
+    /// A flow of which the client has sent nothing but its beginning: the first to go where ports are short.
+    Opening = 4,
+}
+
+impl NatState {
+    /// Whether the row holds a flow.
+    #[inline(always)]
+    pub const fn is_flow(self) -> bool {
+        matches!(self, Self::Live | Self::Closing | Self::Opening)
+    }
 }
 
 /// A NAT row's word for compare-and-swap.
@@ -29,8 +39,8 @@ pub enum NatState {
 /// | bits | field |
 /// |---|---|
 /// | 0-15 | backend row |
-/// | 16-17 | [`NatState`] |
-/// | 18-31 | generation: counts the uses of the row |
+/// | 16-18 | [`NatState`] |
+/// | 19-31 | generation: counts the uses of the row |
 /// | 32-63 | last packet from the client or the backend, seconds since boot; of a free row, that of its last flow |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct NatControl(pub u64);
@@ -42,7 +52,7 @@ impl NatControl {
         Self(
             backend as u64
                 | (state as u64) << 16
-                | (generation as u64 & 0x3fff) << 18
+                | (generation as u64 & 0x1fff) << 19
                 | (seen_s as u64) << 32,
         )
     }
@@ -54,17 +64,18 @@ impl NatControl {
     /// State.
     #[inline(always)]
     pub const fn state(self) -> NatState {
-        match field(self.0, 16, 2) {
+        match field(self.0, 16, 3) {
             0 => NatState::Free,
             1 => NatState::Claimed,
             2 => NatState::Live,
-            _ => NatState::Closing,
+            3 => NatState::Closing,
+            _ => NatState::Opening,
         }
     }
     /// Generation.
     #[inline(always)]
     pub const fn generation(self) -> u16 {
-        field(self.0, 18, 14) as u16
+        field(self.0, 19, 13) as u16
     }
     /// Last packet, seconds since boot.
     #[inline(always)]
@@ -76,6 +87,17 @@ impl NatControl {
     pub const fn age_s(self, now_s: u32) -> u32 {
         let age = now_s.wrapping_sub(self.seen_s());
         if age > i32::MAX as u32 { 0 } else { age }
+    }
+    /// Whether the flow in the row may be forgotten: it had no packet for longer than its state allows; `idle_s` is its
+    /// vip's time, seconds.
+    #[inline(always)]
+    pub const fn is_over(self, now_s: u32, udp: bool, idle_s: u32) -> bool {
+        let limit_s = match self.state() {
+            NatState::Closing => NAT_CLOSING_S,
+            NatState::Opening if !udp && idle_s > SYN_TIMEOUT_S => SYN_TIMEOUT_S,
+            _ => idle_s,
+        };
+        self.age_s(now_s) > limit_s
     }
 }
 
@@ -123,6 +145,11 @@ pub const fn first_row(backend: &Addr, port: Be16, udp: bool, rows: u32) -> u32 
     let planes = rows / (2 * NAT_PORTS);
     let plane = (mixed >> 32) as u32 & planes.wrapping_sub(1);
     (plane * 2 + udp as u32) * NAT_PORTS
+}
+
+/// Whether a row is one of the UDP ports.
+pub const fn is_udp(row: usize) -> bool {
+    row / NAT_PORTS as usize % 2 == 1
 }
 
 /// The `attempt`-th port, in host order, that a flow with this hash may use.

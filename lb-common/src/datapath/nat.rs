@@ -21,7 +21,7 @@ use crate::abi::backend::{Control, NextHop};
 use crate::abi::nat::{NatControl, NatRow, NatState, first_row, port_of, port_pair, ports_word, tags_of};
 use crate::addr::{Addr, Mac};
 use crate::be::Be16;
-use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, NAT_PROBES, NAT_REST_S};
+use crate::limits::{NAT_PORT_FIRST, NAT_PORTS, NAT_PROBES, NAT_REST_S};
 use crate::reason::Reason;
 
 /// What a packet's addresses and ports become.
@@ -53,7 +53,7 @@ pub(super) fn send<P: Packet, T: Tables>(
     let port = client_port(
         packet,
         parsed,
-        &Search { first, backend: way.backend, idle_s: way.idle_s, hash: trail.hash },
+        &Search { first, backend: way.backend, idle_s: way.idle_s, hash: trail.hash, now_s: tables.now_s() },
         tables,
     )?;
     take_hop(packet, parsed)?;
@@ -68,6 +68,20 @@ struct Search {
     backend: u16,
     idle_s: u32,
     hash: u64,
+    now_s: u32,
+}
+
+impl Search {
+    /// The control word of a row that this flow takes from `old`.
+    #[inline(always)]
+    const fn control(&self, state: NatState, old: NatControl) -> NatControl {
+        NatControl::new(self.backend, state, old.generation().wrapping_add(1), self.now_s)
+    }
+    /// Claims a row, if it is still as it was.
+    #[inline(always)]
+    fn claim<T: Tables>(&self, row: &NatRow, old: NatControl, tables: &T) -> bool {
+        tables.compare_swap(&row.control, old.0, self.control(NatState::Claimed, old).0)
+    }
 }
 
 /// The NAT port of a client's flow, in host order.
@@ -78,27 +92,24 @@ fn client_port<P: Packet, T: Tables>(
     search: &Search,
     tables: &T,
 ) -> Result<u16, Halt> {
-    let now_s = tables.now_s();
-    let ports = find(parsed, search, now_s, tables);
-    let port = if ports.found != 0 { ports.found } else { ports.free };
+    let ports = find(parsed, search, tables);
     let back = Link::back(packet, parsed.l3).ok_or(CUT)?;
-    let row = tables.nat(search.first + u32::from(port)).ok_or(CUT)?;
-    if ports.found != 0 {
-        touch(row, parsed, now_s, true, tables);
-        let port_row = tables.port(tables.ingress_ifindex());
-        if let (true, Some(egress)) = (NextHop(row.back.load()).mac() != back.dst, port_row) {
-            remember_way_back(row, &back, egress);
-        }
-        return Ok(port);
+    if ports.found == 0 {
+        return take(parsed, search, ports.free, &back, tables);
     }
-    if !parsed.teaches() {
-        return Err(Halt::drop(Reason::IcmpQuote));
+    let row = tables.nat(search.first + u32::from(ports.found)).ok_or(CUT)?;
+    touch(row, parsed, search.now_s, true, tables);
+    let same = NextHop(row.back.load()).mac() == back.dst && row.ports.load() == ports_of(parsed, &back);
+    if !same && let Some(egress) = tables.port(tables.ingress_ifindex()) {
+        remember_way_back(row, parsed, &back, egress);
     }
-    if ports.free == 0 {
-        return Err(Halt::drop(Reason::NatPorts));
-    }
-    claim(row, parsed, &back, NatControl::new(search.backend, NatState::Live, 0, now_s), tables)?;
-    Ok(port)
+    Ok(ports.found)
+}
+
+/// The `ports` word of a flow with this way back.
+#[inline(always)]
+fn ports_of(parsed: &Parsed, back: &Link) -> u64 {
+    ports_word(parsed.flow.src_port, parsed.flow.dst_port, back.tags)
 }
 
 /// What a search came to, ports in host order; 0 = none.
@@ -113,7 +124,7 @@ struct Found {
 
 /// Tries the ports that the flow hash allows.
 #[inline(never)]
-fn find<T: Tables>(parsed: &Parsed, search: &Search, now_s: u32, tables: &T) -> Found {
+fn find<T: Tables>(parsed: &Parsed, search: &Search, tables: &T) -> Found {
     let (mut rested, mut spare) = (0, 0);
     for attempt in 0..NAT_PROBES {
         let port = port_of(search.hash, attempt);
@@ -122,8 +133,8 @@ fn find<T: Tables>(parsed: &Parsed, search: &Search, now_s: u32, tables: &T) -> 
         if word.backend() == search.backend && is_flow(row, word, parsed) {
             return Found { found: port as u16, free: 0 };
         }
-        if rested == 0 && reusable(word, now_s, search.idle_s, tables) {
-            if word.age_s(now_s) > NAT_REST_S {
+        if rested == 0 && reusable(word, parsed, search, tables) {
+            if word.age_s(search.now_s) > NAT_REST_S {
                 rested = port as u16;
             } else if spare == 0 {
                 spare = port as u16;
@@ -133,60 +144,86 @@ fn find<T: Tables>(parsed: &Parsed, search: &Search, now_s: u32, tables: &T) -> 
     Found { found: 0, free: if rested != 0 { rested } else { spare } }
 }
 
-/// Whether a row holds this packet's flow.
+/// The port, in host order, of the flow that has been opening for longest; 0 = none. What a flood of beginnings takes,
+/// it loses again, and a flow that goes on keeps its port.
+#[inline(never)]
+fn opening<T: Tables>(search: &Search, tables: &T) -> u16 {
+    let mut oldest = 0;
+    for attempt in 0..NAT_PROBES {
+        let port = port_of(search.hash, attempt);
+        let Some(row) = tables.nat(search.first + port) else { break };
+        let word = NatControl(row.control.load());
+        // Age, then port, in one number: the largest is the oldest.
+        let rank = u64::from(word.age_s(search.now_s)) << 16 | u64::from(port);
+        if word.state() == NatState::Opening && rank > oldest {
+            oldest = rank;
+        }
+    }
+    oldest as u16
+}
+
+/// Whether a row holds this packet's flow, and held it while it was read.
 #[inline(always)]
 fn is_flow(row: &NatRow, word: NatControl, parsed: &Parsed) -> bool {
     let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
-    matches!(word.state(), NatState::Live | NatState::Closing)
+    word.state().is_flow()
         && row.ports.load() as u32 == port_pair(parsed.flow.src_port, parsed.flow.dst_port)
         && row.client[0].load() == client[0]
         && row.client[1].load() == client[1]
         && row.vip[0].load() == vip[0]
         && row.vip[1].load() == vip[1]
+        && NatControl(row.control.load()).generation() == word.generation()
 }
 
 /// Whether a row's port may go to another flow.
 #[inline(always)]
-fn reusable<T: Tables>(word: NatControl, now_s: u32, idle_s: u32, tables: &T) -> bool {
+fn reusable<T: Tables>(word: NatControl, parsed: &Parsed, search: &Search, tables: &T) -> bool {
+    let udp = parsed.flow.protocol == UDP;
     match word.state() {
         NatState::Free => true,
         NatState::Claimed => false,
-        NatState::Closing if word.age_s(now_s) > NAT_CLOSING_S => true,
-        _ => word.age_s(now_s) > idle_s || !control(word.backend(), tables).alive(),
+        _ => word.is_over(search.now_s, udp, search.idle_s) || !control(word.backend(), tables).alive(),
     }
 }
 
-/// Takes a row for a new flow: claimed, filled, published.
+/// Takes a port for a new flow, in host order: `free`, or, if that is 0, an opening flow's.
 #[inline(never)]
-fn claim<T: Tables>(
-    row: &NatRow,
+fn take<T: Tables>(
     parsed: &Parsed,
+    search: &Search,
+    free: u16,
     back: &Link,
-    flow: NatControl,
     tables: &T,
-) -> Result<(), Halt> {
-    let egress = tables.port(tables.ingress_ifindex()).ok_or(Halt::drop(Reason::NoNextHop))?;
-    let old = NatControl(row.control.load());
-    let next =
-        |state| NatControl::new(flow.backend(), state, old.generation().wrapping_add(1), flow.seen_s());
-    let claimed = next(NatState::Claimed);
-    if !tables.compare_swap(&row.control, old.0, claimed.0) {
-        return Err(Halt::drop(Reason::NatBusy));
+) -> Result<u16, Halt> {
+    if !parsed.teaches() {
+        return Err(Halt::drop(Reason::IcmpQuote));
     }
-    let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
-    row.client[0].store(client[0]);
-    row.client[1].store(client[1]);
-    row.vip[0].store(vip[0]);
-    row.vip[1].store(vip[1]);
-    row.ports.store(ports_word(parsed.flow.src_port, parsed.flow.dst_port, back.tags));
-    remember_way_back(row, back, egress);
-    row.control.store(next(NatState::Live).0);
-    Ok(())
+    let port = if free != 0 { free } else { opening(search, tables) };
+    if port == 0 {
+        return Err(Halt::drop(Reason::NatPorts));
+    }
+    let row = tables.nat(search.first + u32::from(port)).ok_or(CUT)?;
+    let egress = tables.port(tables.ingress_ifindex()).ok_or(Halt::drop(Reason::NoNextHop))?;
+    // Another CPU may have been quicker: what is in the row now must still be nobody's.
+    let old = NatControl(row.control.load());
+    let yields = free == 0 && old.state() == NatState::Opening;
+    if (yields || reusable(old, parsed, search, tables)) && search.claim(row, old, tables) {
+        let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
+        row.client[0].store(client[0]);
+        row.client[1].store(client[1]);
+        row.vip[0].store(vip[0]);
+        row.vip[1].store(vip[1]);
+        remember_way_back(row, parsed, back, egress);
+        row.control.store(search.control(NatState::Opening, old).0);
+        return Ok(port);
+    }
+    Err(Halt::drop(Reason::NatBusy))
 }
 
 /// Where the client's packets come from is where the replies go.
 #[inline(always)]
-fn remember_way_back(row: &NatRow, back: &Link, egress: u16) {
+fn remember_way_back(row: &NatRow, parsed: &Parsed, back: &Link, egress: u16) {
+    row.ports.store(ports_of(parsed, back));
     row.back.store(NextHop::new(back.dst, egress).0);
     row.own_mac.store(back.src.0);
 }
@@ -200,7 +237,8 @@ fn touch<T: Tables>(row: &NatRow, parsed: &Parsed, now_s: u32, from_client: bool
     let old = NatControl(row.control.load());
     let state = match old.state() {
         _ if parsed.closes() => NatState::Closing,
-        NatState::Closing if from_client && parsed.is_syn() => NatState::Live,
+        NatState::Opening if from_client && !parsed.is_syn() => NatState::Live,
+        NatState::Closing if from_client && parsed.is_syn() => NatState::Opening,
         state => state,
     };
     if state != old.state() || old.seen_s() != now_s {
@@ -227,9 +265,7 @@ pub fn reply<P: Packet, T: Tables>(
     let before = NatControl(row.control.load());
     let ports = row.ports.load();
     let vip_port = Be16::from_raw((ports >> 16) as u16);
-    if !matches!(before.state(), NatState::Live | NatState::Closing)
-        || !is_from(before.backend(), parsed, vip_port, tables)
-    {
+    if !before.state().is_flow() || !is_from(before.backend(), parsed, vip_port, tables) {
         return Err(NOT_OURS);
     }
     let back = NextHop(row.back.load());
@@ -247,6 +283,10 @@ pub fn reply<P: Packet, T: Tables>(
     }
     trail.backend_row = before.backend().into();
     let out = tables.egress(back.egress().into()).ok_or(Halt::drop(Reason::TableInconsistent))?;
+    // The kernel would lose it without a word.
+    if parsed.ip_length > out.mtu() {
+        return Err(Halt::drop(Reason::TooBig));
+    }
     if hops_left(packet, parsed)? <= 1 {
         return Err(Halt::drop(Reason::HopLimit));
     }
@@ -359,8 +399,10 @@ fn quoted_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::abi::backend::Mode;
-    use crate::datapath::host::HostTables;
+    use crate::datapath::host::{HostFrame, HostTables};
+    use crate::datapath::wire::transport::{ACK, SYN};
     use crate::hash::HashKey;
+    use crate::limits::{NAT_CLOSING_S, SYN_TIMEOUT_S};
 
     const NOW: u32 = 10_000;
 
@@ -369,10 +411,10 @@ mod tests {
         let tables = HostTables::new(HashKey([1, 2]), 251, 8);
         let alive = Control::new(Control::ALIVE, Mode::Nat, 0, 0, Be16::from_raw(0));
         tables.backends[1].control.store(alive.0);
-        let search = Search { first: 0, backend: 1, idle_s: 5, hash: 77 };
+        let search = Search { first: 0, backend: 1, idle_s: 5, hash: 77, now_s: NOW };
         let mut parsed = Parsed::default();
         parsed.flow.src_port = Be16::new(40_001);
-        let free = || find(&parsed, &search, NOW, &tables).free;
+        let free = || find(&parsed, &search, &tables).free;
         let set = |attempt, state, age_s| {
             let row = &tables.nat[port_of(search.hash, attempt) as usize];
             row.control.store(NatControl::new(1, state, 0, NOW - age_s).0);
@@ -388,5 +430,65 @@ mod tests {
         assert_eq!(free(), port(3), "none has rested, so the first one");
         set(5, NatState::Free, NAT_REST_S + 1);
         assert_eq!(free(), port(5));
+    }
+
+    /// The port that a client's segment with these flags gets at `NOW + later_s`.
+    fn port_of_segment(tables: &HostTables, client: u16, flags: u8, later_s: u32) -> Result<u16, Halt> {
+        let search = Search { first: 0, backend: 1, idle_s: 900, hash: 77, now_s: NOW + later_s };
+        let mut parsed = Parsed { l3: 14, tcp_flags: flags, ..Parsed::default() };
+        parsed.flow.protocol = TCP;
+        parsed.flow.src_port = Be16::new(client);
+        client_port(&HostFrame::new(&[0; 60]), &parsed, &search, tables)
+    }
+
+    fn node() -> HostTables {
+        let mut tables = HostTables::new(HashKey([1, 2]), 251, 8);
+        tables.backends[1].control.store(Control::new(3, Mode::Nat, 0, 0, Be16::from_raw(0)).0);
+        tables.ports.insert(tables.ingress.get(), 1);
+        tables
+    }
+
+    #[test]
+    fn a_flood_of_beginnings_takes_no_port_from_a_flow_and_leaves_some_for_new_ones() {
+        let tables = node();
+        let live = port_of_segment(&tables, 1, SYN, 0).unwrap();
+        assert_eq!(port_of_segment(&tables, 1, ACK, 0), Ok(live));
+        for client in 2..1_000 {
+            let port = port_of_segment(&tables, client, SYN, 1);
+            assert!(port.is_ok_and(|port| port != live), "client {client}: {port:?}");
+        }
+        assert_eq!(port_of_segment(&tables, 1, ACK, 2), Ok(live));
+        // Full of flows that are more than a beginning.
+        for attempt in 0..NAT_PROBES {
+            let row = &tables.nat[port_of(77, attempt) as usize];
+            row.control.store(NatControl::new(1, NatState::Live, 0, NOW).0);
+        }
+        assert_eq!(port_of_segment(&tables, 2_000, SYN, 3), Err(Halt::drop(Reason::NatPorts)));
+    }
+
+    #[test]
+    fn a_beginning_that_nothing_follows_is_soon_over() {
+        let opening = NatControl::new(1, NatState::Opening, 0x1fff, NOW);
+        assert_eq!((opening.state(), opening.generation()), (NatState::Opening, 0x1fff));
+        assert!(!opening.is_over(NOW + SYN_TIMEOUT_S, false, 900));
+        assert!(opening.is_over(NOW + SYN_TIMEOUT_S + 1, false, 900));
+        assert!(!opening.is_over(NOW + SYN_TIMEOUT_S + 1, true, 900));
+        assert!(!NatControl::new(1, NatState::Live, 0, NOW).is_over(NOW + 900, false, 900));
+    }
+
+    #[test]
+    fn a_port_that_another_cpu_just_took_is_not_taken_again() {
+        let tables = node();
+        let row = &tables.nat[port_of(77, 0) as usize];
+        let search = Search { first: 0, backend: 1, idle_s: 900, hash: 77, now_s: NOW };
+        let seen = NatControl(row.control.load());
+        assert!(search.claim(row, seen, &tables));
+        assert!(!search.claim(row, seen, &tables), "it is another's by now");
+        // Both saw port 0 free; the slower one finds a flow in it.
+        row.control.store(search.control(NatState::Live, seen).0);
+        let back = Link::back(&HostFrame::new(&[0; 60]), 14).unwrap();
+        let late = take(&Parsed::default(), &search, port_of(77, 0) as u16, &back, &tables);
+        assert_eq!(late, Err(Halt::drop(Reason::NatBusy)));
+        assert_eq!(row.control.load(), search.control(NatState::Live, seen).0);
     }
 }

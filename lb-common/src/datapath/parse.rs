@@ -172,6 +172,10 @@ fn ipv6<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Halt> {
     parsed.ip_length = IPV6 + payload;
     parsed.flow.src = Addr::v6(&header.src);
     parsed.flow.dst = Addr::v6(&header.dst);
+    // IPv4's addresses in here are never on a wire (RFC 4291 section 2.5.5.2, RFC 6890): they would pass for IPv4's.
+    if parsed.flow.src.is_v4() || parsed.flow.dst.is_v4() {
+        return Err(Halt::drop(Reason::Ipv6Header));
+    }
     let next = header.next_header;
     match extensions(packet, parsed.l3 + IPV6, next, payload) {
         Ok((protocol, skipped)) => {
@@ -308,4 +312,29 @@ fn quoted<P: Packet>(packet: &P, parsed: &mut Parsed, l3: u16, left: u16) -> Res
     parsed.quoted_l4 = l3 + l4;
     parsed.flow = Tuple { src: dst, dst: src, src_port: ports.dst, dst_port: ports.src, protocol };
     Ok(Content::Error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::host::HostFrame;
+
+    /// An empty UDP datagram over IPv6.
+    fn datagram(src: [u8; 16], dst: [u8; 16]) -> HostFrame {
+        let mut frame = [[0; 12].as_slice(), &[0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, UDP, 64]].concat();
+        frame.extend(src.into_iter().chain(dst));
+        frame.extend([0, 1, 0, 2, 0, 8, 0, 0]);
+        HostFrame::new(&frame)
+    }
+
+    #[test]
+    fn ipv6_between_mapped_ipv4_addresses_is_refused() {
+        let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 10];
+        let other = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 203, 0, 113, 10];
+        assert_eq!(parse(&datagram(other, other), &mut Parsed::default()), Ok(()));
+        for (src, dst) in [(mapped, other), (other, mapped)] {
+            let parsed = parse(&datagram(src, dst), &mut Parsed::default());
+            assert_eq!(parsed, Err(Halt::drop(Reason::Ipv6Header)));
+        }
+    }
 }

@@ -12,11 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::abi::backend::{Control, NextHop};
 use lb_common::abi::flow::{Entry, EntryState, FlowBucket, Trace};
-use lb_common::abi::nat::{NatControl, NatRow, NatState};
+use lb_common::abi::nat::{NatControl, NatRow, NatState, is_udp};
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::vip::{Policy, VipRow, extent};
 use lb_common::datapath::flow_table::{Worth, worth};
-use lb_common::limits::NAT_CLOSING_S;
 use lb_control::plan::Rows;
 
 use super::SweepReport;
@@ -193,24 +192,21 @@ impl Run<'_> {
             match control.state() {
                 NatState::Free => continue,
                 NatState::Claimed => claimed.push((number, control)),
-                NatState::Live | NatState::Closing if self.nat_is_over(control) && free(row, control) => {
+                _ if self.nat_is_over(number, control) && free(row, control) => {
                     self.report.freed_nat_flows += 1;
                     continue;
                 }
-                NatState::Live | NatState::Closing => {}
+                _ => {}
             }
             self.keep_nat(row);
         }
         claimed
     }
 
-    fn nat_is_over(&self, control: NatControl) -> bool {
+    fn nat_is_over(&self, number: usize, control: NatControl) -> bool {
         let Some((backend, vip)) = self.owner(control.backend()) else { return true };
-        let limit_s = match control.state() {
-            NatState::Closing => NAT_CLOSING_S,
-            _ => Policy(vip.policy.load()).idle_s(),
-        };
-        !backend.alive() || control.age_s(self.now_s) > limit_s
+        let idle_s = Policy(vip.policy.load()).idle_s();
+        !backend.alive() || control.is_over(self.now_s, is_udp(number), idle_s)
     }
 
     fn keep_nat(&mut self, row: &NatRow) {

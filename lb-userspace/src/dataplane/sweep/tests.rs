@@ -7,7 +7,7 @@ use lb_common::abi::vip::Tracking;
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
-use lb_common::limits::{CLOSING_TIMEOUT_S, SYN_TIMEOUT_S};
+use lb_common::limits::{CLOSING_TIMEOUT_S, NAT_CLOSING_S, NAT_PORTS, SYN_TIMEOUT_S};
 use lb_control::plan::{BackendContent, EgressContent, Key, Op, VipContent};
 
 const NOW: u32 = 10_000;
@@ -190,8 +190,11 @@ fn nat_rows_are_freed_when_they_are_over() {
     put_nat(&store, 3, 1, NatState::Closing, NAT_CLOSING_S + 1);
     put_nat(&store, 4, 3, NatState::Live, 0);
     put_nat(&store, 5, 2, NatState::Claimed, 0);
+    put_nat(&store, 6, 1, NatState::Opening, SYN_TIMEOUT_S + 1);
+    put_nat(&store, NAT_PORTS as usize + 6, 1, NatState::Opening, SYN_TIMEOUT_S + 1);
     let report = run(&store);
-    assert_eq!((report.nat_flows, report.freed_nat_flows, report.flows.get(&1)), (1, 4, Some(&1)));
+    assert_eq!((report.nat_flows, report.freed_nat_flows, report.flows.get(&1)), (2, 5, Some(&2)));
+    assert_eq!(NatControl(store.nat[6].control.load()).state(), NatState::Free, "TCP: nothing followed");
     let freed = NatControl(store.nat[2].control.load());
     assert_eq!((freed.state(), freed.generation()), (NatState::Free, 5));
 }
