@@ -1,83 +1,230 @@
-//! (c) Requests a second of real TCP: wrk, 64 connections, through the node to nginx on four backends.
+//! (c) Real requests: wrk, 64 connections, through the node to nginx on four backends, and back over the node.
 //!
-//! Both contenders have the same network, backends and return path (backend, node, client, by the kernel's routing);
-//! only what takes a client's packets to a backend differs: a multipath route, or the balancer in front of it.
+//! Each contender has a network of its own, set up as one would for it, and they take turns. All replies come back by
+//! the node's plain routing, but for the proxies, which end every connection themselves.
 
-use std::net::SocketAddr;
+use std::fmt::Write as _;
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
-use super::stage::{PORT, Stage};
+use super::plane::Plane;
+use super::stage::{BACKENDS, PORT, Stage};
 use super::{Effort, median};
+use crate::process::Process;
+use crate::skip::is_installed;
 use crate::topology::vip;
-use crate::traffic::{Reuse, Wrk};
+use crate::traffic::http::Reuse;
+use crate::traffic::{Wrk, WrkReport, fetch};
+use crate::wait::wait_for;
 
 const CONNECTIONS: usize = 64;
+const READY_DEADLINE: Duration = Duration::from_secs(10);
+/// Where Debian's packages put nginx' stream module.
+const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-/// How connections are used.
-const USES: [(&str, Reuse); 2] =
-    [("http_keepalive_share", Reuse::KeepAlive), ("http_close_share", Reuse::PerRequest)];
+/// What balances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Contender {
+    /// The kernel's routing with a multipath route.
+    KernelMultipath,
+    /// The balancer.
+    Balance,
+    /// nftables: destination NAT with conntrack.
+    NftablesDnat,
+    /// HAProxy in TCP mode.
+    Haproxy,
+    /// nginx' stream proxy.
+    NginxStream,
+}
 
-/// One contender, one way to use connections; medians of the rounds.
+impl Contender {
+    const ALL: [Self; 5] =
+        [Self::KernelMultipath, Self::Balance, Self::NftablesDnat, Self::Haproxy, Self::NginxStream];
+
+    fn is_installed(self) -> bool {
+        match self {
+            Self::KernelMultipath | Self::Balance => true,
+            Self::NftablesDnat => is_installed("nft"),
+            Self::Haproxy => is_installed("haproxy"),
+            Self::NginxStream => fs::exists(NGINX_STREAM).unwrap_or(false),
+        }
+    }
+}
+
+/// One contender with connections of one kind.
 #[derive(Clone, Debug, Serialize)]
 pub struct Http {
-    /// The key of the share.
-    pub key: &'static str,
-    /// `balance` or `kernel_multipath`.
-    pub contender: &'static str,
-    /// Answered requests a second.
+    /// Whether each request has a connection of its own.
+    pub close: bool,
+    /// What balances.
+    pub contender: Contender,
+    /// Median of the rounds.
     pub requests_per_s: f64,
-    /// 99th percentile of the latency, microseconds.
-    pub latency_p99_us: f64,
-    /// Of what multipath forwarding answered in the same round.
+    /// Of what plain multipath routing reached in the same round, median of the rounds.
     pub share: f64,
+    /// 99th percentile of the latency, milliseconds, median of the rounds.
+    pub latency_p99_ms: f64,
+    /// Failed requests, over all rounds.
+    pub errors: u64,
 }
 
 /// The keys.
-pub fn keys(all: &[Http]) -> Vec<(&'static str, Option<f64>)> {
-    let share =
-        |key| all.iter().find(|one| one.key == key && one.contender == "balance").map(|one| one.share);
-    USES.map(|(key, _)| (key, share(key))).to_vec()
+pub fn keys(https: &[Http]) -> Vec<(&'static str, Option<f64>)> {
+    let share = |close: bool| {
+        let wanted = |http: &&Http| http.close == close && http.contender == Contender::Balance;
+        https.iter().find(wanted).map(|http| http.share)
+    };
+    vec![("http_keepalive_share", share(false)), ("http_close_share", share(true))]
 }
 
-/// Measures everything.
+/// Measures every contender that is installed.
 ///
 /// # Errors
-/// When the network cannot be made, or a request failed.
+/// When a network or a contender cannot be made.
 pub fn run(effort: Effort) -> Result<Vec<Http>> {
-    let stage = Stage::build(true)?;
-    stage.net.steer_by_kernel(0, &[0, 1, 2, 3])?;
-    let plane = stage.plane()?;
-    let node = stage.net.node();
+    let installed = Contender::ALL.into_iter().filter(|contender| contender.is_installed());
+    let halls = installed.map(Hall::open).collect::<Result<Vec<_>>>()?;
     let (rounds, duration) = effort.http_rounds();
-    let mut all = Vec::new();
-    for (key, reuse) in USES {
-        let wrk = Wrk::new(SocketAddr::new(vip(0).v4.into(), PORT))
-            .threads(1)
-            .connections(CONNECTIONS)
-            .duration(duration)
-            .reuse(reuse);
-        let (mut bare, mut ours) = (Vec::new(), Vec::new());
+    let mut https = Vec::new();
+    for reuse in [Reuse::KeepAlive, Reuse::PerRequest] {
+        let mut reports: Vec<Vec<WrkReport>> = vec![Vec::new(); halls.len()];
         for _ in 0..rounds {
-            bare.push(wrk.run(stage.net.client())?);
-            node.ns.run(|| plane.attach(node.uplink()))?;
-            let measured = wrk.run(stage.net.client());
-            node.ns.run(|| plane.detach(node.uplink()))?;
-            ours.push(measured?);
+            for (hall, reports) in halls.iter().zip(&mut reports) {
+                reports.push(hall.round(reuse, duration)?);
+            }
         }
-        let errors: u64 = bare.iter().chain(&ours).map(crate::traffic::WrkReport::errors).sum();
-        ensure!(errors == 0, "{errors} requests failed");
-        for (contender, own) in [("kernel_multipath", &bare), ("balance", &ours)] {
-            let shares = own.iter().zip(&bare).map(|(own, bare)| own.requests_per_s / bare.requests_per_s);
-            all.push(Http {
-                key,
-                contender,
-                requests_per_s: median(&mut own.iter().map(|one| one.requests_per_s).collect::<Vec<_>>()),
-                latency_p99_us: median(&mut own.iter().map(|one| one.latency_p99_us).collect::<Vec<_>>()),
-                share: median(&mut shares.collect::<Vec<_>>()),
-            });
-        }
+        let all = halls.iter().zip(&reports);
+        https.extend(all.map(|(hall, own)| summary(hall.contender, reuse, own, &reports[0])));
     }
-    Ok(all)
+    Ok(https)
+}
+
+fn summary(contender: Contender, reuse: Reuse, own: &[WrkReport], base: &[WrkReport]) -> Http {
+    let shares = own.iter().zip(base).map(|(own, base)| own.requests_per_s / base.requests_per_s);
+    Http {
+        close: reuse == Reuse::PerRequest,
+        contender,
+        requests_per_s: median(&mut own.iter().map(|report| report.requests_per_s).collect::<Vec<_>>()),
+        share: median(&mut shares.collect::<Vec<_>>()),
+        latency_p99_ms: median(&mut own.iter().map(|report| report.latency_p99_us / 1e3).collect::<Vec<_>>()),
+        errors: own.iter().map(WrkReport::errors).sum(),
+    }
+}
+
+/// A network with a contender at work.
+struct Hall {
+    contender: Contender,
+    /// What works on the node; ends before the network.
+    _plane: Option<Plane>,
+    _proxy: Option<Process>,
+    stage: Stage,
+}
+
+impl Hall {
+    fn open(contender: Contender) -> Result<Self> {
+        let stage = Stage::build(true)?;
+        let (mut plane, mut proxy) = (None, None);
+        stage.offload(contender != Contender::Balance)?;
+        match contender {
+            Contender::KernelMultipath => stage.net.steer_by_kernel(0, &[0, 1, 2, 3])?,
+            Contender::Balance => {
+                let node = stage.net.node();
+                let opened = plane.insert(stage.plane()?);
+                node.ns.run(|| opened.attach(node.uplink()))?;
+            }
+            Contender::NftablesDnat => translate(&stage)?,
+            Contender::Haproxy => proxy = Some(haproxy(&stage)?),
+            Contender::NginxStream => proxy = Some(nginx_stream(&stage)?),
+        }
+        let hall = Self { contender, _plane: plane, _proxy: proxy, stage };
+        hall.wait_ready().with_context(|| format!("{contender:?}"))?;
+        Ok(hall)
+    }
+
+    /// Every backend answers through the contender.
+    fn wait_ready(&self) -> Result<()> {
+        let net = &self.stage.net;
+        let mut seen = std::collections::BTreeSet::new();
+        wait_for("an answer of every backend", READY_DEADLINE, || {
+            seen.extend(fetch(net.client(), net.vip4(PORT), "/").ok()?.backend);
+            (seen.len() == BACKENDS).then_some(())
+        })
+        .map(drop)
+    }
+
+    fn round(&self, reuse: Reuse, duration: Duration) -> Result<WrkReport> {
+        let net = &self.stage.net;
+        let wrk = Wrk::new(net.vip4(PORT)).connections(CONNECTIONS).duration(duration).reuse(reuse);
+        let report = wrk.run(net.client()).with_context(|| format!("{:?}", self.contender))?;
+        ensure!(report.requests > 0, "no answers through {:?}", self.contender);
+        Ok(report)
+    }
+}
+
+/// Destination NAT to a backend by a hash of the client's address and port.
+fn translate(stage: &Stage) -> Result<()> {
+    let backends = stage.net.backends().iter().enumerate();
+    let map: Vec<String> = backends.map(|(index, b)| format!("{index} : {}", b.addresses().v4)).collect();
+    let node = &stage.net.node().ns;
+    let dnat = format!(
+        "add rule ip bench pre ip daddr {} tcp dport {PORT} dnat to jhash ip saddr . tcp sport mod {} map {{ {} }}",
+        vip(0).v4,
+        map.len(),
+        map.join(" , ")
+    );
+    for rule in
+        ["add table ip bench", "add chain ip bench pre { type nat hook prerouting priority -100 ; }", &dnat]
+    {
+        node.shell(&format!("nft {rule}"))?;
+    }
+    Ok(())
+}
+
+/// Gives the vip to the node itself, whose proxy ends the clients' connections.
+fn own_vip(stage: &Stage) -> Result<()> {
+    stage.net.node().ns.ip_batch(&format!("addr add {}/32 dev lo\n", vip(0).v4))
+}
+
+fn haproxy(stage: &Stage) -> Result<Process> {
+    own_vip(stage)?;
+    let mut config = format!(
+        "global\n maxconn 8000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+         listen bench\n bind {}:{PORT}\n balance roundrobin\n",
+        vip(0).v4
+    );
+    for backend in stage.net.backends() {
+        let _ = writeln!(config, " server {} {}:{PORT}", backend.name(), backend.addresses().v4);
+    }
+    let file = stage.net.dir().join("haproxy.cfg");
+    fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(&file);
+    Process::spawn(&stage.net.node().ns, "haproxy", command, stage.net.dir())
+}
+
+fn nginx_stream(stage: &Stage) -> Result<Process> {
+    own_vip(stage)?;
+    let dir = stage.net.dir().join("stream");
+    fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
+    let mut servers = String::new();
+    for backend in stage.net.backends() {
+        let _ = write!(servers, "server {}:{PORT}; ", backend.addresses().v4);
+    }
+    let config = format!(
+        "load_module {NGINX_STREAM};\ndaemon off;\nworker_processes auto;\nworker_rlimit_nofile 20000;\n\
+         pid {dir}/pid;\nerror_log stderr warn;\nevents {{ worker_connections 8000; }}\n\
+         stream {{ upstream b {{ {servers} }} server {{ listen {vip}:{PORT}; proxy_pass b; }} }}\n",
+        dir = dir.display(),
+        vip = vip(0).v4,
+    );
+    let file = dir.join("nginx.conf");
+    fs::write(&file, config).with_context(|| format!("write {}", file.display()))?;
+    let mut command = Command::new("nginx");
+    command.arg("-p").arg(&dir).arg("-c").arg(&file).args(["-e", "stderr"]);
+    Process::spawn(&stage.net.node().ns, "nginx-stream", command, stage.net.dir())
 }

@@ -50,7 +50,7 @@ pub struct Report {
     /// (b)
     pub rates: Vec<Rate>,
     /// (c)
-    pub http: Vec<Http>,
+    pub https: Vec<Http>,
     /// The keys of the last line; `None` was not measured.
     #[serde(skip)]
     pub keys: Vec<(&'static str, Option<f64>)>,
@@ -85,7 +85,7 @@ impl Report {
     pub fn show(&self) {
         show_cells(&self.path.cells);
         show_rates(&self.rates);
-        show_http(&self.http);
+        show_https(&self.https);
         eprintln!("\n{:<26} {:>10}  reach", "key", "measured");
         for (key, reach) in REACHES {
             let Some(value) = self.value(key) else {
@@ -106,6 +106,8 @@ const NOTES: &[&str] = &[
      LRU hash, 16-byte keys, LRU lists by CPU, room for 4 million flows on each.",
     "rates: client, node and four backends on cables (veth) of their own; generator, node and sinks in lockstep on one \
      CPU, live frames of 60 bytes in batches of 64, counted at the backends' devices; L2.",
+    "https: wrk with one thread and 64 connections, nginx on each of four backends, one process each; all on all CPUs. \
+     The same network for each contender, offloads on where they work; replies by the node's plain routing.",
 ];
 
 fn show_cells(cells: &[Cell]) {
@@ -130,14 +132,18 @@ fn show_rates(rates: &[Rate]) {
     }
 }
 
-fn show_http(all: &[Http]) {
+fn show_https(https: &[Http]) {
     eprintln!(
-        "\n{:<22} {:<18} {:>12} {:>6} {:>10}",
-        "connections", "contender", "requests/s", "share", "p99 us"
+        "\n{:<10} {:<16} {:>10} {:>6} {:>8} {:>7}",
+        "requests", "contender", "per s", "share", "p99 ms", "errors"
     );
-    for one in all {
-        let (requests, share, p99) = (one.requests_per_s, one.share, one.latency_p99_us);
-        eprintln!("{:<22} {:<18} {requests:>12.0} {share:>6.2} {p99:>10.0}", one.key, one.contender);
+    for http in https {
+        let (kind, contender) =
+            (if http.close { "close" } else { "keepalive" }, format!("{:?}", http.contender));
+        let Http { requests_per_s, share, latency_p99_ms, errors, .. } = http;
+        eprintln!(
+            "{kind:<10} {contender:<16} {requests_per_s:>10.0} {share:>6.2} {latency_p99_ms:>8.2} {errors:>7}"
+        );
     }
 }
 

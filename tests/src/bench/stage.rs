@@ -30,8 +30,25 @@ impl Stage {
     /// Builds it; `programs`: backends answer HTTP.
     pub(super) fn build(programs: bool) -> Result<Self> {
         let builder = Topology::builder().layout(Layout::Direct).backends(BACKENDS);
-        let net = if programs { builder } else { builder.without_programs() }.build()?;
+        let net = if programs { builder.without_xdp_tx() } else { builder.without_programs() }.build()?;
         Ok(Self { net })
+    }
+
+    /// Turns on what an ordinary network leaves to its devices. The client's checksums only if no XDP program meets
+    /// its frames: one would send them on unfinished.
+    pub(super) fn offload(&self, client_checksums: bool) -> Result<()> {
+        let node = &self.net.node().ns;
+        let mut devices = vec![(node, self.net.node().uplink())];
+        for backend in self.net.backends() {
+            devices.extend([(node, backend.name()), (&backend.ns, backend.device())]);
+        }
+        if client_checksums {
+            devices.push((self.net.client(), "eth0"));
+        }
+        for (namespace, device) in devices {
+            namespace.shell(&format!("ethtool -K {device} tx on tso on gso on gro on"))?;
+        }
+        Ok(())
     }
 
     pub(super) fn served() -> Served {

@@ -26,7 +26,7 @@ enum Part {
     Path,
     /// Packets a second through the node.
     Rate,
-    /// Real TCP, by wrk.
+    /// HTTP through the node.
     Http,
     /// The Maglev table.
     Table,
@@ -49,8 +49,8 @@ fn main() -> Result<()> {
         report.keys.extend(rate::keys(&report.rates));
     }
     if wanted(Part::Http) {
-        report.http = http::run(effort)?;
-        report.keys.extend(http::keys(&report.http));
+        report.https = http::run(effort)?;
+        report.keys.extend(http::keys(&report.https));
     }
     let dir = report.write()?;
     if !arguments.json {

@@ -149,7 +149,9 @@ impl Topology {
     fn plan_clients_by_node<'a>(&'a self, plan: &mut Plan<'a>) {
         for (index, uplink) in self.node.uplinks.iter().enumerate() {
             self.plan_client(plan, index, &self.node.ns, uplink, self.spec.tagging);
-            plan.wake_by_xdp_tx(&self.clients[index].ns, "eth0");
+            if self.spec.xdp_tx {
+                plan.wake_by_xdp_tx(&self.clients[index].ns, "eth0");
+            }
         }
     }
 

@@ -24,6 +24,7 @@ pub struct TopologyBuilder {
     pub(super) backend_mtu: Option<u32>,
     pub(super) http_ports: Vec<u16>,
     pub(super) start_programs: bool,
+    pub(super) xdp_tx: bool,
     pub(super) file_bytes: u64,
 }
 
@@ -41,6 +42,7 @@ impl TopologyBuilder {
             backend_mtu: None,
             http_ports: vec![80],
             start_programs: true,
+            xdp_tx: true,
             file_bytes: 1 << 20,
         }
     }
@@ -123,6 +125,13 @@ impl TopologyBuilder {
     #[must_use]
     pub fn without_programs(self) -> Self {
         Self { start_programs: false, ..self }
+    }
+
+    /// Leaves clients of [`Layout::Direct`] without the program that makes frames arrive which the node sends back by
+    /// XDP_TX. It costs a copy of every other frame, which a benchmark would see.
+    #[must_use]
+    pub fn without_xdp_tx(self) -> Self {
+        Self { xdp_tx: false, ..self }
     }
 
     /// Refuses what cannot be built.
