@@ -51,18 +51,19 @@ impl<const WORDS: usize> Mirror<WORDS> {
     fn push(&mut self, rows: impl Iterator<Item = [u64; WORDS]>) -> Result<()> {
         for (index, row) in rows.enumerate() {
             if self.known[index] != row {
-                self.map.set(index as u32, row, 0).with_context(|| format!("write {}", self.name))?;
-                self.known[index] = row;
+                self.set(index, row)?;
             }
         }
         Ok(())
     }
-    /// Compares the rows that the host changed since the last push, or all.
-    fn compare(&mut self, rows: impl Iterator<Item = [u64; WORDS]>, all: bool) -> Result<()> {
-        for (index, row) in rows.enumerate() {
-            if !all && self.known[index] == row {
-                continue;
-            }
+    fn set(&mut self, index: usize, row: [u64; WORDS]) -> Result<()> {
+        self.map.set(index as u32, row, 0).with_context(|| format!("write {}", self.name))?;
+        self.known[index] = row;
+        Ok(())
+    }
+    /// Compares rows, each with its index.
+    fn compare(&mut self, rows: impl Iterator<Item = (usize, [u64; WORDS])>) -> Result<()> {
+        for (index, row) in rows {
             let found = self.map.get(&(index as u32), 0).with_context(|| format!("read {}", self.name))?;
             let name = self.name;
             ensure!(found == row, "{name}[{index}]: kernel {found:x?}, host {row:x?}");
@@ -151,7 +152,9 @@ impl Kernel {
         self.egresses.push(tables.egresses.iter().map(egress_words))?;
         self.sources.push(tables.sources.iter().map(|row| words([&row.addr, &[], &[], &[]])))?;
         self.flows.push(tables.flows.iter().map(flow_words))?;
-        self.nat.push(tables.nat.iter().map(nat_words))?;
+        for (index, row) in changed(tables, &self.nat) {
+            self.nat.set(index, row)?;
+        }
         match tables.ports.get(&INGRESS) {
             Some(row) => self.ports.insert(INGRESS, u32::from(*row), 0)?,
             None if self.ports.get(&INGRESS, 0).is_ok() => self.ports.remove(&INGRESS)?,
@@ -163,17 +166,19 @@ impl Kernel {
         Ok(self.meter.set(0, values, 0)?)
     }
 
-    /// Compares every table that the program writes and every counter; of the NAT table only what the host changed,
-    /// unless `all`.
+    /// Compares every table that the program writes and every counter; of the NAT table only the rows whose control
+    /// word the host changed, unless `all`.
     ///
     /// # Errors
     /// They differ, or cannot be read.
     pub fn compare(&mut self, tables: &HostTables, all: bool) -> Result<()> {
-        self.flows.compare(tables.flows.iter().map(flow_words), true)?;
-        self.nat.compare(tables.nat.iter().map(nat_words), all)?;
+        self.flows.compare(tables.flows.iter().map(flow_words).enumerate())?;
+        let changed = changed(tables, &self.nat);
+        self.nat.compare(changed.into_iter())?;
         if all {
-            self.slots.compare(tables.slots.iter().map(|slot| [slot.load()]), true)?;
-            self.backends.compare(tables.backends.iter().map(backend_words), true)?;
+            self.nat.compare(tables.nat.iter().map(nat_words).enumerate())?;
+            self.slots.compare(tables.slots.iter().map(|slot| [slot.load()]).enumerate())?;
+            self.backends.compare(tables.backends.iter().map(backend_words).enumerate())?;
         }
         let cpu = nix::sched::sched_getcpu()?;
         let Meter { refilled_ns, tokens } = tables.meter.get();
@@ -274,6 +279,15 @@ fn compare_counts(
         ensure!(found == host, "counter of {of} {index}: kernel {found:?}, host {host:?}");
     }
     Ok(())
+}
+
+/// The rows of the NAT table whose control words are not what is known: cheap to tell, and there are many rows.
+fn changed(tables: &HostTables, known: &Mirror<8>) -> Vec<(usize, [u64; 8])> {
+    let pairs = tables.nat.iter().zip(&known.known).enumerate();
+    pairs
+        .filter(|(_, (row, known))| row.control.load() != known[0])
+        .map(|(index, (row, _))| (index, nat_words(row)))
+        .collect()
 }
 
 fn config_words(row: &abi::config::ConfigRow) -> [u64; 4] {

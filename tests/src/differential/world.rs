@@ -60,7 +60,7 @@ pub struct World {
     /// Known balancers of the decapsulation.
     pub peers: Vec<Addr>,
     /// The backend whose plane of the NAT table is full.
-    crowded: u16,
+    pub crowded: u16,
 }
 
 /// An IPv4 address.
