@@ -12,6 +12,7 @@ mod build;
 mod demo;
 mod detach;
 mod fuzz;
+mod mutants;
 mod process;
 mod setup;
 mod test;

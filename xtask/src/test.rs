@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use crate::process::{self, say};
 use crate::setup::{self, Need};
-use crate::{build, workspace};
+use crate::{build, mutants, workspace};
 
 /// The crate whose tests make namespaces.
 const NAMESPACE_CRATE: &str = "tests";
@@ -26,12 +26,18 @@ const POLL: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// Instead: break the packet path on purpose, and see its tests notice each time.
+    #[arg(long)]
+    mutants: bool,
     /// Arguments of every test binary: a filter, or options of libtest.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     rest: Vec<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.mutants {
+        return mutants::run();
+    }
     prepare()?;
     let skips = workspace::target_dir().join("test-skips.txt");
     std::fs::write(&skips, "").with_context(|| format!("write {}", skips.display()))?;
@@ -144,6 +150,11 @@ fn binary_of(message: &str) -> Option<Binary> {
     let package = package_dir.file_name()?.to_string_lossy();
     let name = format!("{package}: {} ({})", target.name, target.kind.join(", "));
     Some(Binary { name, package_dir, executable })
+}
+
+/// The path of a test program, from the build message that names it.
+pub(crate) fn executable_of(message: &str) -> Option<PathBuf> {
+    Some(binary_of(message)?.executable)
 }
 
 /// Runs a test program, shows its output as it comes, and counts its result lines.

@@ -1,0 +1,134 @@
+//! The mutations: each is a mistake that somebody could make. Only texts; nothing is run here.
+
+use super::Mutation;
+
+macro_rules! mutations {
+    ($($file:literal { $($breaks:literal: $from:literal => $to:literal;)* })*) => {
+        /// All of them.
+        pub(super) const MUTATIONS: &[Mutation] =
+            &[$($(Mutation { file: $file, from: $from, to: $to, breaks: $breaks },)*)*];
+    };
+}
+
+mutations! {
+    "datapath/wire/checksum.rs" {
+        "the fold forgets the upper half": "let mut sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);"
+            => "let mut sum = self.0 & 0xffff_ffff;";
+        "a replaced unit is added instead of taken away": "self.add(!old).add(new)" => "self.add(old).add(new)";
+        "an address counts for its last word only": "if old.is_v4() {" => "if true {";
+    }
+    "datapath/wire/ipv4.rs" {
+        "the TTL stays": "self.set_ttl(self.ttl.wrapping_sub(1));" => "self.set_ttl(self.ttl);";
+        "a first fragment is none": "self.fragment.host() & (MF | OFFSET) != 0"
+            => "self.fragment.host() & OFFSET != 0";
+        "the checksum misses a changed TOS": "let old = u16::from_ne_bytes([self.version_ihl, self.tos]);"
+            => "let old = u16::from_ne_bytes([self.version_ihl, tos]);";
+    }
+    "abi/slot.rs" {
+        "current and previous are swapped": "    pub const fn current(self) -> u16 {\n        self.0 as u16"
+            => "    pub const fn current(self) -> u16 {\n        (self.0 >> 16) as u16";
+        "the deadline is compared the wrong way round": "1 if now_s < self.deadline_s()"
+            => "1 if now_s >= self.deadline_s()";
+        "a change while moving forgets the first backend":
+            "Self::moving(current, self.previous(), self.deadline_s())"
+            => "Self::moving(current, self.current(), self.deadline_s())";
+        "a change while moving begins a new window":
+            "Self::moving(current, self.previous(), self.deadline_s())"
+            => "Self::moving(current, self.previous(), now_s + window_s)";
+        "a change after the previous backend's death has no window":
+            "Self::pinned(self.current()).transition(current, now_s, window_s, alive)"
+            => "Self::pinned(current)";
+        "a change has no window": "Self::moving(current, self.current(), now_s.saturating_add(window_s))"
+            => "Self::stable(current)";
+    }
+    "abi/counter.rs" {
+        "the meter never runs dry": "let allowed = refilled >= PACKET;" => "let allowed = true;";
+    }
+    "datapath/connection.rs" {
+        "a failed insert is ignored": "if !stored && previous != 0 {" => "if stored && previous != 0 && false {";
+        "older connections go to the new backend": "let old = previous != 0 && !newcomer;"
+            => "let old = previous != 0 && newcomer;";
+        "new connections are not remembered": "(previous != 0 && (old || parsed.is_syn()))"
+            => "(previous != 0 && old)";
+        "older connections are not remembered": "(previous != 0 && (old || parsed.is_syn()))"
+            => "(previous != 0 && parsed.is_syn())";
+        "a dead previous backend is sent to":
+            "if moving && alive(slot.previous(), tables) { slot.previous() }" => "if moving { slot.previous() }";
+        "the window has no end": "let moving = slot.phase(now_s) == Phase::Moving;"
+            => "let moving = slot.phase(now_s) != Phase::Stable;";
+        "hearsay is remembered": "parsed.teaches() && row != 0" => "row != 0";
+        "tracking always tracks nothing in a stable slot": "(slot.is_stable() && !policy.always())"
+            => "slot.is_stable()";
+    }
+    "datapath/flow_table.rs" {
+        "a dead backend's entry is a hit": "if !control(way.entry.backend(), tables).alive() {" => "if false {";
+        "the SYN's window is ignored": "<= SYN_WINDOW" => "<= u32::MAX";
+        "a SYN never times out": "&& trace.age_s(now_s) < SYN_TIMEOUT_S" => "";
+        "probation never ends": "EntryState::Probation if age_s < PROBATION_S =>" => "EntryState::Probation =>";
+        "a close is never taken back": "EntryState::Closing if !parsed.has_data && !parsed.is_syn() =>"
+            => "EntryState::Closing =>";
+        "a flood pushes confirmed connections out": "if worth < Worth::Keep && rank < least {"
+            => "if rank < least {";
+        "a new connection dies with the old one's entry": "    refresh(older, flow, parsed, tables)\n}"
+            => "    row\n}";
+        "a draining backend gets new connections": "&& !control(row, tables).takes_new()\n" => "&& false\n";
+        "any entry of the bucket is the flow's": "way.entry.state() != EntryState::Free && way.entry.same_flow(wanted)"
+            => "way.entry.state() != EntryState::Free && wanted == wanted";
+    }
+    "datapath/parse.rs" {
+        "IPv4's length is not checked": "if u32::from(parsed.l3) + u32::from(total) > packet.length() {"
+            => "if false {";
+        "a TCP header may end beyond the packet": "|| header_length > left" => "";
+        "a UDP length may lie": "|| length > left" => "";
+        "fragments are taken for whole": "if header.is_fragment() {" => "if false {";
+        "extension headers may end beyond the packet": "if skipped > payload {" => "if false {";
+        "an ICMP error may quote another's packet": "if src != parsed.flow.dst {" => "if false {";
+        "a group address is taken for ours": "if to_group {" => "if false {";
+    }
+    "datapath/vip.rs" {
+        "a key that leads to another vip's row is believed": "same.then_some(vip)" => "(same || true).then_some(vip)";
+        "fragments to a vip pass": "Content::Unusable if mark.is_address() =>" => "Content::Unusable if false =>";
+    }
+    "datapath/forward.rs" {
+        "a tunnel's overhead is ignored":
+            "u32::from(parsed.ip_length) + u32::from(overhead) > u32::from(way.mtu)"
+            => "u32::from(parsed.ip_length) > u32::from(way.mtu)";
+        "the MTU that is told ignores the overhead": "way.mtu.saturating_sub(overhead)" => "way.mtu";
+        "the last hop is forwarded": "if hops_left(packet, parsed)? <= 1 {" => "if hops_left(packet, parsed)? < 1 {";
+        "the hop limit stays": ".hop_limit -= 1;" => ".hop_limit -= 0;";
+        "DSCP and ECN are not copied outwards": "tos: class," => "tos: 0,";
+        "a dead backend is sent to": "if !control.alive() {" => "if false {";
+        "every backend is on the same device": "if ifindex == tables.ingress_ifindex() {" => "if true {";
+    }
+    "datapath/link.rs" {
+        "the inner VLAN tag is the outer one": "Be16::new(self.tags.second())" => "Be16::new(self.tags.first())";
+        "one VLAN tag has no room": "1 => ETHERNET + VLAN_TAG," => "1 => ETHERNET,";
+        "an answer goes back without its tag": "VLAN_TAG => Tags::one(tci(ETHERNET)?)," => "VLAN_TAG => Tags::NONE,";
+    }
+    "datapath/icmp.rs" {
+        "groups are answered": "!group && tables.with_icmp_meter(" => "tables.with_icmp_meter(";
+        "errors are answered with errors": "if !df || parsed.content != Content::Segment {" => "if !df {";
+        "an MTU under the floor is told": "let mtu = if mtu < floor { floor } else { mtu };" => "";
+        "the answer's checksum misses its pseudo header": "pseudo.join(icmp_header(error))" => "icmp_header(error)";
+    }
+    "datapath/nat.rs" {
+        "UDP without a checksum gets one": "if checksum.raw() != 0 {" => "if true {";
+        "a UDP checksum may become 0": "if sum.raw() == 0 { Be16::from_raw(0xffff) } else { sum }" => "sum";
+        "a reply's port is not checked": "row.address() == parsed.flow.src && port == parsed.flow.src_port"
+            => "row.address() == parsed.flow.src";
+        "a reply's address is not checked": "row.address() == parsed.flow.src && port == parsed.flow.src_port"
+            => "port == parsed.flow.src_port";
+        "the quoted header's checksum is not counted":
+            "change = change.replace(inner_before, inner_after);" => "let _ = (inner_before, inner_after);";
+        "an ICMP error takes a port": "if !parsed.teaches() {\n        return Err(Halt::drop(Reason::IcmpQuote));"
+            => "if false {\n        return Err(Halt::drop(Reason::IcmpQuote));";
+        "two clients of one port share a row": "&& row.client[1].load() == client[1]" => "";
+    }
+    "datapath/decap.rs" {
+        "anybody may tunnel": "if !tables.decap_peer(&outer.flow.src) {" => "if false {";
+        "any destination comes out": "if !tables.decap_vip(&inner.dst) {" => "if false {";
+        "a congestion mark that cannot be carried is lost": "if inner.ecn == NOT_ECT {" => "if false {";
+        "the inner packet may be longer than the outer": "|| total > room" => "";
+        "a tunnel in a tunnel is opened": "total < length || total > room || tunnel" => "total < length || total > room";
+    }
+}
