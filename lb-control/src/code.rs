@@ -93,18 +93,18 @@ codes! {
     Disruption 1030 "the change would end or turn away traffic"
         "Look at `lb plan`; say --allow-disruption if it is meant. Draining backends one by one needs it not.";
     Capacity 1031 "a table is full"
-        "Remove what is no longer needed, or start the daemon with a larger --max-… for it.";
+        "Remove what is no longer needed, or start anew with a larger --max-… for it.";
     WeightRange 1032 "the weight must be from 0 to 65535"
         "0 takes no new flows; weights count relative to the other backends of the vip.";
     NothingToSet 1033 "the command names no setting"
         "Name at least one setting to change.";
 
     VipRowsFull 2001 "no free row for a vip"
-        "Rows are free again moments after a vip is removed; else start the daemon with a larger --max-vips.";
+        "Rows are free again moments after a vip is removed; else start anew with a larger --max-vips.";
     BackendRowsFull 2002 "no free row for a backend"
         "A removed backend's row is free again when no flow names it; else raise --max-backends.";
     SlotsFull 2003 "no room for a vip's table in one piece"
-        "Ask for a smaller table, remove a vip, or start the daemon with a larger --max-slots.";
+        "Ask for a smaller table, remove a vip, or start anew with a larger --max-slots.";
     EgressRowsFull 2004 "no free row for a way out of the node"
         "Fewer distinct devices and VLANs are supported than the routes name.";
     SourcesFull 2005 "no free number for a source address of the node"
@@ -134,6 +134,8 @@ codes! {
         "docs/guide/errors.md lists every code.";
     DaemonConfig 3012 "a setting of the daemon cannot be"
         "`lb serve --help` lists the settings with their units and ranges.";
+    Usage 3013 "the command line is not of its form"
+        "`lb --help`, and --help after any command, show what it takes.";
 
     NoDataPlane 4001 "this `lb` was built without its data plane"
         "Run `cargo xtask build`.";

@@ -109,7 +109,11 @@ const fn mode_name(mode: Mode) -> &'static str {
 /// The weight, within its range.
 fn weight_of(draft: &mut Draft, weight: u32, prefix: &str) -> u16 {
     u16::try_from(weight).unwrap_or_else(|_| {
-        draft.fault(Code::WeightRange, path(prefix, "weight"), format!("weight = {weight}"));
+        draft.fault(
+            Code::WeightRange,
+            path(prefix, "weight"),
+            format!("weight is {weight}, but must be from 0 to {WEIGHT_MAX}"),
+        );
         WEIGHT_MAX
     })
 }
@@ -159,7 +163,7 @@ fn find(draft: &mut Draft, vip_name: &str, name: &str) -> Option<Backend> {
     };
     let backend = vip.backends.get(name).cloned();
     if backend.is_none() {
-        let what = format!("backend of vip `{vip_name}`");
+        let what = format!("in vip `{vip_name}`, backend");
         let message = not_found(&what, name, vip.backends.keys().map(String::as_str));
         draft.fault(Code::UnknownBackend, "name", message);
     }

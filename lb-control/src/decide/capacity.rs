@@ -34,14 +34,15 @@ pub(super) fn check(before: &State, draft: &mut Draft, limits: &Limits) {
     // Each source address may need a key for its replies.
     let vip_keys = limits.vip_keys.saturating_sub(limits.sources);
     let tables = [
-        ("vips", had.vips, needs.vips, limits.vips),
-        ("keys of vips and their addresses", had.vip_keys, needs.vip_keys, vip_keys),
-        ("backends", had.backends, needs.backends, limits.backends),
-        ("slots of all vips' tables together", had.slots, needs.slots, limits.slots),
+        ("vips", "--max-vips", had.vips, needs.vips, limits.vips),
+        ("keys of vips and their addresses", "--max-vips", had.vip_keys, needs.vip_keys, vip_keys),
+        ("backends", "--max-backends", had.backends, needs.backends, limits.backends),
+        ("slots of all vips' tables together", "--max-slots", had.slots, needs.slots, limits.slots),
     ];
-    for (what, had, needs, limit) in tables {
+    for (what, flag, had, needs, limit) in tables {
         if needs > had && needs > u64::from(limit) {
-            draft.fault(Code::Capacity, "", format!("{needs} {what} are more than the {limit} that fit"));
+            let text = format!("{needs} {what} are more than the {limit} that fit ({flag})");
+            draft.fault(Code::Capacity, "", text);
         }
     }
 }

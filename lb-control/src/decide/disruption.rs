@@ -34,7 +34,7 @@ fn disruption(name: &str, before: &Vip, after: Option<&Vip>) -> Option<String> {
     }
     let Some(after) = after else {
         let enabled = before.backends.values().filter(|backend| backend.effective_weight() > 0).count();
-        return Some(format!("vip `{name}` would go with {enabled} enabled backend(s)"));
+        return Some(format!("vip `{name}` would go with its enabled backends ({enabled})"));
     };
     if weight(after) == 0 {
         return Some(format!("vip `{name}` would lose its last enabled backend"));

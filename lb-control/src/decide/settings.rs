@@ -118,7 +118,11 @@ impl Wish {
     fn window_s(&self, draft: &mut Draft, base: &VipSettings, prefix: &str) -> u32 {
         let wished = self.window_s.unwrap_or(base.window_s);
         if !(1..=WINDOW_MAX_S).contains(&wished) {
-            draft.fault(Code::WindowRange, path(prefix, "window_s"), format!("window_s = {wished}"));
+            draft.fault(
+                Code::WindowRange,
+                path(prefix, "window_s"),
+                format!("window_s is {wished}, but must be from 1 to {WINDOW_MAX_S}"),
+            );
         }
         wished
     }
@@ -128,7 +132,11 @@ impl Wish {
         match u16::try_from(wished) {
             Ok(idle_s) if idle_s > 0 => idle_s,
             _ => {
-                draft.fault(Code::IdleRange, path(prefix, "idle_s"), format!("idle_s = {wished}"));
+                draft.fault(
+                    Code::IdleRange,
+                    path(prefix, "idle_s"),
+                    format!("idle_s is {wished}, but must be from 1 to {}", u16::MAX),
+                );
                 base.idle_s
             }
         }

@@ -57,8 +57,12 @@ fn conflict(state: &State, served: &Served, tenant: &str) -> Option<(Code, Strin
             return Some((Code::VipAddressOfOtherTenant, message));
         }
     }
-    let message = || format!("{} is the address of a backend", served.address);
-    state.is_backend_address(served.address).then(|| (Code::BackendIsVip, message()))
+    if !state.is_backend_address(served.address) {
+        return None;
+    }
+    let (vip, _, backend, _) = state.backends().find(|(.., backend)| backend.address == served.address)?;
+    let message = format!("{} is the address of backend `{vip}/{backend}`", served.address);
+    Some((Code::BackendIsVip, message))
 }
 
 /// Changes settings of a vip.
@@ -80,11 +84,11 @@ pub(super) fn change(draft: &mut Draft, name: &str, vip: &Vip, settings: VipSett
         return;
     }
     if !vip.backends.is_empty() && settings.mode != vip.settings.mode {
-        let message = format!("vip `{name}` has {} backends", vip.backends.len());
+        let message = format!("vip `{name}` has backends ({})", vip.backends.len());
         draft.fault(Code::ModeLive, path(prefix, "mode"), message);
     }
     if !vip.backends.is_empty() && settings.table_size != vip.settings.table_size {
-        let message = format!("vip `{name}` has {} backends", vip.backends.len());
+        let message = format!("vip `{name}` has backends ({})", vip.backends.len());
         draft.fault(Code::TableSizeLive, path(prefix, "table_size"), message);
     }
     draft.emit(Change::VipSettingsChanged { vip: name.to_string(), settings });

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
 use lb_control::command::{Apply, Command};
@@ -13,7 +14,7 @@ use serde::Deserialize;
 use super::peer::Actor;
 use super::undo::undo;
 use super::views::{CommandView, EffectView, EffectsView, MovedView};
-use super::{Node, SCHEMA, blocking, parsed};
+use super::{Node, SCHEMA, asked, blocking, parsed};
 use crate::engine::Accepted;
 use crate::problem::{Code, Problem};
 use crate::reconcile::Standing;
@@ -32,19 +33,19 @@ pub(super) struct Options {
 pub(super) async fn command(
     State(node): State<Arc<Node>>,
     Extension(actor): Extension<Actor>,
-    Query(options): Query<Options>,
+    query: Result<Query<Options>, QueryRejection>,
     body: Bytes,
 ) -> Result<Json<CommandView>, Problem> {
-    run(node, actor, parsed(&body)?, options.dry_run).await
+    run(node, actor, parsed(&body)?, asked(query)?.dry_run).await
 }
 
 pub(super) async fn apply(
     State(node): State<Arc<Node>>,
     Extension(actor): Extension<Actor>,
-    Query(options): Query<Options>,
+    query: Result<Query<Options>, QueryRejection>,
     body: Bytes,
 ) -> Result<Json<CommandView>, Problem> {
-    run(node, actor, Command::Apply(parsed::<Apply>(&body)?), options.dry_run).await
+    run(node, actor, Command::Apply(parsed::<Apply>(&body)?), asked(query)?.dry_run).await
 }
 
 /// As `apply?dry_run=true`, and never refused for the disruption that it shows.

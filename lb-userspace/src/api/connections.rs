@@ -3,6 +3,7 @@
 //! A request reaches the routes only when its body is here whole, within its size and time; so no route can be held
 //! up by a slow sender, and no route has limits of its own.
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +60,9 @@ impl Socket {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(refused)?;
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(refused(error)),
+        match std::fs::symlink_metadata(path) {
+            Ok(left) if left.file_type().is_socket() => std::fs::remove_file(path).map_err(refused)?,
+            // Bind refuses a file that is no socket.
             _ => {}
         }
         // The mode must hold from the first moment on: between bind and chmod anybody could connect.
@@ -106,7 +108,7 @@ impl Drop for Socket {
 }
 
 async fn connection(stream: UnixStream, router: Router, mut ends: watch::Receiver<bool>) {
-    let router = router.layer(axum::Extension(Actor::of(&stream)));
+    let router = router.layer(axum::Extension(Actor::of(&stream).await));
     let answering = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -164,4 +166,22 @@ async fn whole(mut body: Body, limit: usize) -> Option<Bytes> {
         }
     }
     (size <= limit).then(|| kept.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_left_socket_is_replaced_and_another_file_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let socket = Socket::bind(&path).unwrap();
+        assert_eq!(Socket::bind(&path).unwrap_err().code, Code::SocketTaken.to_string());
+        drop(socket);
+        std::fs::write(&path, "somebody's").unwrap();
+        assert_eq!(Socket::bind(&path).unwrap_err().code, Code::Socket.to_string());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's");
+    }
 }

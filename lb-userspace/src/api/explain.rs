@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use lb_control::state::State as Intent;
 use lb_control::vip::Protocol;
@@ -39,8 +40,9 @@ pub(super) struct Asked {
 
 pub(super) async fn explain(
     State(node): State<Arc<Node>>,
-    Query(asked): Query<Asked>,
+    query: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Json<ExplainView>, Problem> {
+    let asked = super::asked(query)?;
     blocking(move || view(&node, &asked)).await?.map(Json)
 }
 

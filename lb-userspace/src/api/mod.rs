@@ -16,7 +16,8 @@ pub mod views;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::Uri;
 use axum::routing::{get, post};
 
@@ -60,9 +61,19 @@ async fn no_route(State(_): State<Arc<Node>>, method: axum::http::Method, uri: U
 /// The body as JSON, refused with its place where it is not of its form.
 fn parsed<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|error| {
-        let place = format!("line {} column {}", error.line(), error.column());
-        Problem::new(Code::BadRequest, format!("the body cannot be read: {error}")).at(place)
+        let problem = Problem::new(Code::BadRequest, format!("the body cannot be read: {error}"));
+        match error.line() {
+            // The fields of a `kind` are read from memory, which has no lines; the message names the field.
+            0 => problem,
+            line => problem.at(format!("line {line} column {}", error.column())),
+        }
     })
+}
+
+/// The query, or a refusal of the form that all refusals have.
+fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+    let refused = |error: QueryRejection| Problem::new(Code::BadRequest, error.body_text()).at("query");
+    query.map(|Query(asked)| asked).map_err(refused)
 }
 
 /// Runs what may block for milliseconds.

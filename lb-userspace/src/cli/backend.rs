@@ -17,8 +17,8 @@ pub(super) enum Verb {
         /// The vip and the backend, as VIP/BACKEND or in two words, then ADDRESS or ADDRESS:PORT.
         #[arg(num_args = 2..=3, required = true, value_names = ["VIP/BACKEND", "ADDRESS"])]
         words: Vec<String>,
-        /// Its share of new flows, relative to the others.
-        #[arg(long, default_value_t = DEFAULT_WEIGHT)]
+        /// Its share of new flows, relative to the others: 0 to 65535.
+        #[arg(long, allow_negative_numbers = true, default_value_t = DEFAULT_WEIGHT)]
         weight: u32,
         /// What is intended with it.
         #[arg(long, default_value = "enabled")]
@@ -53,6 +53,7 @@ pub(super) enum Verb {
         /// VIP/BACKEND.
         target: String,
         /// 0 to 65535, relative to the other backends of the vip.
+        #[arg(allow_negative_numbers = true)]
         weight: u32,
         /// Do it even if it ends traffic.
         #[arg(long)]

@@ -42,7 +42,7 @@ pub(super) struct Args {
 pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
     match &args.dev {
         Some(device) if args.off => {
-            decap::detach(&args.pin_dir, device)?;
+            decap::detach(&args.pin_dir, device).map_err(not_unwrapped)?;
             if session.out.json {
                 session.out.value(&json!({ "schema": SCHEMA, "device": device }))?;
             } else {
@@ -51,7 +51,19 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
             Ok(None)
         }
         Some(device) if !(args.peer.is_empty() && args.vip.is_empty()) => attach(session, &args, device),
+        None if !(args.peer.is_empty() && args.vip.is_empty()) => {
+            Err(Problem::new(Code::Usage, "on which device is not said: name it with --dev"))
+        }
         _ => show(session, &args),
+    }
+}
+
+/// What is attached for decapsulation is not in the daemon's status.
+fn not_unwrapped(fault: Fault) -> Problem {
+    let problem = Problem::from(fault);
+    match problem.is(Code::NotAttached) {
+        true => problem.with_help("`lb decap` shows the devices on which tunnels are unwrapped."),
+        false => problem,
     }
 }
 
@@ -59,7 +71,7 @@ fn attach(session: &mut Session<'_>, args: &Args, device: &str) -> Done {
     if args.peer.is_empty() || args.vip.is_empty() {
         let text =
             "packets are unwrapped from known peers and for known vips only: name both, --peer and --vip";
-        return Err(Problem::new(Code::NothingToSet, text));
+        return Err(Problem::new(Code::Usage, text));
     }
     let set = |list: &[IpAddr]| list.iter().map(IpAddr::to_canonical).collect::<BTreeSet<_>>();
     let accepted = Accepted { peers: set(&args.peer), vips: set(&args.vip) };

@@ -27,7 +27,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::api::client::Client;
-use crate::problem::{Exit, Problem};
+use crate::problem::{Code, Exit, Problem};
 use output::Output;
 
 /// Where the daemon listens unless told otherwise.
@@ -74,7 +74,7 @@ enum Noun {
     Export,
     /// Show what became of packets, by reason.
     Drops(drops::Args),
-    /// Tell the story of a packet from CLIENT to VIP, or explain a code such as LB1002.
+    /// Tell the story of a packet from CLIENT to VIP, or explain a code such as LB1002 or a reason such as no_vip.
     Explain(explain::Args),
     /// Run known packets through the loaded program.
     Selftest,
@@ -109,14 +109,11 @@ pub async fn run<A: Into<OsString> + Clone>(
     stderr: &mut (dyn Write + Send),
     coloured: bool,
 ) -> u8 {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let json = args.iter().any(|arg| arg == "--json");
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            let text = crate::terminal::clean_lines(&error.to_string());
-            let usage = error.use_stderr();
-            let _ = if usage { stderr.write_all(text.as_bytes()) } else { stdout.write_all(text.as_bytes()) };
-            return if usage { Exit::Usage as u8 } else { 0 };
-        }
+        Err(error) => return not_parsed(&error, json, stdout, stderr),
     };
     let out = Output::new(stdout, stderr, cli.json, coloured);
     let mut session = Session { client: Client::new(&cli.socket), socket: cli.socket, out };
@@ -127,6 +124,27 @@ pub async fn run<A: Into<OsString> + Clone>(
             problem.exit() as u8
         }
     }
+}
+
+/// Help that was asked for goes to stdout; anything else is wrong usage, with a code as every error has.
+fn not_parsed(error: &clap::Error, json: bool, stdout: &mut dyn Write, stderr: &mut dyn Write) -> u8 {
+    let text = crate::terminal::clean_lines(&error.to_string());
+    if !error.use_stderr() {
+        let _ = stdout.write_all(text.as_bytes());
+        return 0;
+    }
+    // Only a command line that says nothing at all is answered by its help alone.
+    let code = Code::Usage;
+    let _ = if json {
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let body = serde_json::json!({ "schema": crate::api::SCHEMA, "error": Problem::new(code, message) });
+        writeln!(stderr, "{body}")
+    } else if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        stderr.write_all(text.as_bytes())
+    } else {
+        writeln!(stderr, "{}\n  code: {code}", text.trim_end())
+    };
+    Exit::Usage as u8
 }
 
 async fn dispatch(session: &mut Session<'_>, noun: Noun) -> Done {

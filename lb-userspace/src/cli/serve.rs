@@ -24,29 +24,29 @@ pub(super) struct Args {
     /// A file as for `lb apply`, for the first start only: later starts go by the journal.
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Vips, at most. This and the other --max-… hold from the first start until the pin directory is removed.
-    #[arg(long, value_name = "COUNT", default_value_t = limits::VIPS)]
+    /// Vips, at most (1 to 65536). This and the other --max-… hold from the first start until the pin directory is removed.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::VIPS)]
     max_vips: u32,
-    /// Backends of all vips together, at most.
-    #[arg(long, value_name = "COUNT", default_value_t = limits::BACKENDS - 1)]
+    /// Backends of all vips together, at most (1 to 65535).
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::BACKENDS - 1)]
     max_backends: u32,
-    /// Slots of all vips' tables together, at most; 8 bytes each.
-    #[arg(long, value_name = "COUNT", default_value_t = limits::SLOTS)]
+    /// Slots of all vips' tables together, at most (251 to 268435456); 8 bytes each.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::SLOTS)]
     max_slots: u32,
-    /// Flows that can be remembered, at most; 16 bytes each; rounded up to a power of two.
-    #[arg(long, value_name = "COUNT", default_value_t = limits::FLOW_BUCKETS * limits::FLOW_WAYS as u32)]
+    /// Flows that can be remembered, at most (to 134217728); 16 bytes each; rounded up to a power of two.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::FLOW_BUCKETS * limits::FLOW_WAYS as u32)]
     max_flows: u32,
-    /// NAT flows of each protocol, at most; 128 bytes each; rounded up to a power of two.
-    #[arg(long, value_name = "COUNT", default_value_t = limits::NAT_PLANES * limits::NAT_PORTS)]
+    /// NAT flows of each protocol, at most (to 8388608); 128 bytes each; rounded up to a power of two.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::NAT_PLANES * limits::NAT_PORTS)]
     max_nat_flows: u32,
     /// The node's own source addresses towards backends, at most (1 to 16).
-    #[arg(long, value_name = "COUNT", default_value_t = limits::SOURCES)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::SOURCES)]
     max_sources: u32,
-    /// Probes under way at once; more wait.
-    #[arg(long, value_name = "COUNT", default_value_t = probe::CONCURRENCY)]
+    /// Probes under way at once, 1 or more; others wait.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = probe::CONCURRENCY)]
     probe_concurrency: usize,
-    /// How often the maps are compared with what they should hold when nothing changes, seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S)]
+    /// How often the maps are compared with what they should hold when nothing changes, seconds, 1 or more.
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S)]
     resync_s: u64,
 }
 

@@ -99,32 +99,32 @@ pub(super) struct Settings {
     /// UDP: a flow never seen goes to a moved slot's new backend at once.
     #[arg(long, value_name = "true|false")]
     udp_stateless: Option<bool>,
-    /// How long a slot that moved sends older flows to its former backend, seconds; 900 (TCP) or 30 (UDP) unless named.
-    #[arg(long, value_name = "SECONDS")]
+    /// How long a slot that moved sends older flows to its former backend, seconds; 1 to 86400; 900 (TCP) or 30 (UDP) unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
     window_s: Option<u32>,
-    /// After how long without a packet a remembered flow may be forgotten, seconds; 900 (TCP) or 60 (UDP) unless named.
-    #[arg(long, value_name = "SECONDS")]
+    /// After how long without a packet a remembered flow may be forgotten, seconds; 1 to 65535; 900 (TCP) or 60 (UDP) unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
     idle_s: Option<u32>,
-    /// Slots of its table, a prime; 65537 unless named.
-    #[arg(long, value_name = "PRIME")]
+    /// Slots of its table, a prime from 251 to 131071; 65537 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "PRIME")]
     table_size: Option<u32>,
     /// How its backends are probed; tcp for TCP on one port, else none.
     #[arg(long)]
     probe: Option<ProbeWord>,
-    /// Time between two probes, milliseconds.
-    #[arg(long, value_name = "MS")]
+    /// Time between two probes, milliseconds, 50 to 3600000; 500 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
     probe_interval_ms: Option<u32>,
-    /// Time after which a probe counts as failed, milliseconds.
-    #[arg(long, value_name = "MS")]
+    /// Time after which a probe counts as failed, milliseconds, 10 to 60000; 500 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
     probe_timeout_ms: Option<u32>,
     /// Successes in a row that bring a backend that is down up again.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
     probe_rise: Option<u8>,
     /// Failures in a row that take a backend out.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
     probe_fall: Option<u8>,
     /// Port to probe; the backend's unless named.
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PORT")]
     probe_port: Option<u16>,
 }
 

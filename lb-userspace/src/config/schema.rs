@@ -97,7 +97,7 @@ const BACKEND: Table = Table {
         required("name", Kind::Text),
         required("address", Kind::Address),
         optional("port", PORT),
-        optional("weight", NUMBER),
+        optional("weight", Kind::Integer(u16::MAX as u32)),
         optional("intent", Kind::OneOf(&["enabled", "draining", "disabled"])),
     ],
 };

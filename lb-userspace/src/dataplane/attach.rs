@@ -38,7 +38,7 @@ impl Site<'_> {
         let link = find(&links, name)?;
         check(link)?;
         if let Some(attached) = self.already(link, &links)? {
-            return Ok(attached);
+            return as_wished(attached, mode);
         }
         if let Some((program, native)) = link.xdp {
             make_way(link, program, native, replace)?;
@@ -104,6 +104,20 @@ impl Site<'_> {
             )),
         }
     }
+}
+
+/// What is attached stays as it is; a wish for the other mode is refused, not passed over.
+fn as_wished(attached: Attached, wished: AttachMode) -> Result<Attached> {
+    let (is, other) = match attached.mode {
+        AttachedMode::Native => ("native", AttachMode::Generic),
+        AttachedMode::Generic => ("generic", AttachMode::Native),
+    };
+    if wished != other {
+        return Ok(attached);
+    }
+    let text = format!("`{}` is attached already, in mode {is}", attached.name);
+    Err(Fault::new(Code::DeviceTaken, text)
+        .with_advice("Detach it with `lb detach` first: the mode of what is attached cannot change."))
 }
 
 /// Detaches the program from a device, by its name now or, if it has vanished, by the one it had.
@@ -184,10 +198,10 @@ fn find<'l>(links: &'l [Link], name: &str) -> Result<&'l Link> {
         None => {
             let names: Vec<&str> =
                 links.iter().filter(|link| link.ethernet).map(|link| &*link.name).collect();
-            format!(
-                "; there {} here",
-                if names.is_empty() { "is none".into() } else { format!("are: {}", names.join(", ")) }
-            )
+            match names.is_empty() {
+                true => "; there is no Ethernet device here at all".into(),
+                false => format!("; the Ethernet devices here are {}", names.join(", ")),
+            }
         }
     };
     Err(Fault::new(Code::NoDevice, format!("there is no device `{name}`{hint}")))

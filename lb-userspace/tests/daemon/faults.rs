@@ -58,7 +58,15 @@ async fn wrong_words_are_usage_and_close_ones_are_suggested() {
     assert!(ran.stderr.contains("'add'"), "{ran:?}");
     let ran = bench.lb("vip add web 203.0.113.10:80/tcp --mode l3").await;
     assert_eq!(ran.exit, 2);
-    assert!(ran.stderr.contains("l2, ipip, nat"), "{ran:?}");
+    assert!(ran.stderr.contains("l2, ipip, nat") && ran.stderr.contains("LB3013"), "{ran:?}");
+    let ran = bench.lb("--json vip add web 203.0.113.10:80/tcp --window-s -5").await;
+    let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+    assert_eq!((ran.exit, &error["error"]["code"]), (2, &"LB3013".into()));
+    let ran = bench.lb("decap --peer 10.0.0.1").await;
+    assert_eq!(ran.exit, 2, "{ran:?}");
+    bench.lb("explain no_backend").await.ok();
+    let ran = bench.lb("explain no_backends").await;
+    assert!(ran.stderr.contains("`no_backend`?"), "{ran:?}");
     let ran = bench.lb("explain LB1000").await;
     assert_eq!(ran.exit, 1);
     assert!(ran.stderr.contains("LB3011"), "{ran:?}");
@@ -93,6 +101,11 @@ async fn requests_that_are_not_of_their_form_are_refused() {
     let body = r#"{"kind": "tenant_add", "name": "a", "colour": "red"}"#;
     let (status, answer) = bench.http(&post("/v1/commands", body.len(), body)).await;
     assert_eq!(status, 400, "{answer}");
+    let query = "/v1/explain?client=192.0.2.1&vip=web&udp=banana";
+    let request = format!("GET {query} HTTP/1.1\r\nhost: lb\r\nconnection: close\r\n\r\n");
+    let (status, answer) = bench.http(&request).await;
+    assert_eq!(status, 400);
+    assert!(answer.contains("LB3007") && answer.contains("udp"), "{answer}");
     let body = " ".repeat(1_100_000);
     let (status, answer) = bench.http(&post("/v1/commands", body.len(), &body)).await;
     assert_eq!(status, 413);
