@@ -12,10 +12,11 @@ use lb_control::command::Command;
 use lb_control::decide::{Now, decide};
 use lb_control::event::Event;
 use lb_control::limits::Limits;
+use lb_control::record::{RECORD_VERSION, Record};
 use lb_control::state::State;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::journal::{EventStore, Record};
+use crate::journal::{AppendError, EventStore};
 use crate::problem::{Code, Problem};
 use crate::vital;
 
@@ -118,18 +119,33 @@ impl<S: EventStore> Writer<S> {
 
     fn accept(&mut self, command: &Command, actor: String, command_id: String) -> Result<Accepted, Problem> {
         let before = self.state.clone();
-        let events = decide(&before, &self.limits, now(), command)?;
+        let at = now();
+        let events = decide(&before, &self.limits, at, command)?;
         let after = after(&before, &events);
-        let record = Record { revision: after.revision, actor, command_id, events };
-        self.store.append(&record).map_err(|error| {
+        let record = Arc::new(Record {
+            v: RECORD_VERSION,
+            revision: after.revision,
+            at_ms: at.0,
+            actor,
+            command: command.kind().to_owned(),
+            correlation_id: command_id.clone(),
+            command_id,
+            causation_id: None,
+            key: None,
+            reason: None,
+            events,
+        });
+        if let Err(error) = self.store.append(before.revision, std::slice::from_ref(&record)) {
             tracing::error!(%error, "the journal refused a record");
-            Problem::new(Code::JournalRefused, error.to_string())
-        })?;
-        let Record { actor, command_id, events, .. } = record;
-        tracing::info!(revision = after.revision, actor, command = command.kind(), "accepted");
+            if matches!(error, AppendError::Unknown(_)) {
+                let _ = self.store.reload();
+            }
+            return Err(Problem::new(Code::JournalRefused, error.to_string()));
+        }
+        tracing::info!(revision = after.revision, actor = record.actor, command = record.command, "accepted");
         self.state = after.clone();
         self.publisher.send_replace(after.clone());
-        Ok(Accepted { command_id, events, before, after })
+        Ok(Accepted { command_id: record.command_id.clone(), events: record.events.clone(), before, after })
     }
 }
 
@@ -148,7 +164,7 @@ fn now() -> Now {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::MemoryStore;
+    use crate::journal::{Failing, MemoryStore};
     use lb_control::command::{TenantSpec, VipSpec};
     use lb_control::vip::Protocol;
 
@@ -185,11 +201,11 @@ mod tests {
     #[tokio::test]
     async fn what_the_journal_refuses_did_not_happen_and_can_be_tried_again() {
         let (engine, store) = engine();
-        store.refuse(true);
+        store.fail(Failing::Refused);
         let problem = engine.submit(vip("web"), "tester").await.unwrap_err();
         assert_eq!(problem.code, Code::JournalRefused.to_string());
         assert_eq!(engine.state().revision, 0);
-        store.refuse(false);
+        store.fail(Failing::No);
         engine.submit(vip("web"), "tester").await.unwrap();
         assert!(engine.state().vips.contains_key("web"));
     }

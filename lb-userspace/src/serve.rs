@@ -20,7 +20,7 @@ use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
 use crate::engine::{Engine, Published};
 use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::LogError;
-use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError};
+use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError, read_all};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
 use crate::{config, neighbour, probe, samples};
@@ -76,6 +76,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let actual = start.dataplane.read()?;
     refuse_lost_journal(&start.state, &actual)?;
     let adopted = adopted_health(&start.state, &actual);
+    let log = start.store.reader();
     let engine = Engine::start(start.state, actual.limits, start.store);
     let health = probe::start(engine.follow(), adopted, start.probe_concurrency);
     let ways = (start.watch_ways)(engine.follow());
@@ -92,7 +93,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let standing = reconcile::start(start.dataplane.clone(), inputs);
     let samples = samples::start(start.dataplane.clone());
     let (dataplane, started, notes) = (start.dataplane, Instant::now(), start.notes);
-    Ok(Arc::new(Node { engine, dataplane, standing, health, ways, samples, nudge, started, notes }))
+    Ok(Arc::new(Node { engine, log, dataplane, standing, health, ways, samples, nudge, started, notes }))
 }
 
 /// A journal that was lost looks like a wish to remove every vip. It is none.
@@ -112,7 +113,8 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let Settings { socket, state_dir, pin_dir, first_config, capacities, probe_concurrency, resync } =
         settings;
     let _held = hold(&state_dir)?;
-    let Loaded { store, records, cut_bytes } = open_journal(&state_dir)?;
+    let Loaded { store, cut_bytes } = open_journal(&state_dir)?;
+    let records = read_all(&*store.reader(), 0).map_err(|error| journal_problem(&error, &state_dir))?;
     let state = State::replay(records.iter().flat_map(|record| &record.events));
     let mut notes = Vec::new();
     if cut_bytes > 0 {
@@ -174,14 +176,16 @@ fn hold(state_dir: &Path) -> Result<DirectoryLock, Problem> {
 }
 
 fn open_journal(state_dir: &Path) -> Result<Loaded, Problem> {
-    FileStore::open(state_dir).map_err(|error| {
-        let code = match &error {
-            StoreError::Log(LogError::Io { .. } | LogError::TooLarge { .. }) => Code::StateDir,
-            StoreError::Log(LogError::Foreign { .. }) => Code::JournalForeign,
-            StoreError::Log(LogError::Damaged { .. }) | StoreError::Unreadable { .. } => Code::JournalDamaged,
-        };
-        Problem::new(code, error.to_string()).at(state_dir.join(FILE_NAME).display().to_string())
-    })
+    FileStore::open(state_dir).map_err(|error| journal_problem(&error, state_dir))
+}
+
+fn journal_problem(error: &StoreError, state_dir: &Path) -> Problem {
+    let code = match error {
+        StoreError::Log(LogError::Io { .. } | LogError::TooLarge { .. }) => Code::StateDir,
+        StoreError::Log(LogError::Foreign { .. }) => Code::JournalForeign,
+        StoreError::Log(LogError::Damaged { .. }) | StoreError::Unreadable { .. } => Code::JournalDamaged,
+    };
+    Problem::new(code, error.to_string()).at(state_dir.join(FILE_NAME).display().to_string())
 }
 
 fn document(path: &Path) -> Result<config::Loaded, Problem> {

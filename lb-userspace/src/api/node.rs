@@ -1,7 +1,7 @@
 //! What the routes share, and the routes about the node itself: devices, self-test, is it alive, is it ready.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::body::Bytes;
@@ -14,15 +14,21 @@ use super::views::{AttachView, CheckView, DeviceView, SelftestView};
 use super::{SCHEMA, blocking, parsed};
 use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane};
 use crate::engine::Engine;
+use crate::journal::LogReader;
 use crate::probe::SeenHealth;
 use crate::problem::{Code, Problem};
 use crate::reconcile::{Standing, Ways};
 use crate::samples::Samples;
 
+/// Longest wait for the reconciler to see a device come or go.
+const SEEN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The running node, as the routes see it.
 pub struct Node {
     /// The writer.
     pub engine: Engine,
+    /// The log, for readers.
+    pub log: Arc<dyn LogReader>,
     /// The maps and devices, for readers and for attaching; only the reconciler writes rows.
     pub dataplane: Arc<dyn Dataplane>,
     /// How far the maps are.
@@ -67,7 +73,7 @@ pub(super) async fn attach(State(node): State<Arc<Node>>, body: Bytes) -> Result
     let Attach { device, mode, replace } = parsed(&body)?;
     let dataplane = node.dataplane.clone();
     let attached = blocking(move || dataplane.attach(&device, mode, replace)).await??;
-    node.nudge.notify_one();
+    told(&node, |devices| devices.iter().any(|one| one.ifindex == attached.ifindex)).await;
     let warnings = attached.warnings.clone();
     Ok(Json(AttachView { schema: SCHEMA.to_owned(), device: device_view(&attached), warnings }))
 }
@@ -76,8 +82,17 @@ pub(super) async fn detach(State(node): State<Arc<Node>>, body: Bytes) -> Result
     let Detach { device } = parsed(&body)?;
     let (dataplane, name) = (node.dataplane.clone(), device.clone());
     blocking(move || dataplane.detach(&name)).await??;
-    node.nudge.notify_one();
+    told(&node, |devices| devices.iter().all(|one| one.name != device)).await;
     Ok(Json(json!({ "schema": SCHEMA, "device": device })))
+}
+
+/// Has the reconciler look at the devices and waits for it, so that whoever asks for the status next sees what he
+/// did. What takes too long is seen later: the device itself is done.
+async fn told(node: &Node, seen: impl Fn(&[Attached]) -> bool) {
+    node.nudge.notify_one();
+    let mut standing = node.standing.clone();
+    let told = standing.wait_for(|standing| seen(&standing.attached));
+    let _ = tokio::time::timeout(SEEN_TIMEOUT, told).await;
 }
 
 pub(super) async fn selftest(State(node): State<Arc<Node>>) -> Result<Json<SelftestView>, Problem> {

@@ -7,8 +7,8 @@
 //! - [`Log::append`] returns only after `fdatasync`; what it refused is not in the log afterwards;
 //! - an unfinished last record is cut, kept beside the log and said; a damaged record with whole ones behind it stops the start, because
 //!   cutting there would lose what was acknowledged;
-//! - a failed `fdatasync` is never retried: the kernel has marked the pages clean by then. The next append first
-//!   reads the whole log again and cuts what was refused.
+//! - a failed `fdatasync` is never retried: the kernel has marked the pages clean by then. The whole log is read again
+//!   and what was refused is cut, at once, or, while that fails too, before the next append.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -114,7 +114,8 @@ impl Log {
         if cut_bytes > 0 {
             // A damaged last record looks the same as an unfinished one: keep it for whoever wants to look.
             let torn = log.torn_path();
-            std::fs::write(&torn, &bytes[whole as usize..])
+            let kept = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&torn);
+            kept.and_then(|mut kept| kept.write_all(&bytes[whole as usize..]))
                 .map_err(|error| fail("keep the unfinished record", error))?;
             log.cut().map_err(|error| fail("cut the unfinished last record", error))?;
         }
@@ -144,6 +145,10 @@ impl Log {
         record.extend_from_slice(payload);
         if let Err(source) = self.file.write_all(&record).and_then(|()| self.file.sync_data()) {
             self.suspect = true;
+            // At once, so that a daemon that ends now does not find it as accepted when it starts again.
+            if let Err(error) = self.recover() {
+                tracing::error!(%error, "what the journal refused could not be cut yet");
+            }
             return Err(LogError::Io { path: self.path.clone(), doing: "append", source });
         }
         self.end += record.len() as u64;
@@ -312,13 +317,34 @@ mod tests {
         let (_directory, path) = written(&[b"kept"]);
         let mut log = Log::open(&path).unwrap().log;
         log.file = File::open(&path).unwrap();
-        assert!(log.append(b"refused").is_err(), "a read-only file takes no record");
+        let away = path.with_extension("away");
+        std::fs::rename(&path, &away).unwrap();
+        assert!(
+            log.append(b"refused").is_err(),
+            "a read-only file takes no record, and is not found to be cut"
+        );
+        std::fs::rename(&away, &path).unwrap();
         let mut other = OpenOptions::new().append(true).open(&path).unwrap();
         other.write_all(b"\x07\x00\x00\x00 what a failed write left").unwrap();
         log.append(b"after").unwrap();
         let opened = Log::open(&path).unwrap();
         assert_eq!(opened.payloads, [b"kept".to_vec(), b"after".to_vec()]);
         assert_eq!(opened.cut_bytes, 0);
+    }
+
+    #[test]
+    fn what_was_refused_is_not_there_when_the_daemon_starts_again() {
+        let (_directory, path) = written(&[b"kept"]);
+        let mut log = Log::open(&path).unwrap().log;
+        // A record whose bytes reached the file, but whose sync failed.
+        log.file = File::open(&path).unwrap();
+        let mut other = OpenOptions::new().append(true).open(&path).unwrap();
+        let length = 7_u32.to_le_bytes();
+        let sum = checksum(b"refused").to_le_bytes();
+        other.write_all(&[&length[..], &sum[..], b"refused"].concat()).unwrap();
+        assert_eq!(Log::open(&path).unwrap().payloads.len(), 2);
+        assert!(log.append(b"refused").is_err());
+        assert_eq!(Log::open(&path).unwrap().payloads, [b"kept".to_vec()]);
     }
 
     #[test]

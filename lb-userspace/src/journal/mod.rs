@@ -1,143 +1,130 @@
 //! The journal: what was decided, durable before it is acknowledged.
 //!
-//! [`EventStore`] is the door to it: a file ([`FileStore`]) in the daemon, memory ([`MemoryStore`]) in tests. One
-//! record is one accepted command with all its events, so that either all of them happened or none. Health and the
-//! slots' history are not in here. Hash chains, snapshots and queries over time are not built yet.
+//! [`EventStore`] is the door to it: the log in files ([`FileStore`]) in the daemon, memory ([`MemoryStore`]) in tests.
+//! The writer owns the store; everybody else reads through a [`LogReader`] and hears of what is new by
+//! [`LogReader::subscribe`], and never meets the writer. What a record means is `lb_control`'s business; snapshots are
+//! opaque bytes to the store.
 
+mod file;
 pub mod lock;
 pub mod log;
+mod memory;
 
-use std::path::Path;
+use std::sync::Arc;
 
-use lb_control::event::Event;
-use serde::{Deserialize, Serialize};
+use lb_control::record::{Record, RecordError};
+use tokio::sync::broadcast;
 
-use log::{Log, LogError};
+pub use file::{FileStore, Loaded};
+use log::LogError;
+pub use memory::{Failing, MemoryStore};
 
 /// Name of the log within the state directory.
 pub const FILE_NAME: &str = "journal";
+/// Records that a subscriber may be behind; beyond that it is told that it missed some, and reads them again.
+pub const SUBSCRIBER_BACKLOG: usize = 1_024;
 
-/// One accepted command.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Record {
-    /// The revision after its events: the number of events so far, these included.
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// Revision after the last record.
     pub revision: u64,
-    /// Who asked: the name of the user at the other end of the socket, or `uid N`.
-    pub actor: String,
-    /// The command's own id, given by whoever sent it or made by the daemon.
-    pub command_id: String,
-    /// What followed from it, in order.
-    pub events: Vec<Event>,
+    /// Hash of the chain up to and with the last record; zeros for an empty log.
+    pub hash: [u8; 32],
 }
 
-/// Why a record is not in the store.
+/// Why records are not known to be in the store.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// They are not: the store is at another revision than expected.
+    #[error("the log is at revision {latest}, not at {expected}")]
+    Conflict {
+        /// What the caller expected.
+        expected: u64,
+        /// Where the store is.
+        latest: u64,
+    },
+    /// They are not, and nothing was tried.
+    #[error("{0}")]
+    Refused(String),
+    /// They may be: a write or sync failed. The caller must [`EventStore::reload`] before anything else.
+    #[error("{0}")]
+    Unknown(String),
+}
+
+/// Why a store cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The log refused.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A record is whole but is not what this version writes.
+    /// A record is whole but cannot be understood.
     #[error("record {number} of the journal cannot be read: {reason}")]
     Unreadable {
         /// Its place in the log, from 1.
         number: usize,
         /// What is wrong with it.
-        reason: String,
+        reason: RecordError,
     },
 }
 
-/// Where accepted commands are kept.
+/// Where accepted commands are kept: the writer's side.
 pub trait EventStore: Send {
-    /// Appends one record and returns when it is durable.
+    /// Appends records, all or none, and returns when they are durable. The first must follow `expected`, the revision
+    /// that the caller believes the store to be at. Subscribers hear of them before this returns.
     ///
     /// # Errors
-    /// The store refused; the record is then not in it, and the store may be tried again.
-    fn append(&mut self, record: &Record) -> Result<(), StoreError>;
-}
+    /// See [`AppendError`]: refused for certain, or not known.
+    fn append(&mut self, expected: u64, records: &[Arc<Record>]) -> Result<Head, AppendError>;
 
-/// The store in a file.
-#[derive(Debug)]
-pub struct FileStore {
-    log: Log,
-}
-
-/// What [`FileStore::open`] found.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The store, ready for appends.
-    pub store: FileStore,
-    /// Every record, oldest first.
-    pub records: Vec<Record>,
-    /// Bytes of an unfinished last record that were cut off; 0 = the log ended cleanly.
-    pub cut_bytes: u64,
-}
-
-impl FileStore {
-    /// Where [`FileStore::open`] keeps an unfinished record that it cut off.
-    pub fn torn_path(&self) -> std::path::PathBuf {
-        self.log.torn_path()
-    }
-
-    /// Opens the store in a state directory that the caller holds ([`lock::DirectoryLock`]).
+    /// After [`AppendError::Unknown`]: reads the end of the store again and says where it is. What was in doubt is
+    /// then either in the store for good (its revision is behind the head) or not at all.
     ///
     /// # Errors
-    /// The log cannot be opened or is damaged, a record cannot be read, or revisions do not follow each other.
-    pub fn open(state_dir: &Path) -> Result<Loaded, StoreError> {
-        let opened = Log::open(&state_dir.join(FILE_NAME))?;
-        let mut records: Vec<Record> = Vec::with_capacity(opened.payloads.len());
-        for (payload, number) in opened.payloads.iter().zip(1..) {
-            let before = records.last().map_or(0, |record| record.revision);
-            records.push(parse(payload, number, before)?);
+    /// The store still cannot be used; try again later.
+    fn reload(&mut self) -> Result<Head, StoreError>;
+
+    /// The readers' side, for any number of threads.
+    fn reader(&self) -> Arc<dyn LogReader>;
+
+    /// Keeps a snapshot as of the head: it only speeds up the next start and may be lost. `state` is the caller's.
+    ///
+    /// # Errors
+    /// The store refused; nothing is lost by that.
+    fn save_snapshot(&mut self, head: Head, state: &[u8]) -> Result<(), StoreError>;
+}
+
+/// The readers' side of a store.
+pub trait LogReader: Send + Sync {
+    /// Where the log ends.
+    fn latest(&self) -> Head;
+
+    /// Up to `limit` records after a revision (which lies at a record's end), oldest first.
+    ///
+    /// # Errors
+    /// The store cannot be read there.
+    fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError>;
+
+    /// The newest snapshot of `at_most` this revision: its revision, and the caller's bytes.
+    fn snapshot(&self, at_most: u64) -> Option<(u64, Vec<u8>)>;
+
+    /// Every record from now on. One who falls behind by [`SUBSCRIBER_BACKLOG`] is told so by
+    /// `RecvError::Lagged`, and reads on from where it was with [`LogReader::read`].
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Record>>;
+}
+
+/// Every record after a revision.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn read_all(log: &dyn LogReader, after: u64) -> Result<Vec<Arc<Record>>, StoreError> {
+    let mut records: Vec<Arc<Record>> = Vec::new();
+    loop {
+        let from = records.last().map_or(after, |record| record.revision);
+        let more = log.read(from, SUBSCRIBER_BACKLOG)?;
+        if more.is_empty() {
+            return Ok(records);
         }
-        Ok(Loaded { store: Self { log: opened.log }, records, cut_bytes: opened.cut_bytes })
-    }
-}
-
-/// A record out of its payload; `before` is the revision of the one before it.
-fn parse(payload: &[u8], number: usize, before: u64) -> Result<Record, StoreError> {
-    let unreadable = |reason: String| StoreError::Unreadable { number, reason };
-    let record: Record = serde_json::from_slice(payload).map_err(|error| unreadable(error.to_string()))?;
-    let due = before + record.events.len() as u64;
-    if record.revision != due {
-        let reason = format!("it says that it ends at revision {}, not {due}", record.revision);
-        return Err(unreadable(reason));
-    }
-    Ok(record)
-}
-
-impl EventStore for FileStore {
-    fn append(&mut self, record: &Record) -> Result<(), StoreError> {
-        let payload = serde_json::to_vec(record)
-            .map_err(|error| StoreError::Unreadable { number: 0, reason: error.to_string() })?;
-        Ok(self.log.append(&payload)?)
-    }
-}
-
-/// A store in memory, for tests: it can be told to refuse.
-#[derive(Clone, Debug, Default)]
-pub struct MemoryStore {
-    records: std::sync::Arc<std::sync::Mutex<Vec<Record>>>,
-    refuse: std::sync::Arc<std::sync::atomic::AtomicBool>,
-}
-
-impl MemoryStore {
-    /// What was appended so far.
-    pub fn records(&self) -> Vec<Record> {
-        self.records.lock().expect("no test panics while it appends").clone()
-    }
-    /// Whether appends fail from now on.
-    pub fn refuse(&self, refuse: bool) {
-        self.refuse.store(refuse, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-impl EventStore for MemoryStore {
-    fn append(&mut self, record: &Record) -> Result<(), StoreError> {
-        if self.refuse.load(std::sync::atomic::Ordering::Relaxed) {
-            let source = std::io::Error::other("told to refuse");
-            return Err(LogError::Io { path: "memory".into(), doing: "append", source }.into());
-        }
-        self.records.lock().expect("no test panics while it appends").push(record.clone());
-        Ok(())
+        records.extend(more);
     }
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use lb_common::addr::Mac;
 use lb_control::plan::Way;
+use lb_control::record::Record;
 use lb_control::state::State;
 use lb_userspace::api::connections::Socket;
 use lb_userspace::api::{self, Node};
 use lb_userspace::dataplane::fake::Fake;
-use lb_userspace::journal::{FileStore, Record};
+use lb_userspace::journal::{EventStore, FileStore, read_all};
 use lb_userspace::reconcile::Ways;
 use lb_userspace::{cli, serve};
 use serde_json::Value;
@@ -59,7 +60,8 @@ impl Bench {
     fn with(fake: Arc<Fake>, directory: Arc<tempfile::TempDir>) -> Self {
         let (ways, follow) = watch::channel(Ways::default());
         let loaded = FileStore::open(directory.path()).unwrap();
-        let state = State::replay(loaded.records.iter().flat_map(|record| &record.events));
+        let records = read_all(&*loaded.store.reader(), 0).unwrap();
+        let state = State::replay(records.iter().flat_map(|record| &record.events));
         let start = serve::Start {
             state,
             store: loaded.store,
@@ -98,8 +100,8 @@ impl Bench {
     }
 
     /// What the journal holds.
-    pub(crate) fn records(&self) -> Vec<Record> {
-        FileStore::open(self.directory.path()).unwrap().records
+    pub(crate) fn records(&self) -> Vec<Arc<Record>> {
+        read_all(&*self.node.log, 0).unwrap()
     }
 
     /// A file for `lb apply`.
