@@ -110,7 +110,7 @@ impl Scraped {
 
     fn vips(&self) -> Vec<(Labels, Counter)> {
         let by_id = self.by_vip();
-        let labelled = |(name, vip): (&String, &lb_control::vip::Vip)| {
+        let labelled = |(name, vip): (&String, &Arc<lb_control::vip::Vip>)| {
             let counter = by_id.get(&vip.id).copied().unwrap_or_default();
             (vec![("vip", name.clone()), ("tenant", vip.tenant.clone())], counter)
         };
