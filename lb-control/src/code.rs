@@ -187,7 +187,7 @@ codes! {
     JournalRefused 5008 "the journal could not take the command"
         "Nothing was changed. Check the disk of the state directory (full, read-only, failing), then try again.";
     JournalDamaged 5009 "the journal is damaged"
-        "Forwarding goes on as it was. Put back a copy of the file that the message names; without one, move it away, start, and apply the configuration again (`lb apply -f`).";
+        "Forwarding goes on as it was. Put back a copy of the file that the message names; without one, `lb log repair --truncate-at REVISION` ends the journal before the damage (the message says up to which revision it is whole) and keeps what it takes away.";
     JournalForeign 5010 "the journal was written by another version"
         "Start the version that wrote it, or name another directory with --state-dir.";
     Ending 5011 "the daemon is ending"
@@ -200,6 +200,8 @@ codes! {
         "The daemon goes on trying; the message says what is in the way.";
     JournalLost 5015 "the maps serve vips that the journal does not know"
         "Forwarding goes on as it was. Put the journal back (is --state-dir right?); or, to stop its forwarding and start anew, remove the pin directory.";
+    JournalArchived 5020 "what is asked for lies in the journal's archive"
+        "Move the segments from `archive/` back beside the others while the daemon is stopped; `lb log export` and `lb log verify` read the archive as it is.";
     Bug 5099 "a bug in lb"
         "Please report it with the daemon's messages.";
 }
