@@ -39,9 +39,42 @@ pub struct Accepted {
     pub after: Published,
 }
 
+/// A command with who, why and in what connection.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What is asked.
+    pub command: Command,
+    /// Who asks; the kernel says so.
+    pub actor: String,
+    /// Why, in their words.
+    pub reason: Option<String>,
+    /// Makes a repetition harmless: the same actor's same key is applied once.
+    pub key: Option<String>,
+    /// Only if what the command touches was last changed by this revision .
+    pub if_match: Option<u64>,
+    /// The command that a chain of commands began with; none: this one.
+    pub correlation_id: Option<String>,
+    /// What led to it: the id of a command or of an observation.
+    pub causation_id: Option<String>,
+}
+
+impl Request {
+    /// A command by an actor, and nothing else.
+    pub fn new(command: Command, actor: impl Into<String>) -> Self {
+        Self {
+            command,
+            actor: actor.into(),
+            reason: None,
+            key: None,
+            if_match: None,
+            correlation_id: None,
+            causation_id: None,
+        }
+    }
+}
+
 struct Input {
-    command: Command,
-    actor: String,
+    request: Request,
     command_id: String,
     answer: oneshot::Sender<Result<Accepted, Problem>>,
 }
@@ -79,11 +112,11 @@ impl Engine {
     ///
     /// # Errors
     /// It was rejected, or the journal could not take it: nothing has changed then.
-    pub async fn submit(&self, command: Command, actor: &str) -> Result<Accepted, Problem> {
+    pub async fn submit(&self, request: Request) -> Result<Accepted, Problem> {
         let ending = || Problem::new(Code::Ending, "the daemon is ending and takes no more commands");
         let (answer, answered) = oneshot::channel();
         let command_id = uuid::Uuid::now_v7().to_string();
-        let input = Input { command, actor: actor.to_owned(), command_id, answer };
+        let input = Input { request, command_id, answer };
         self.inputs.send(input).await.map_err(|_| ending())?;
         answered.await.map_err(|_| ending())?
     }
@@ -110,17 +143,18 @@ struct Writer<S> {
 impl<S: EventStore> Writer<S> {
     fn run(mut self, mut queue: mpsc::Receiver<Input>) {
         while let Some(input) = queue.blocking_recv() {
-            let Input { command, actor, command_id, answer } = input;
-            let accepted = self.accept(&command, actor, command_id);
+            let Input { request, command_id, answer } = input;
+            let accepted = self.accept(request, command_id);
             // Whoever asked may have gone; what is durable stays so.
             let _ = answer.send(accepted);
         }
     }
 
-    fn accept(&mut self, command: &Command, actor: String, command_id: String) -> Result<Accepted, Problem> {
+    fn accept(&mut self, request: Request, command_id: String) -> Result<Accepted, Problem> {
+        let Request { command, actor, reason, correlation_id, causation_id, .. } = request;
         let before = self.state.clone();
         let at = now();
-        let events = decide(&before, &self.limits, at, command)?;
+        let events = decide(&before, &self.limits, at, &command)?;
         let after = after(&before, &events);
         let record = Arc::new(Record {
             v: RECORD_VERSION,
@@ -128,11 +162,11 @@ impl<S: EventStore> Writer<S> {
             at_ms: at.0,
             actor,
             command: command.kind().to_owned(),
-            correlation_id: command_id.clone(),
+            correlation_id: correlation_id.unwrap_or_else(|| command_id.clone()),
             command_id,
-            causation_id: None,
+            causation_id,
             key: None,
-            reason: None,
+            reason,
             events,
         });
         if let Err(error) = self.store.append(before.revision, std::slice::from_ref(&record)) {
@@ -180,7 +214,7 @@ mod tests {
     #[tokio::test]
     async fn an_accepted_command_is_in_the_journal_before_it_is_published() {
         let (engine, store) = engine();
-        let accepted = engine.submit(vip("web"), "tester").await.unwrap();
+        let accepted = engine.submit(Request::new(vip("web"), "tester")).await.unwrap();
         assert_eq!(accepted.after.revision, engine.state().revision);
         let records = store.records();
         assert_eq!(records.len(), 1);
@@ -193,7 +227,7 @@ mod tests {
     async fn a_rejected_command_changes_nothing_and_is_not_in_the_journal() {
         let (engine, store) = engine();
         let command = Command::TenantRemove(TenantSpec { name: "nobody".to_owned() });
-        let problem = engine.submit(command, "tester").await.unwrap_err();
+        let problem = engine.submit(Request::new(command, "tester")).await.unwrap_err();
         assert_eq!(problem.code, "LB1001");
         assert_eq!((store.records().len(), engine.state().revision), (0, 0));
     }
@@ -202,11 +236,11 @@ mod tests {
     async fn what_the_journal_refuses_did_not_happen_and_can_be_tried_again() {
         let (engine, store) = engine();
         store.fail(Failing::Refused);
-        let problem = engine.submit(vip("web"), "tester").await.unwrap_err();
+        let problem = engine.submit(Request::new(vip("web"), "tester")).await.unwrap_err();
         assert_eq!(problem.code, Code::JournalRefused.to_string());
         assert_eq!(engine.state().revision, 0);
         store.fail(Failing::No);
-        engine.submit(vip("web"), "tester").await.unwrap();
+        engine.submit(Request::new(vip("web"), "tester")).await.unwrap();
         assert!(engine.state().vips.contains_key("web"));
     }
 

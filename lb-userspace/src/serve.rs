@@ -17,7 +17,7 @@ use crate::api::connections::Socket;
 use crate::api::{self, Node};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
-use crate::engine::{Engine, Published};
+use crate::engine::{Engine, Published, Request};
 use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::LogError;
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError, read_all};
@@ -195,7 +195,8 @@ fn document(path: &Path) -> Result<config::Loaded, Problem> {
 /// The document of a first start becomes the first command.
 async fn apply_first(node: &Node, loaded: config::Loaded) -> Result<(), Problem> {
     let apply = lb_control::command::Apply { document: loaded.document.clone(), ..Default::default() };
-    let applied = node.engine.submit(lb_control::command::Command::Apply(apply), "lb serve --config").await;
+    let command = lb_control::command::Command::Apply(apply);
+    let applied = node.engine.submit(Request::new(command, "lb serve --config")).await;
     applied.map(drop).map_err(|problem| loaded.locate(problem).problem())
 }
 

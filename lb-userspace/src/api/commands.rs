@@ -15,7 +15,7 @@ use super::peer::Actor;
 use super::undo::undo;
 use super::views::{CommandView, EffectView, EffectsView, MovedView};
 use super::{Node, SCHEMA, asked, blocking, parsed};
-use crate::engine::Accepted;
+use crate::engine::{Accepted, Request};
 use crate::problem::{Code, Problem};
 use crate::reconcile::Standing;
 
@@ -73,7 +73,7 @@ async fn run(
         let engine = node.engine.clone();
         blocking(move || engine.rehearse(&command)).await??
     } else {
-        node.engine.submit(command, &actor.0).await?
+        node.engine.submit(Request::new(command, actor.0)).await?
     };
     let pending = if dry_run { Vec::new() } else { in_maps(&node, accepted.after.revision).await };
     let health = node.health.borrow().clone();

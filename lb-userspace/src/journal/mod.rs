@@ -9,7 +9,10 @@ mod file;
 pub mod lock;
 pub mod log;
 mod memory;
+pub mod offline;
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use lb_control::record::{Record, RecordError};
@@ -31,6 +34,33 @@ pub struct Head {
     pub revision: u64,
     /// Hash of the chain up to and with the last record; zeros for an empty log.
     pub hash: [u8; 32],
+}
+
+/// `REVISION:HASH`, the hash in hexadecimal: what `lb log head` prints and `lb log verify --head` takes.
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:", self.revision)?;
+        self.hash.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Head {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let malformed =
+            || format!("`{text}` is no head: it is written REVISION:HASH, with 64 hexadecimal digits");
+        let (revision, digits) = text.split_once(':').ok_or_else(malformed)?;
+        let revision = revision.parse().map_err(|_| malformed())?;
+        if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(malformed());
+        }
+        let mut hash = [0; 32];
+        for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| malformed())?;
+        }
+        Ok(Self { revision, hash })
+    }
 }
 
 /// Why records are not known to be in the store.
