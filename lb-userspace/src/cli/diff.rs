@@ -3,7 +3,7 @@
 use super::history::said;
 use super::object::{query, when};
 use super::{Done, Session};
-use crate::api::client::encoded;
+use crate::api::client::{Client, encoded};
 use crate::api::views::past::{DiffView, LineView, PointView};
 
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
-    let view = between(session, &args.from, &args.to).await?;
+    let view = between(&session.client, &args.from, &args.to).await?;
     if session.out.json {
         session.out.value(&view)?;
         return Ok(None);
@@ -32,12 +32,12 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
 
 /// Asks for what lies between two points.
 pub(super) async fn between(
-    session: &Session<'_>,
+    client: &Client,
     from: &str,
     to: &str,
 ) -> Result<DiffView, crate::problem::Problem> {
     let words = [("from", Some(encoded(from))), ("to", Some(encoded(to)))];
-    session.client.read(&query("/v1/views/diff", &words)).await
+    client.read(&query("/v1/views/diff", &words)).await
 }
 
 /// `+` what is new, `-` what is gone, `~` what is other.

@@ -3,6 +3,7 @@
 //! its flows of then are over.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use hyper::Method;
 use lb_control::command::{Apply, BackendSpec, BypassSet, Command, Document, VipSpec};
@@ -14,7 +15,7 @@ use super::http;
 use super::object::{query, when};
 use super::text::several;
 use super::{Done, Session};
-use crate::api::client::encoded;
+use crate::api::client::{Client, encoded};
 use crate::api::views::CommandView;
 use crate::api::views::past::{DiffView, InventoryView};
 use crate::problem::{Code, Exit, Problem};
@@ -48,13 +49,20 @@ struct Report<'a> {
 }
 
 pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
-    let diff = between(session, "now", &args.to).await?;
-    let commands = compensation(session, &diff, args.allow_disruption).await?;
+    let diff = between(&session.client, "now", &args.to).await?;
+    let commands = compensation(&session.client, &diff, args.allow_disruption).await?;
     if !session.out.json {
         told(session, &diff, commands.len());
     }
+    let refused = rehearse(session, &commands, args.allow_disruption).await.err();
     if args.dry_run || commands.is_empty() {
+        if let Some(problem) = refused {
+            session.out.warn(&format!("`lb rollback` would be refused: {}", problem.message));
+        }
         return report(session, &diff, None, Vec::new(), args.dry_run);
+    }
+    if let Some(problem) = refused {
+        return Err(problem);
     }
     let reason = args.message.unwrap_or_else(|| format!("rollback to revision {}", diff.to.revision));
     let (chain, mut cause, mut answers) = (Uuid::now_v7().to_string(), None::<String>, Vec::new());
@@ -67,7 +75,8 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
             ("lb-reason", reason.as_str()),
         ];
         headers.extend(cause.as_deref().map(|cause| ("lb-causation-id", cause)));
-        let answer = send(session, command, &headers).await.map_err(|problem| stuck(problem, &answers))?;
+        let sent = send(&session.socket, command, "", &headers).await;
+        let answer = sent.map_err(|problem| stuck(problem, &answers))?;
         if !session.out.json {
             session.out.line(&format!("revision {}", answer.revision));
         }
@@ -129,9 +138,26 @@ fn stuck(problem: Problem, done: &[CommandView]) -> Problem {
     problem.with_help(help)
 }
 
+/// Whether the commands will be taken, before any is sent. Where something must go first, what comes after it cannot be
+/// rehearsed, so that the way is only gone with the word that allows all of it.
+async fn rehearse(
+    session: &mut Session<'_>,
+    commands: &[Command],
+    allow_disruption: bool,
+) -> Result<(), Problem> {
+    let mut applies = commands.iter().filter(|command| matches!(command, Command::Apply(_)));
+    let Some(first) = applies.next() else { return Ok(()) };
+    if applies.next().is_some() && !allow_disruption {
+        let text = "something has the name of what was another: it goes first, and its flows end";
+        return Err(Problem::new(Code::Disruption, text).with_help("Say --allow-disruption if it is meant."));
+    }
+    send(&session.socket, first, "?dry_run=true", &[]).await.map(drop)
+}
+
 async fn send(
-    session: &Session<'_>,
+    socket: &Path,
     command: &Command,
+    query: &str,
     headers: &[(&str, &str)],
 ) -> Result<CommandView, Problem> {
     // The larger limit of a whole configuration is the path's.
@@ -140,7 +166,8 @@ async fn send(
         other => ("/v1/commands", serde_json::to_vec(other)),
     };
     let body = body.map_err(|error| Problem::bug(error.to_string()))?;
-    let answer = http::open(&session.socket, Method::POST, path, headers, body).await?;
+    let path = format!("{path}{query}");
+    let answer = http::open(socket, Method::POST, &path, headers, body).await?;
     let bytes = http::whole(answer).await?;
     serde_json::from_slice(&bytes)
         .map_err(|error| Problem::new(Code::NoAnswer, format!("the daemon's answer cannot be read: {error}")))
@@ -148,7 +175,7 @@ async fn send(
 
 /// The commands that lead from the first point of a comparison to the second.
 async fn compensation(
-    session: &Session<'_>,
+    client: &Client,
     diff: &DiffView,
     allow_disruption: bool,
 ) -> Result<Vec<Command>, Problem> {
@@ -157,10 +184,10 @@ async fn compensation(
     }
     let (now, then) = (diff.from.revision, diff.to.revision);
     let at = |revision: u64| query("/v1/views/document", &[("at", Some(encoded(&revision.to_string())))]);
-    let present: Document = session.client.read(&at(now)).await?;
-    let wanted: Document = session.client.read(&at(then)).await?;
+    let present: Document = client.read(&at(now)).await?;
+    let wanted: Document = client.read(&at(then)).await?;
     let past: InventoryView =
-        session.client.read(&query("/v1/views/inventory", &[("at", Some(then.to_string()))])).await?;
+        client.read(&query("/v1/views/inventory", &[("at", Some(then.to_string()))])).await?;
     let mut commands = Vec::new();
     let bypass = diff.items.iter().any(|line| line.object == "bypass");
     // First on, last off: what follows may be disruptive.
