@@ -133,6 +133,7 @@ async fn a_rollback_brings_everything_back_and_leaves_the_history() {
     assert_eq!(bench.records().len(), before);
     let ran = bench.lb(&format!("rollback --to {to}")).await;
     assert!(ran.exit == 4 && ran.stderr.contains("LB1030"), "{ran:?}");
+    assert_eq!(bench.records().len(), before, "nothing of it was done");
     let ran = bench.lb(&format!("rollback --to {to} --allow-disruption -m mistake")).await.ok();
     assert!(ran.stdout.contains("undo: lb rollback --to"), "{ran:?}");
     assert_eq!(bench.lb("export").await.ok().stdout, wanted);
