@@ -141,6 +141,17 @@ codes! {
     Usage 3013 "the command line is not of its form"
         "`lb --help`, and --help after any command, show what it takes.";
 
+    BadMoment 3020 "a point in the past is not of its form"
+        "Give a revision (`42`), a time (`2026-11-26T09:30:00Z`, `2026-11-26 09:30`, both UTC) or a distance (`10m ago`).";
+    RevisionAhead 3021 "the log has not come to that revision yet"
+        "`lb history` shows the revisions; `lb log head` the last one.";
+    BadObject 3022 "an object is not named as it should be"
+        "Name it as `vip web`, `backend web/b1`, `tenant acme` or `bypass`.";
+    UnknownProjection 3023 "there is no such projection"
+        "`lb projection list` shows them.";
+    UnknownField 3024 "the object has no such field"
+        "`lb blame vip NAME` or `lb blame backend VIP/NAME` shows its fields.";
+
     NoDataPlane 4001 "this `lb` was built without its data plane"
         "Run `cargo xtask build`.";
     NoPrivilege 4002 "a privilege is missing"
@@ -210,6 +221,12 @@ codes! {
         "Nothing was changed. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
     JournalArchived 5020 "what is asked for lies in the journal's archive"
         "Move the segments from `archive/` back beside the others while the daemon is stopped; `lb log export` and `lb log verify` read the archive as it is.";
+    ViewBehind 5030 "the view did not come to the wanted revision in time"
+        "Ask again, or for an earlier revision; `lb status` shows how far the views are behind.";
+    TooManyFollowers 5031 "too many already follow the events"
+        "End one of those that watch (`lb watch`), then try again.";
+    LogUnread 5032 "the log could not be read there"
+        "`lb log verify` says whether it is damaged; what is decided and forwarded goes on.";
     Bug 5099 "a bug in lb"
         "Please report it with the daemon's messages.";
 }

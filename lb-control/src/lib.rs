@@ -24,6 +24,7 @@ pub mod ledger;
 pub mod limits;
 pub mod plan;
 pub mod probe;
+pub mod projection;
 pub mod record;
 pub mod rejection;
 pub mod state;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! CLI -> api -> engine -> journal          one writer, durable before acknowledged
+//!         ^------------- projection        readers: the log folded, never the engine
 //!                  \-> reconcile -> dataplane    desired against read back
 //! probe, neighbour ------^                 what is observed, never in the journal
 //! ```
@@ -19,6 +20,7 @@ pub mod neighbour;
 mod netlink;
 pub mod probe;
 pub mod problem;
+pub mod projection;
 pub mod reconcile;
 pub mod samples;
 pub mod serve;

@@ -22,9 +22,9 @@ use prometheus_client::registry::Registry;
 
 use crate::api::Node;
 use crate::dataplane::Counters;
-use crate::engine::Published;
 use crate::probe::SeenHealth;
 use crate::problem::Problem;
+use crate::projection::{Model, Progress};
 use crate::reconcile::Standing;
 
 /// The media type of OpenMetrics text.
@@ -42,7 +42,10 @@ pub(crate) async fn scrape(State(node): State<Arc<Node>>) -> Result<Response, Pr
 fn text(node: &Node) -> Result<String, Problem> {
     let scraped = Scraped {
         counters: node.dataplane.counters()?,
-        state: node.engine.state(),
+        model: node.projections.model(),
+        progress: node.projections.progress(),
+        latest: node.log.latest().revision,
+        followers: node.followers.count(),
         standing: node.standing.borrow().clone(),
         health: node.health.borrow().clone(),
     };
@@ -57,7 +60,10 @@ fn text(node: &Node) -> Result<String, Problem> {
 #[derive(Debug)]
 struct Scraped {
     counters: Counters,
-    state: Published,
+    model: Arc<Model>,
+    progress: Progress,
+    latest: u64,
+    followers: usize,
     standing: Standing,
     health: SeenHealth,
 }
@@ -76,25 +82,50 @@ impl Collector for Scraped {
         gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
         let standing = &self.standing;
         let swept = &standing.swept;
-        let whole: [(&str, &str, u64); 7] = [
-            ("revision", "revision of the state of intent", self.state.revision),
+        let whole: [(&str, &str, u64); 8] = [
+            ("revision", "revision of the log", self.latest),
+            ("event_followers", "who follows the events", self.followers as u64),
             ("applied_revision", "revision that the maps hold", standing.revision),
             ("pending_problems", "reasons why the maps are not as they should be", self.pending()),
             ("attached_devices", "devices that the program is attached to", standing.attached.len() as u64),
             ("tracked_flows", "entries of the flow table, as of the last sweep", swept.tracked_flows),
             ("nat_flows", "flows of the NAT table, as of the last sweep", swept.nat_flows),
-            ("bypass", "1: every packet passes untouched", u64::from(self.state.bypass)),
+            ("bypass", "1: every packet passes untouched", u64::from(self.model.inventory.bypass)),
         ];
         for (name, help, value) in whole {
             gauges(&mut encoder, name, help, [(Vec::new(), value)])?;
         }
-        let drift = ConstCounter::new(standing.drift_ops);
-        let help = "operations needed although nothing had changed";
-        drift.encode(encoder.encode_descriptor("drift_operations", help, None, MetricType::Counter)?)
+        self.projections(&mut encoder)?;
+        let progress = &self.progress;
+        let counted: [(&str, &str, u64); 4] = [
+            ("drift_operations", "operations needed although nothing had changed", standing.drift_ops),
+            ("reconcile_passes", "comparisons of the maps with what they should hold", standing.passes),
+            ("projection_records", "records that the projections took in", progress.records),
+            ("projection_resyncs", "times that the projections read on from the log", progress.resyncs),
+        ];
+        for (name, help, value) in counted {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        Ok(())
     }
 }
 
 impl Scraped {
+    /// How far each projection is, and how long records take to get there.
+    fn projections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of = |name: &str| vec![("projection", name.to_owned())];
+        let revisions = self.model.revisions();
+        let reached = revisions.iter().map(|(name, revision)| (of(name), *revision));
+        gauges(encoder, "projection_revision", "revision that a projection has come to", reached)?;
+        let lacks = revisions.iter().map(|(name, at)| (of(name), self.latest.saturating_sub(*at)));
+        gauges(encoder, "projection_behind", "events of the log that a projection lacks", lacks)?;
+        let (last, longest) = (self.progress.last_lag_ms, self.progress.longest_lag_ms);
+        let whole = |value| [(Vec::new(), value)];
+        gauges(encoder, "projection_lag_ms", "from the last decision until it was published", whole(last))?;
+        gauges(encoder, "projection_longest_lag_ms", "the longest of those since the start", whole(longest))
+    }
+
     fn reasons(&self) -> Vec<(Labels, Counter)> {
         let labelled = |reason: &Reason| {
             let class = match reason.class() {
@@ -110,11 +141,11 @@ impl Scraped {
 
     fn vips(&self) -> Vec<(Labels, Counter)> {
         let by_id = self.by_vip();
-        let labelled = |(name, vip): (&String, &Arc<lb_control::vip::Vip>)| {
+        let labelled = |(name, vip): (&Arc<str>, &Arc<lb_control::vip::Vip>)| {
             let counter = by_id.get(&vip.id).copied().unwrap_or_default();
-            (vec![("vip", name.clone()), ("tenant", vip.tenant.clone())], counter)
+            (vec![("vip", name.to_string()), ("tenant", vip.tenant.clone())], counter)
         };
-        self.state.vips.iter().map(labelled).collect()
+        self.model.inventory.vips.iter().map(labelled).collect()
     }
 
     fn by_vip(&self) -> BTreeMap<lb_common::ids::VipId, Counter> {
@@ -131,14 +162,14 @@ impl Scraped {
                 let counter = by_id.get(&backend.id).copied().unwrap_or_default();
                 (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], counter)
             };
-        self.state.backends().map(labelled).collect()
+        self.model.inventory.backends().map(labelled).collect()
     }
 
     fn tenants(&self) -> Vec<(Labels, Counter)> {
         let by_id = self.by_vip();
         let mut sums: BTreeMap<&str, Counter> =
-            self.state.tenants.keys().map(|name| (name.as_str(), Counter::default())).collect();
-        for vip in self.state.vips.values() {
+            self.model.inventory.tenants.iter().map(|name| (&**name, Counter::default())).collect();
+        for vip in self.model.inventory.vips.values() {
             let (sum, own) = (sums.entry(&vip.tenant).or_default(), by_id.get(&vip.id).copied());
             sum.packets += own.unwrap_or_default().packets;
             sum.bytes += own.unwrap_or_default().bytes;
@@ -148,7 +179,7 @@ impl Scraped {
 
     fn up(&self) -> Vec<(Labels, u64)> {
         let up = |id| self.health.get(&id).is_some_and(|seen| seen.health == Health::Up);
-        let backends = self.state.backends();
+        let backends = self.model.inventory.backends();
         backends
             .map(|(vip, _, name, backend)| {
                 (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], u64::from(up(backend.id)))

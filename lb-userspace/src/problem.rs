@@ -103,14 +103,17 @@ fn status(code: Code) -> u16 {
     use Code as C;
     match code {
         C::UnknownTenant | C::UnknownVip | C::UnknownBackend | C::NoRoute | C::UnknownCode => 404,
+        C::RevisionAhead | C::UnknownProjection | C::UnknownField => 404,
         C::DuplicateTenant | C::DuplicateVip | C::DuplicateBackend | C::DuplicateBackendAddress => 409,
         C::VipAddressTaken | C::VipAddressOfOtherTenant | C::BackendIsVip | C::TenantNotEmpty => 409,
         C::TableSizeLive | C::ModeLive | C::VipIdentity | C::BackendIdentity => 409,
         C::Disruption | C::Capacity | C::DefaultTenant => 409,
         C::NoDevice | C::NotAttached => 404,
         C::DeviceTaken => 409,
-        C::BadRequest => 400,
+        C::BadRequest | C::BadMoment | C::BadObject => 400,
         C::Stale => 412,
+        C::ViewBehind => 504,
+        C::TooManyFollowers => 429,
         C::BodyTooLarge => 413,
         C::BodyTimeout => 408,
         C::NoPermission => 403,
@@ -125,7 +128,8 @@ fn exit(code: Code) -> Exit {
     match code {
         C::Disruption | C::Stale | C::NoDaemon | C::NoPermission | C::StateHeld | C::StateDir => Exit::Precondition,
         C::Socket | C::SocketTaken | C::JournalForeign | C::JournalLost => Exit::Precondition,
-        C::WaitTimeout => Exit::Timeout,
+        C::WaitTimeout | C::ViewBehind => Exit::Timeout,
+        C::RevisionAhead | C::UnknownProjection | C::UnknownField => Exit::Error,
         C::Unhealthy | C::SelftestFailed => Exit::Unhealthy,
         C::ConfigFile | C::BodyTooLarge | C::BodyTimeout | C::NoRoute | C::UnknownCode => Exit::Error,
         code if (3000..4000).contains(&code.number()) => Exit::Usage,

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::api::connections::Socket;
+use crate::api::stream::Followers;
 use crate::api::{self, Node};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
@@ -25,7 +26,7 @@ use crate::journal::log::LogError;
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
-use crate::{config, neighbour, probe, samples};
+use crate::{config, neighbour, probe, projection, samples};
 
 /// For everything that follows the writer to end with it.
 const GRACE: Duration = Duration::from_secs(1);
@@ -80,6 +81,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     refuse_lost_journal(state, &actual)?;
     let adopted = adopted_health(state, &actual);
     let log = start.store.reader();
+    let projections = projection::start(log.clone());
     let engine = Engine::start(start.folded, actual.limits, start.store);
     let health = probe::start(engine.follow(), adopted, start.probe_concurrency);
     let ways = (start.watch_ways)(engine.follow());
@@ -96,7 +98,20 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let standing = reconcile::start(start.dataplane.clone(), inputs);
     let samples = samples::start(start.dataplane.clone());
     let (dataplane, started, notes) = (start.dataplane, Instant::now(), start.notes);
-    Ok(Arc::new(Node { engine, log, dataplane, standing, health, ways, samples, nudge, started, notes }))
+    Ok(Arc::new(Node {
+        engine,
+        log,
+        projections,
+        followers: Followers::default(),
+        dataplane,
+        standing,
+        health,
+        ways,
+        samples,
+        nudge,
+        started,
+        notes,
+    }))
 }
 
 /// A journal that was lost looks like a wish to remove every vip. It is none.

@@ -6,6 +6,7 @@
 mod arrows;
 mod glossary;
 mod lengths;
+mod readers;
 mod texts;
 mod tree;
 mod unsafety;
@@ -60,6 +61,7 @@ const RULES: &[Rule] = &[
     ("`unsafe` stays in its places, each with its reason", unsafety::findings),
     ("names and prose keep to the glossary", glossary::findings),
     ("the BPF crate is glue", texts::glue),
+    ("readers never meet the writer", readers::findings),
     ("nothing is left for later", texts::leftovers),
     ("no path of one machine, no other registry", texts::machines),
     ("every error code is in the manual", texts::error_codes),

@@ -101,6 +101,10 @@ impl Socket {
     }
 }
 
+/// Whether the daemon is told to end, for answers that have no end of their own.
+#[derive(Clone, Debug)]
+pub(super) struct Ends(pub(super) watch::Receiver<bool>);
+
 impl Drop for Socket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
@@ -109,6 +113,7 @@ impl Drop for Socket {
 
 async fn connection(stream: UnixStream, router: Router, mut ends: watch::Receiver<bool>) {
     let router = router.layer(axum::Extension(Actor::of(&stream).await));
+    let router = router.layer(axum::Extension(Ends(ends.clone())));
     let answering = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

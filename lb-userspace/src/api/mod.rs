@@ -9,8 +9,10 @@ pub mod connections;
 pub mod envelope;
 mod explain;
 mod node;
+mod params;
 pub mod peer;
 mod queries;
+pub mod stream;
 mod undo;
 pub mod views;
 
@@ -47,6 +49,14 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/views/tenants", get(queries::tenants))
         .route("/v1/views/drops", get(queries::drops))
         .route("/v1/views/document", get(queries::document))
+        .route("/v1/views/inventory", get(queries::inventory))
+        .route("/v1/views/history", get(queries::history))
+        .route("/v1/views/diff", get(queries::diff))
+        .route("/v1/views/blame", get(queries::blame))
+        .route("/v1/views/audit", get(queries::audit))
+        .route("/v1/views/projections", get(queries::projections))
+        .route("/v1/projections/rebuild", post(queries::rebuild))
+        .route("/v1/events", get(stream::events))
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(node::healthz))
         .route("/readyz", get(node::readyz))

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use super::stream::Followers;
 use super::views::{AttachView, CheckView, DeviceView, SelftestView};
 use super::{SCHEMA, blocking, parsed};
 use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane};
@@ -17,6 +18,7 @@ use crate::engine::Engine;
 use crate::journal::LogReader;
 use crate::probe::SeenHealth;
 use crate::problem::{Code, Problem};
+use crate::projection::Projections;
 use crate::reconcile::{Standing, Ways};
 use crate::samples::Samples;
 
@@ -29,6 +31,10 @@ pub struct Node {
     pub engine: Engine,
     /// The log, for readers.
     pub log: Arc<dyn LogReader>,
+    /// What the log says, folded for questions.
+    pub projections: Projections,
+    /// Who follows the events.
+    pub followers: Followers,
     /// The maps and devices, for readers and for attaching; only the reconciler writes rows.
     pub dataplane: Arc<dyn Dataplane>,
     /// How far the maps are.

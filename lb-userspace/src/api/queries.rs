@@ -1,80 +1,113 @@
-//! The read side: views of published snapshots. No reader waits for the writer, and none holds it up.
+//! The read side: views of the projections and of what was observed. No reader meets the writer: `cargo xtask tidy` sees
+//! that nothing here names the engine or its state.
 
+mod answer;
+mod history;
+mod inventory;
+mod lines;
+mod projections;
 mod status;
 mod vips;
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use lb_common::abi::counter::Counter;
 use lb_common::reason::{Class, Reason};
-use lb_control::command::Document;
+use lb_control::projection::tenant_usage::Usage;
 
-use super::views::{BackendView, DropView, ListView, StatusView, TenantView, TrafficView, VipView};
-use super::{Node, SCHEMA, blocking};
+use super::params::Params;
+use super::views::{DropView, TenantView, TrafficView};
+use super::{Node, blocking};
 use crate::config;
-use crate::engine::Published;
 use crate::problem::Problem;
 use crate::samples::Samples;
+use answer::{basis, basis_at};
+pub(super) use history::{act, audit, blame, diff, history};
+pub(super) use inventory::inventory;
+pub(super) use projections::{projections, rebuild};
 use vips::Snapshot;
 pub(super) use vips::device_name;
 
-fn list<T>(state: &Published, items: Vec<T>) -> Json<ListView<T>> {
-    Json(ListView { schema: SCHEMA.to_owned(), revision: state.revision, items })
+pub(super) async fn status(State(node): State<Arc<Node>>, mut params: Params) -> Result<Response, Problem> {
+    let basis = basis(&node, &mut params).await?;
+    params.end()?;
+    blocking(move || basis.mixed(&status::view(&node, &basis))).await
 }
 
-pub(super) async fn status(State(node): State<Arc<Node>>) -> Result<Json<StatusView>, Problem> {
-    blocking(move || status::view(&node)).await.map(Json)
+/// Without `at`: intent and what is observed. With it: what was wanted then, since nothing else is known of the past.
+pub(super) async fn vips(State(node): State<Arc<Node>>, mut params: Params) -> Result<Response, Problem> {
+    let basis = basis_at(&node, &mut params).await?;
+    params.end()?;
+    if basis.past {
+        let past = basis.inventory(&node).await?;
+        return Ok(basis.pure(&basis.list(inventory::vips(&past))));
+    }
+    blocking(move || basis.mixed(&basis.list(Snapshot::of(&node, &basis.model).vips()))).await
 }
 
-pub(super) async fn vips(State(node): State<Arc<Node>>) -> Result<Json<ListView<VipView>>, Problem> {
+/// As [`vips`].
+pub(super) async fn backends(State(node): State<Arc<Node>>, mut params: Params) -> Result<Response, Problem> {
+    let basis = basis_at(&node, &mut params).await?;
+    params.end()?;
+    if basis.past {
+        let past = basis.inventory(&node).await?;
+        let backends = inventory::vips(&past).into_iter().flat_map(|vip| vip.backends);
+        return Ok(basis.pure(&basis.list(backends.collect())));
+    }
     blocking(move || {
-        let snapshot = Snapshot::of(&node);
-        list(&snapshot.state, snapshot.vips())
+        let vips = Snapshot::of(&node, &basis.model).vips();
+        basis.mixed(&basis.list(vips.into_iter().flat_map(|vip| vip.backends).collect()))
     })
     .await
 }
 
-pub(super) async fn backends(State(node): State<Arc<Node>>) -> Result<Json<ListView<BackendView>>, Problem> {
+pub(super) async fn tenants(State(node): State<Arc<Node>>, mut params: Params) -> Result<Response, Problem> {
+    let basis = basis(&node, &mut params).await?;
+    params.end()?;
     blocking(move || {
-        let snapshot = Snapshot::of(&node);
-        let backends = snapshot.vips().into_iter().flat_map(|vip| vip.backends).collect();
-        list(&snapshot.state, backends)
-    })
-    .await
-}
-
-pub(super) async fn tenants(State(node): State<Arc<Node>>) -> Result<Json<ListView<TenantView>>, Problem> {
-    blocking(move || {
-        let snapshot = Snapshot::of(&node);
-        let tenant = |name: &String| {
-            let own = snapshot.state.vips.iter().filter(|(_, vip)| vip.tenant == *name);
-            let traffic = own.clone().map(|(_, vip)| snapshot.vip_traffic(vip.id));
+        let snapshot = Snapshot::of(&node, &basis.model);
+        let tenant = |(name, usage): (&Arc<str>, &Arc<Usage>)| {
+            let own = usage.vips.keys().filter_map(|vip| basis.model.inventory.vips.get(vip));
             TenantView {
-                name: name.clone(),
-                vips: own.map(|(name, _)| name.clone()).collect(),
-                traffic: traffic.fold(TrafficView::default(), sum),
+                name: name.to_string(),
+                vips: usage.vips.keys().map(|name| name.to_string()).collect(),
+                backends: usage.backends(),
+                changes: usage.changes,
+                traffic: own.map(|vip| snapshot.vip_traffic(vip.id)).fold(TrafficView::default(), sum),
             }
         };
-        list(&snapshot.state, snapshot.state.tenants.keys().map(tenant).collect())
+        basis.mixed(&basis.list(basis.model.usage.tenants.iter().map(tenant).collect()))
     })
     .await
 }
 
 /// Every reason that counted anything, not only drops: their sum is the packets seen.
-pub(super) async fn drops(State(node): State<Arc<Node>>) -> Result<Json<ListView<DropView>>, Problem> {
+pub(super) async fn drops(State(node): State<Arc<Node>>, mut params: Params) -> Result<Response, Problem> {
+    let basis = basis(&node, &mut params).await?;
+    params.end()?;
     blocking(move || {
         let samples = node.samples.borrow().clone().and_now(&*node.dataplane);
         let counted = Reason::ALL.iter().map(|reason| drop_view(&samples, *reason));
-        list(&node.engine.state(), counted.filter(|view| view.packets > 0).collect())
+        basis.mixed(&basis.list(counted.filter(|view| view.packets > 0).collect()))
     })
     .await
 }
 
-/// The document that, applied, changes nothing.
-pub(super) async fn document(State(node): State<Arc<Node>>) -> Json<Document> {
-    Json(config::export(&node.engine.state()))
+/// The document that, applied, changes nothing; or that which would have changed nothing then.
+pub(super) async fn document(
+    State(node): State<Arc<Node>>,
+    headers: HeaderMap,
+    mut params: Params,
+) -> Result<Response, Problem> {
+    let basis = basis_at(&node, &mut params).await?;
+    params.end()?;
+    if let Some(unchanged) = basis.unchanged(&headers) {
+        return Ok(unchanged);
+    }
+    Ok(basis.pure(&config::export(&*basis.inventory(&node).await?)))
 }
 
 fn drop_view(samples: &Samples, reason: Reason) -> DropView {

@@ -1,6 +1,8 @@
 //! The answers to readers: names, not serials and rows; UTC; integers with their unit in the name. The shapes are
 //! public (docs/guide/api.md) and change only with [`super::SCHEMA`].
 
+pub mod past;
+
 use std::net::IpAddr;
 
 use lb_control::backend::Intent;
@@ -21,6 +23,10 @@ pub struct StatusView {
     pub node: NodeView,
     /// Revision of the state of intent.
     pub revision: u64,
+    /// When that was all that was durable, RFC 3339.
+    pub as_of: String,
+    /// How long what it lacks has been durable, milliseconds; 0: it lacks nothing.
+    pub lag_ms: u64,
     /// Revision that the maps hold.
     pub applied_revision: u64,
     /// Whether every packet passes untouched.
@@ -35,6 +41,19 @@ pub struct StatusView {
     pub warnings: Vec<WarningView>,
     /// How the maps are kept as they should be.
     pub reconcile: ReconcileView,
+    /// How far the projections are.
+    pub projections: Vec<ProjectionView>,
+}
+
+/// How far a projection of the log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProjectionView {
+    /// Its name.
+    pub name: String,
+    /// The revision that it has come to.
+    pub revision: u64,
+    /// How long what it lacks has been durable, milliseconds; 0: it lacks nothing.
+    pub lag_ms: u64,
 }
 
 /// The node and its daemon.
@@ -207,13 +226,17 @@ pub struct ReconcileView {
     pub pending: Vec<Problem>,
 }
 
-/// Every view but [`StatusView`] comes in this.
+/// Every list comes in this.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListView<T> {
     /// [`super::SCHEMA`].
     pub schema: String,
-    /// Revision of the state of intent.
+    /// Revision of what it shows.
     pub revision: u64,
+    /// When that was all that was durable, RFC 3339.
+    pub as_of: String,
+    /// How long what it lacks has been durable, milliseconds; 0: it lacks nothing.
+    pub lag_ms: u64,
     /// The things.
     pub items: Vec<T>,
 }
@@ -225,6 +248,10 @@ pub struct TenantView {
     pub name: String,
     /// Its vips.
     pub vips: Vec<String>,
+    /// Backends of all its vips.
+    pub backends: usize,
+    /// Commands that touched it or its vips.
+    pub changes: u64,
     /// Packets and bytes of its vips.
     pub traffic: TrafficView,
 }

@@ -5,20 +5,30 @@
 //! the terminal with its control characters ([`crate::terminal`]).
 
 mod backend;
+mod blame;
 mod bypass;
 mod decap;
 mod device;
+mod diff;
 mod document;
 mod drops;
 mod explain;
+mod history;
+mod http;
+mod log;
 mod mutation;
+mod object;
 mod output;
+mod projection;
+mod rollback;
 mod selftest;
 mod serve;
+mod show;
 mod status;
 mod tenant;
 mod text;
 mod vip;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -72,6 +82,23 @@ enum Noun {
     Plan(document::Plan),
     /// Print the configuration as a file that `apply` takes.
     Export,
+    /// Show who changed what, when and why.
+    History(history::Args),
+    /// Show what people want there to be: now, or as it was then.
+    Show(show::Args),
+    /// Show what lies between two points in the past.
+    Diff(diff::Args),
+    /// Show who set each field last, when and why.
+    Blame(blame::Args),
+    /// Bring back what was wanted at a point in the past; the history stays.
+    Rollback(rollback::Args),
+    /// Show every change as it happens.
+    Watch(watch::Args),
+    /// The log itself: its end, its wholeness, its records. Needs no daemon.
+    Log(log::Args),
+    /// The read side: what questions are answered from.
+    #[command(subcommand)]
+    Projection(projection::Verb),
     /// Show what became of packets, by reason.
     Drops(drops::Args),
     /// Tell the story of a packet from CLIENT to VIP, or explain a code such as LB1002 or a reason such as no_vip.
@@ -159,6 +186,14 @@ async fn dispatch(session: &mut Session<'_>, noun: Noun) -> Done {
         Noun::Apply(args) => document::apply(session, args).await,
         Noun::Plan(args) => document::plan(session, args).await,
         Noun::Export => document::export(session).await,
+        Noun::History(args) => history::run(session, args).await,
+        Noun::Show(args) => show::run(session, args).await,
+        Noun::Diff(args) => diff::run(session, args).await,
+        Noun::Blame(args) => blame::run(session, args).await,
+        Noun::Rollback(args) => rollback::run(session, args).await,
+        Noun::Watch(args) => watch::run(session, args).await,
+        Noun::Log(args) => log::run(session, args).await,
+        Noun::Projection(verb) => projection::run(session, verb).await,
         Noun::Drops(args) => drops::run(session, args).await,
         Noun::Explain(args) => explain::run(session, args).await,
         Noun::Selftest => selftest::run(session).await,

@@ -43,6 +43,16 @@ impl<'a> Output<'a> {
         let _ = self.stdout.write_all(clean_lines(text).as_bytes());
     }
 
+    /// Data that is not for people.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        let _ = self.stdout.write_all(bytes);
+    }
+
+    /// A line of data behind a mark that has its style already.
+    pub(super) fn marked(&mut self, mark: &str, text: &str) {
+        let _ = writeln!(self.stdout, "  {mark} {}", clean(text));
+    }
+
     /// A heading above data.
     pub(super) fn heading(&mut self, text: &str) {
         let _ = writeln!(self.stdout, "{}", self.styled("1", text));

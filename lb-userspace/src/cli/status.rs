@@ -42,6 +42,13 @@ fn people(session: &mut Session<'_>, view: &StatusView) {
         count(view.reconcile.tracked_flows),
         count(view.reconcile.nat_flows)
     ));
+    let behind = view.projections.iter().map(|one| one.lag_ms).max().unwrap_or(0);
+    session.out.line(&format!(
+        "  views as of {} UTC, {} ms behind the log; {} operations of drift put right",
+        super::object::when(&view.as_of),
+        count(behind),
+        count(view.reconcile.drift_operations)
+    ));
     devices(session, &view.devices);
     for vip in &view.vips {
         session.out.line("");
@@ -59,8 +66,8 @@ fn people(session: &mut Session<'_>, view: &StatusView) {
         session.out.heading("warnings");
     }
     for warning in &view.warnings {
-        let mark = if warning.urgent { "!" } else { "-" };
-        session.out.line(&format!("  {mark} {}: {}", warning.object, warning.text));
+        let mark = if warning.urgent { session.out.styled("31;1", "!") } else { "-".to_owned() };
+        session.out.marked(&mark, &format!("{}: {}", warning.object, warning.text));
     }
 }
 

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::{Probe, ProbeWish};
-use lb_control::state::State;
+use lb_control::projection::inventory::Inventory;
 use lb_control::vip::{Vip, VipSettings};
 
 use crate::problem::{Code, Problem};
@@ -98,12 +98,12 @@ fn nearest(spans: &BTreeMap<String, Range<usize>>, path: &str) -> Option<Range<u
     ends.into_iter().filter(|end| *end > 0).find_map(|end| spans.get(&path[..end]).cloned())
 }
 
-/// The document that, applied, changes nothing of `state`. Defaults are left out.
-pub fn export(state: &State) -> Document {
-    let tenants = state.tenants.keys().filter(|name| *name != DEFAULT_TENANT);
+/// The document that, applied, changes nothing of what there is. Defaults are left out.
+pub fn export(inventory: &Inventory) -> Document {
+    let tenants = inventory.tenants.iter().filter(|name| &***name != DEFAULT_TENANT);
     Document {
-        tenants: tenants.map(|name| TenantSpec { name: name.clone() }).collect(),
-        vips: state.vips.iter().map(|(name, vip)| vip_spec(name, vip)).collect(),
+        tenants: tenants.map(|name| TenantSpec { name: name.to_string() }).collect(),
+        vips: inventory.vips.iter().map(|(name, vip)| vip_spec(name, vip)).collect(),
     }
 }
 

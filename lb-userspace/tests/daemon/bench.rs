@@ -103,6 +103,21 @@ impl Bench {
         read_all(&*self.node.log, 0).unwrap()
     }
 
+    /// Where the node listens.
+    pub(crate) fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    /// A command straight to the writer, without waiting for maps.
+    pub(crate) async fn submit(&self, command: &str, reason: &str) {
+        let command = serde_json::from_str(command).unwrap();
+        let request = lb_userspace::engine::Request {
+            reason: Some(reason.to_owned()),
+            ..lb_userspace::engine::Request::new(command, "tester")
+        };
+        self.node.engine.submit(request).await.unwrap();
+    }
+
     /// A file for `lb apply`.
     pub(crate) fn file(&self, text: &str) -> String {
         let path = self.directory.path().join("lb.toml");

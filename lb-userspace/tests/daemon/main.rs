@@ -4,4 +4,6 @@ mod bench;
 mod changes;
 mod documents;
 mod faults;
+mod past;
 mod readers;
+mod reading;

@@ -12,11 +12,12 @@ use super::super::commands::pending;
 use super::super::node::device_view;
 use super::super::views::{NodeView, ReconcileView, StatusView, VipView, WarningView};
 use super::super::{Node, SCHEMA};
-use super::drop_view;
+use super::answer::Basis;
 use super::vips::{Snapshot, device_name};
+use super::{drop_view, projections};
 
-pub(super) fn view(node: &Node) -> StatusView {
-    let snapshot = Snapshot::of(node);
+pub(super) fn view(node: &Node, basis: &Basis) -> StatusView {
+    let snapshot = Snapshot::of(node, &basis.model);
     let vips = snapshot.vips();
     let drops = Reason::ALL.iter().filter(|reason| reason.class() == Class::Drop);
     let drops = drops.map(|reason| drop_view(snapshot.samples(), *reason));
@@ -31,9 +32,11 @@ pub(super) fn view(node: &Node) -> StatusView {
             pid: std::process::id(),
             uptime_s: node.started.elapsed().as_secs(),
         },
-        revision: snapshot.state.revision,
+        revision: basis.revision,
+        as_of: basis.as_of(),
+        lag_ms: basis.lag_ms,
         applied_revision: standing.revision,
-        bypass: snapshot.state.bypass,
+        bypass: snapshot.model.inventory.bypass,
         devices: standing.attached.iter().map(device_view).collect(),
         drops: drops.filter(|view| view.last_minute_packets > 0).collect(),
         warnings,
@@ -44,6 +47,7 @@ pub(super) fn view(node: &Node) -> StatusView {
             nat_flows: standing.swept.nat_flows,
             pending: pending(standing),
         },
+        projections: projections::views(node, &basis.model),
         vips,
     }
 }
@@ -70,7 +74,7 @@ fn warn(warnings: &mut Vec<WarningView>, urgent: bool, object: impl Into<String>
 
 fn about_node(node: &Node, snapshot: &Snapshot, vips: &[VipView], warnings: &mut Vec<WarningView>) {
     let standing = &snapshot.standing;
-    if snapshot.state.bypass {
+    if snapshot.model.inventory.bypass {
         warn(
             warnings,
             true,
@@ -92,6 +96,10 @@ fn about_node(node: &Node, snapshot: &Snapshot, vips: &[VipView], warnings: &mut
             standing.drift_ops
         );
         warn(warnings, false, "node", text);
+    }
+    if let Some(fault) = node.projections.progress().fault {
+        let text = format!("the log cannot be read, so views stay as they are: {fault}; `lb log verify`");
+        warn(warnings, true, "log", text);
     }
     for note in &node.notes {
         warn(warnings, false, "node", note.clone());
@@ -144,7 +152,7 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
 /// Mode nat: replies must come in by a device with the program, or nobody translates them.
 fn about_replies(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>) {
     let attached: BTreeSet<u32> = snapshot.standing.attached.iter().map(|device| device.ifindex).collect();
-    let Some(of) = snapshot.state.vips.get(&vip.name) else { return };
+    let Some(of) = snapshot.model.inventory.vips.get(vip.name.as_str()) else { return };
     for (name, backend) in &of.backends {
         if let Some(Ok(way)) = snapshot.ways.get(&backend.id)
             && !attached.contains(&way.ifindex)

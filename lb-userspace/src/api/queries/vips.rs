@@ -1,8 +1,9 @@
-//! Vips and backends as people see them: intent from the state, health from the probes, slots, ways and traffic from
+//! Vips and backends as people see them: intent from the inventory, health from the probes, slots, ways and traffic from
 //! what the maps held after the last pass.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lb_common::abi::slot::Phase;
@@ -17,14 +18,14 @@ use super::super::Node;
 use super::super::views::{BackendView, SlotsView, TrafficView, VipView, WayView};
 use super::traffic;
 use crate::dataplane::LiveSlots;
-use crate::engine::Published;
 use crate::probe::{Seen, SeenHealth};
+use crate::projection::Model;
 use crate::reconcile::{Standing, Ways};
 use crate::samples::Samples;
 
 /// Everything that a view reads, taken once so that it is of one moment.
 pub(super) struct Snapshot {
-    pub(super) state: Published,
+    pub(super) model: Arc<Model>,
     pub(super) standing: Standing,
     pub(super) ways: Ways,
     health: SeenHealth,
@@ -35,14 +36,14 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    pub(super) fn of(node: &Node) -> Self {
+    pub(super) fn of(node: &Node, model: &Arc<Model>) -> Self {
         let standing = node.standing.borrow().clone();
         let actual = standing.actual.as_deref();
         let vip_rows = actual.map(|actual| actual.vips.iter().map(|(row, vip)| (vip.id, *row)).collect());
         let backend_rows =
             actual.map(|actual| actual.backends.iter().map(|(row, one)| (one.id, *row)).collect());
         Self {
-            state: node.engine.state(),
+            model: model.clone(),
             ways: node.ways.borrow().clone(),
             health: node.health.borrow().clone(),
             samples: node.samples.borrow().clone().and_now(&*node.dataplane),
@@ -62,7 +63,7 @@ impl Snapshot {
     }
 
     pub(super) fn vips(&self) -> Vec<VipView> {
-        self.state.vips.iter().map(|(name, vip)| self.vip(name, vip)).collect()
+        self.model.inventory.vips.iter().map(|(name, vip)| self.vip(name, vip)).collect()
     }
 
     pub(super) fn vip_traffic(&self, id: VipId) -> TrafficView {

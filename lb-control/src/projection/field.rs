@@ -1,0 +1,68 @@
+//! The fields of an object as names and values, in the words of the configuration file: what a comparison compares, what
+//! is blamed, what a person is shown. One list for all three.
+
+use serde_json::Value;
+
+use crate::backend::Intent;
+use crate::vip::{Served, VipSettings};
+use std::net::IpAddr;
+
+/// A field and its value.
+pub type Field = (String, String);
+
+/// Fields of a vip, in order: what it serves, its tenant, then its settings.
+pub fn vip(served: &Served, tenant: &str, settings: &VipSettings) -> Vec<Field> {
+    let identity = [("serves".to_owned(), served.to_string()), ("tenant".to_owned(), tenant.to_owned())];
+    identity.into_iter().chain(self::settings(settings)).collect()
+}
+
+/// Fields of a vip's settings; those of the probe as `probe.…`.
+pub fn settings(settings: &VipSettings) -> Vec<Field> {
+    let value = serde_json::to_value(settings).expect("settings have string keys only");
+    let mut fields = Vec::new();
+    flatten("", &value, &mut fields);
+    fields
+}
+
+fn flatten(path: &str, value: &Value, fields: &mut Vec<Field>) {
+    match value {
+        Value::Object(inner) => {
+            for (name, value) in inner {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                flatten(&path, value, fields);
+            }
+        }
+        Value::String(text) => fields.push((path.to_owned(), text.clone())),
+        other => fields.push((path.to_owned(), other.to_string())),
+    }
+}
+
+/// Fields of a backend, in order.
+pub fn backend(address: IpAddr, port: u16, weight: u16, intent: Intent) -> Vec<Field> {
+    vec![
+        ("address".to_owned(), address.to_string()),
+        ("port".to_owned(), port.to_string()),
+        ("weight".to_owned(), weight.to_string()),
+        ("intent".to_owned(), intent.to_string()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vip::{Mode, Protocol};
+
+    #[test]
+    fn every_setting_is_a_field() {
+        let defaults = VipSettings::defaults(Protocol::Tcp, 80, Mode::L2);
+        let served = Served { address: [203, 0, 113, 1].into(), port: 80, protocol: Protocol::Tcp };
+        let fields = vip(&served, "acme", &defaults);
+        let value = |name: &str| fields.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+        assert_eq!(value("serves"), Some("203.0.113.1:80/tcp"));
+        assert_eq!(
+            (value("tenant"), value("mode"), value("window_s")),
+            (Some("acme"), Some("l2"), Some("900"))
+        );
+        assert_eq!((value("probe.kind"), value("probe.interval_ms")), (Some("tcp"), Some("500")));
+    }
+}

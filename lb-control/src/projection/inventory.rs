@@ -1,0 +1,165 @@
+//! What there is: tenants, vips and backends as people named them. The answer to most questions, and, kept now and then,
+//! the point that a look at the past starts from.
+//!
+//! It follows the same events as [`crate::state::State`] and holds nothing that only decisions need (serials to come,
+//! indexes). Vips are shared between clones: one that did not change costs a clone nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::backend::Backend;
+use crate::command::DEFAULT_TENANT;
+use crate::event::{Change, Event};
+use crate::record::Record;
+use crate::vip::Vip;
+
+use super::Projection;
+
+/// What there is, as of a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inventory {
+    /// Whether the emergency bypass is on.
+    pub bypass: bool,
+    /// Names of the tenants.
+    pub tenants: BTreeSet<Arc<str>>,
+    /// Vips with their backends, by name.
+    pub vips: BTreeMap<Arc<str>, Arc<Vip>>,
+    revision: u64,
+    at_ms: u64,
+}
+
+impl Default for Inventory {
+    fn default() -> Self {
+        let tenants = BTreeSet::from([Arc::from(DEFAULT_TENANT)]);
+        Self { bypass: false, tenants, vips: BTreeMap::new(), revision: 0, at_ms: 0 }
+    }
+}
+
+impl Projection for Inventory {
+    const NAME: &'static str = "inventory";
+
+    fn apply(&mut self, record: &Record) {
+        for event in &record.events {
+            self.take(event);
+        }
+        (self.revision, self.at_ms) = (record.revision, record.at_ms);
+    }
+
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+}
+
+impl Inventory {
+    /// When its last record was decided, milliseconds since the Unix epoch; 0 before the first.
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+
+    /// A backend by the names of its vip and its own.
+    pub fn backend(&self, vip: &str, backend: &str) -> Option<&Backend> {
+        self.vips.get(vip)?.backends.get(backend)
+    }
+
+    /// Every backend with the names of its vip and its own.
+    pub fn backends(&self) -> impl Iterator<Item = (&str, &Vip, &str, &Backend)> {
+        self.vips.iter().flat_map(|(of, vip)| {
+            vip.backends.iter().map(move |(name, backend)| (&**of, &**vip, name.as_str(), backend))
+        })
+    }
+
+    fn take(&mut self, event: &Event) {
+        self.revision += 1;
+        let (revision, changed_ms) = (self.revision, event.at_ms);
+        match &event.change {
+            Change::TenantAdded { tenant, .. } => {
+                self.tenants.insert(tenant.as_str().into());
+            }
+            Change::TenantRemoved { tenant } => {
+                self.tenants.remove(tenant.as_str());
+            }
+            Change::VipAdded { id, vip, tenant, served, settings } => {
+                let (id, tenant, served, settings) = (*id, tenant.clone(), *served, *settings);
+                let backends = BTreeMap::new();
+                let new = Vip { id, tenant, served, settings, backends, revision, changed_ms };
+                self.vips.insert(vip.as_str().into(), Arc::new(new));
+            }
+            Change::VipSettingsChanged { vip, settings } => {
+                self.change(vip, changed_ms, |of| of.settings = *settings);
+            }
+            Change::VipRemoved { vip } => {
+                self.vips.remove(vip.as_str());
+            }
+            Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
+                let (id, address, port, weight, intent) = (*id, *address, *port, *weight, *intent);
+                let new = Backend { id, address, port, weight, intent, revision, changed_ms };
+                self.change(vip, changed_ms, |of| {
+                    of.backends.insert(backend.clone(), new);
+                });
+            }
+            Change::BackendWeightChanged { vip, backend, weight } => {
+                self.change_backend(vip, backend, changed_ms, |of| of.weight = *weight);
+            }
+            Change::BackendIntentChanged { vip, backend, intent } => {
+                self.change_backend(vip, backend, changed_ms, |of| of.intent = *intent);
+            }
+            Change::BackendRemoved { vip, backend } => {
+                self.change(vip, changed_ms, |of| {
+                    of.backends.remove(backend);
+                });
+            }
+            Change::BypassChanged { on } => self.bypass = *on,
+            Change::CommandAccepted { .. } => {}
+        }
+    }
+
+    fn change(&mut self, vip: &str, changed_ms: u64, change: impl FnOnce(&mut Vip)) {
+        let Some(vip) = self.vips.get_mut(vip) else { return };
+        let vip = Arc::make_mut(vip);
+        change(vip);
+        (vip.revision, vip.changed_ms) = (self.revision, changed_ms);
+    }
+
+    fn change_backend(
+        &mut self,
+        vip: &str,
+        backend: &str,
+        changed_ms: u64,
+        change: impl FnOnce(&mut Backend),
+    ) {
+        let revision = self.revision;
+        self.change(vip, changed_ms, |of| {
+            let Some(backend) = of.backends.get_mut(backend) else { return };
+            change(backend);
+            (backend.revision, backend.changed_ms) = (revision, changed_ms);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::projection::testing::{any_log, rebuilt};
+    use crate::state::State;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The inventory and the writer's state are two folds of one log: they agree at every revision.
+        #[test]
+        fn it_is_the_state_s_and_a_rebuild_s_at_every_revision(log in any_log()) {
+            let (mut inventory, mut state) = (Inventory::default(), State::default());
+            for (count, record) in log.iter().enumerate() {
+                inventory.apply(record);
+                record.events.iter().for_each(|event| state.apply(event));
+                prop_assert_eq!(inventory.revision(), state.revision);
+                prop_assert_eq!(inventory.bypass, state.bypass);
+                prop_assert!(inventory.tenants.iter().map(|name| &**name).eq(state.tenants.keys()));
+                let own = inventory.vips.iter().map(|(name, vip)| (&**name, &**vip));
+                prop_assert!(own.eq(state.vips.iter().map(|(name, vip)| (name.as_str(), vip))));
+                if count % 8 == 0 {
+                    prop_assert_eq!(&inventory, &rebuilt::<Inventory>(&log, record.revision));
+                }
+            }
+        }
+    }
+}
