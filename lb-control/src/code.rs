@@ -174,8 +174,8 @@ codes! {
         "Detach it first, or say --replace to put the balancer in its place.";
     NoNativeXdp 4011 "the device's driver does not run XDP natively"
         "`--mode generic` works on any device, at a fraction of the speed.";
-    KernelTooOld 4012 "the kernel has no XDP links"
-        "Linux 5.9 or later is needed.";
+    KernelTooOld 4012 "the kernel is too old for the balancer's program"
+        "Linux 5.18 or later is needed.";
     NotAttached 4013 "the device is not attached"
         "`lb status` shows the devices that are.";
     DeviceUnfit 4014 "the device cannot carry the balancer's packets"
@@ -184,6 +184,8 @@ codes! {
         "Forwarding may be wrong: `lb bypass on` lets every packet pass; please report it.";
     BadCapacity 4016 "a capacity is out of range"
         "See the limits in `lb serve --help`.";
+    SlotsContended 4017 "slots change as often as they are planned"
+        "It is tried again. If it stays, something else writes to the maps: is there a second daemon?";
 
     NoDaemon 5001 "no daemon answers"
         "Start one as root with `lb serve`, or name its socket with --socket.";

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lb_common::ids::BackendId;
+use lb_control::code::Code;
 use lb_control::plan::{self, Actual, Desired, Observed, Op, Rows, TableCache, Way};
 use lb_control::state::State;
 use lb_control::vip::{Mode, Tracking};
@@ -24,6 +25,9 @@ use crate::vital;
 pub const RESYNC_S: u64 = 10;
 /// Between two looks at the devices, and between two sweeps.
 const TICK: Duration = Duration::from_secs(1);
+/// Plans of one pass. Each but the first follows one that met slots which the sweep had just changed; a sweep changes a
+/// slot twice at most.
+const ROUNDS: usize = 4;
 /// Until a pass that failed is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -209,16 +213,24 @@ impl Passer {
 
     fn compare_and_apply(&mut self, state: &State) -> Result<Done, Fault> {
         let attached = self.dataplane.attached()?;
-        let actual = self.dataplane.read()?;
+        let mut actual = self.dataplane.read()?;
         let observed = self.observed(&attached, state, &actual);
         let desired = plan::desired(state, &observed, &mut self.tables);
-        let plan = plan::diff(&desired, &actual, self.dataplane.now_s());
-        if plan.ops.is_empty() {
-            return Ok(Done { desired, actual, ops: plan.ops, problems: plan.problems, attached });
+        let mut ops = Vec::new();
+        for _ in 0..ROUNDS {
+            let plan = plan::diff(&desired, &actual, self.dataplane.now_s());
+            if plan.ops.is_empty() {
+                return Ok(Done { desired, actual, ops, problems: plan.problems, attached });
+            }
+            let missed = self.dataplane.apply(&plan.ops)?;
+            ops.extend(plan.ops);
+            actual = self.dataplane.read()?;
+            if missed == 0 {
+                return Ok(Done { desired, actual, ops, problems: plan.problems, attached });
+            }
+            tracing::debug!(slots = missed, "slots changed while they were planned; planning again");
         }
-        self.dataplane.apply(&plan.ops)?;
-        let actual = self.dataplane.read()?;
-        Ok(Done { desired, actual, ops: plan.ops, problems: plan.problems, attached })
+        Err(Fault::new(Code::SlotsContended, format!("slots changed under {ROUNDS} plans in a row")))
     }
 
     fn observed(&mut self, attached: &[Attached], state: &State, actual: &Actual<LiveSlots>) -> Observed {

@@ -27,10 +27,12 @@ pub enum NatState {
 }
 
 impl NatState {
-    /// Whether the row holds a flow.
+    /// By state: after so long without a packet a row may go to another flow, seconds; `idle_s` is the vip's time.
     #[inline(always)]
-    pub const fn is_flow(self) -> bool {
-        matches!(self, Self::Live | Self::Closing | Self::Opening)
+    pub const fn rest_s(udp: bool, idle_s: u32) -> [u32; 8] {
+        let opening_s = if udp || idle_s < SYN_TIMEOUT_S { idle_s } else { SYN_TIMEOUT_S };
+        let (live_s, opening_s) = (idle_s.saturating_add(1), opening_s.saturating_add(1));
+        [0, u32::MAX, live_s, NAT_CLOSING_S + 1, opening_s, opening_s, opening_s, opening_s]
     }
 }
 
@@ -61,10 +63,20 @@ impl NatControl {
     pub const fn backend(self) -> u16 {
         self.0 as u16
     }
+    /// The bits of the state.
+    #[inline(always)]
+    pub const fn state_bits(self) -> usize {
+        field(self.0, 16, 3) as usize
+    }
+    /// Whether the row holds a flow.
+    #[inline(always)]
+    pub const fn is_flow(self) -> bool {
+        self.state_bits() >= NatState::Live as usize
+    }
     /// State.
     #[inline(always)]
     pub const fn state(self) -> NatState {
-        match field(self.0, 16, 3) {
+        match self.state_bits() {
             0 => NatState::Free,
             1 => NatState::Claimed,
             2 => NatState::Live,
@@ -92,12 +104,7 @@ impl NatControl {
     /// vip's time, seconds.
     #[inline(always)]
     pub const fn is_over(self, now_s: u32, udp: bool, idle_s: u32) -> bool {
-        let limit_s = match self.state() {
-            NatState::Closing => NAT_CLOSING_S,
-            NatState::Opening if !udp && idle_s > SYN_TIMEOUT_S => SYN_TIMEOUT_S,
-            _ => idle_s,
-        };
-        self.age_s(now_s) > limit_s
+        self.age_s(now_s) >= NatState::rest_s(udp, idle_s)[self.state_bits()]
     }
 }
 

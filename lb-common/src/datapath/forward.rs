@@ -45,7 +45,7 @@ pub fn forward<P: Packet, T: Tables>(
     vip: &VipRow,
     backend: u16,
     tables: &T,
-    trail: &Trail,
+    trail: &mut Trail,
 ) -> Result<Verdict, Halt> {
     let mut way = way(backend, tables)?;
     way.idle_s = Policy(vip.policy.load()).idle_s();

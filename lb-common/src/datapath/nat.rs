@@ -4,7 +4,7 @@
 //!
 //! The port is the row of the NAT table (see [`crate::abi::nat`]).
 
-use super::connection::control;
+use super::connection::alive;
 use super::forward::{CUT, Way, hops_left, leave, relink, take_hop};
 use super::link::Link;
 use super::packet::Packet;
@@ -44,34 +44,54 @@ pub(super) fn send<P: Packet, T: Tables>(
     parsed: &Parsed,
     way: &Way<'_>,
     tables: &T,
-    trail: &Trail,
+    trail: &mut Trail,
 ) -> Result<(), Halt> {
     let source = tables.source(way.control.source()).ok_or(Halt::drop(Reason::TableInconsistent))?.address();
     let dst = way.row.address();
     let dst_port = if way.control.port().raw() == 0 { parsed.flow.dst_port } else { way.control.port() };
-    let first = first_row(&dst, dst_port, parsed.flow.protocol == UDP, tables.nat_rows());
-    let port = client_port(
-        packet,
-        parsed,
-        &Search { first, backend: way.backend, idle_s: way.idle_s, hash: trail.hash, now_s: tables.now_s() },
-        tables,
-    )?;
+    let udp = parsed.flow.protocol == UDP;
+    let first = first_row(&dst, dst_port, udp, tables.nat_rows());
+    trail.search.begin(first, way.backend, trail.hash, tables.now_s(), udp, way.idle_s);
+    let port = client_port(packet, parsed, &mut trail.search, tables)?;
     take_hop(packet, parsed)?;
     let mapping = Mapping { src: source, dst, src_port: Be16::new(port), dst_port };
     rewrite(packet, parsed, &mapping).ok_or(CUT)?;
     relink(packet, parsed, &way.link)
 }
 
-/// Where to look for a flow's port.
-struct Search {
-    first: u32,
-    backend: u16,
-    idle_s: u32,
+/// Where to look for a flow's port, and what was found so far. It lies among the packet's notes, since what the search
+/// comes to would be as many states to the verifier as there are ways through it (docs/adr/0006). All ports in host
+/// order; 0 = none.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Search {
     hash: u64,
+    /// [`Search::rank`] of `best`.
+    best_rank: u64,
+    first: u32,
     now_s: u32,
+    /// By [`NatState`]: a row without a packet for so long or longer may go to another flow, seconds.
+    rest_s: [u32; 8],
+    backend: u16,
+    /// The flow's port.
+    found: u16,
+    /// The port that a new flow may have.
+    best: u16,
+    unused: u16,
 }
 
+/// Ranks of a port for a new flow: the largest wins, and of equals the first. Below them, age counts, seconds.
+const RESTED: u64 = 3 << 32;
+const FREE: u64 = 2 << 32;
+const OPENING: u64 = 1 << 32;
+
 impl Search {
+    #[inline(always)]
+    fn begin(&mut self, first: u32, backend: u16, hash: u64, now_s: u32, udp: bool, idle_s: u32) {
+        (self.first, self.backend, self.hash, self.now_s) = (first, backend, hash, now_s);
+        (self.found, self.best, self.best_rank) = (0, 0, 0);
+        self.rest_s = NatState::rest_s(udp, idle_s);
+    }
     /// The control word of a row that this flow takes from `old`.
     #[inline(always)]
     const fn control(&self, state: NatState, old: NatControl) -> NatControl {
@@ -82,6 +102,17 @@ impl Search {
     fn claim<T: Tables>(&self, row: &NatRow, old: NatControl, tables: &T) -> bool {
         tables.compare_swap(&row.control, old.0, self.control(NatState::Claimed, old).0)
     }
+    /// What a row's port is worth to a new flow; 0 = nothing. One that has rested is the best, a free one is good, and
+    /// else the flow that has been opening for longest yields: what a flood of beginnings takes, it loses again, and a
+    /// flow that goes on keeps its port.
+    #[inline(always)]
+    fn rank<T: Tables>(&self, word: NatControl, tables: &T) -> u64 {
+        let age_s = word.age_s(self.now_s);
+        if age_s >= self.rest_s[word.state_bits()] || (word.is_flow() && !alive(word.backend(), tables)) {
+            return if age_s > NAT_REST_S { RESTED } else { FREE };
+        }
+        if word.state_bits() == NatState::Opening as usize { OPENING + u64::from(age_s) } else { 0 }
+    }
 }
 
 /// The NAT port of a client's flow, in host order.
@@ -89,21 +120,21 @@ impl Search {
 fn client_port<P: Packet, T: Tables>(
     packet: &P,
     parsed: &Parsed,
-    search: &Search,
+    search: &mut Search,
     tables: &T,
 ) -> Result<u16, Halt> {
-    let ports = find(parsed, search, tables);
+    find(parsed, search, tables);
     let back = Link::back(packet, parsed.l3).ok_or(CUT)?;
-    if ports.found == 0 {
-        return take(parsed, search, ports.free, &back, tables);
+    if search.found == 0 {
+        return take(parsed, search, &back, tables);
     }
-    let row = tables.nat(search.first + u32::from(ports.found)).ok_or(CUT)?;
+    let row = tables.nat(search.first + u32::from(search.found)).ok_or(CUT)?;
     touch(row, parsed, search.now_s, true, tables);
     let same = NextHop(row.back.load()).mac() == back.dst && row.ports.load() == ports_of(parsed, &back);
     if !same && let Some(egress) = tables.port(tables.ingress_ifindex()) {
         remember_way_back(row, parsed, &back, egress);
     }
-    Ok(ports.found)
+    Ok(search.found)
 }
 
 /// The `ports` word of a flow with this way back.
@@ -112,112 +143,72 @@ fn ports_of(parsed: &Parsed, back: &Link) -> u64 {
     ports_word(parsed.flow.src_port, parsed.flow.dst_port, back.tags)
 }
 
-/// What a search came to, ports in host order; 0 = none.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Found {
-    /// The flow's port.
-    found: u16,
-    /// The port that a new flow may have: the first one that has rested, else the first one.
-    free: u16,
-}
-
 /// Tries the ports that the flow hash allows.
 #[inline(never)]
-fn find<T: Tables>(parsed: &Parsed, search: &Search, tables: &T) -> Found {
-    let (mut rested, mut spare) = (0, 0);
+fn find<T: Tables>(parsed: &Parsed, search: &mut Search, tables: &T) {
     for attempt in 0..NAT_PROBES {
-        let port = port_of(search.hash, attempt);
-        let Some(row) = tables.nat(search.first + port) else { break };
-        let word = NatControl(row.control.load());
-        if word.backend() == search.backend && is_flow(row, word, parsed) {
-            return Found { found: port as u16, free: 0 };
-        }
-        if rested == 0 && reusable(word, parsed, search, tables) {
-            if word.age_s(search.now_s) > NAT_REST_S {
-                rested = port as u16;
-            } else if spare == 0 {
-                spare = port as u16;
-            }
+        if probe(parsed, search, attempt, tables) {
+            break;
         }
     }
-    Found { found: 0, free: if rested != 0 { rested } else { spare } }
 }
 
-/// The port, in host order, of the flow that has been opening for longest; 0 = none. What a flood of beginnings takes,
-/// it loses again, and a flow that goes on keeps its port.
+/// Tries one port; whether the search is over.
 #[inline(never)]
-fn opening<T: Tables>(search: &Search, tables: &T) -> u16 {
-    let mut oldest = 0;
-    for attempt in 0..NAT_PROBES {
-        let port = port_of(search.hash, attempt);
-        let Some(row) = tables.nat(search.first + port) else { break };
-        let word = NatControl(row.control.load());
-        // Age, then port, in one number: the largest is the oldest.
-        let rank = u64::from(word.age_s(search.now_s)) << 16 | u64::from(port);
-        if word.state() == NatState::Opening && rank > oldest {
-            oldest = rank;
-        }
+fn probe<T: Tables>(parsed: &Parsed, search: &mut Search, attempt: u32, tables: &T) -> bool {
+    let port = port_of(search.hash, attempt);
+    let Some(row) = tables.nat(search.first + port) else { return true };
+    let word = NatControl(row.control.load());
+    if word.backend() == search.backend && is_flow(row, word, parsed) {
+        search.found = port as u16;
+        return true;
     }
-    oldest as u16
+    let rank = search.rank(word, tables);
+    if rank > search.best_rank {
+        (search.best_rank, search.best) = (rank, port as u16);
+    }
+    false
 }
 
-/// Whether a row holds this packet's flow, and held it while it was read.
+/// Whether a row holds this packet's flow, and held it while it was read. One sum of differences, since every
+/// comparison that could end it would be a way of its own to the verifier.
 #[inline(always)]
 fn is_flow(row: &NatRow, word: NatControl, parsed: &Parsed) -> bool {
     let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
-    word.state().is_flow()
-        && row.ports.load() as u32 == port_pair(parsed.flow.src_port, parsed.flow.dst_port)
-        && row.client[0].load() == client[0]
-        && row.client[1].load() == client[1]
-        && row.vip[0].load() == vip[0]
-        && row.vip[1].load() == vip[1]
-        && NatControl(row.control.load()).generation() == word.generation()
+    let pair = port_pair(parsed.flow.src_port, parsed.flow.dst_port);
+    let differs = u64::from(row.ports.load() as u32 ^ pair)
+        | (row.client[0].load() ^ client[0])
+        | (row.client[1].load() ^ client[1])
+        | (row.vip[0].load() ^ vip[0])
+        | (row.vip[1].load() ^ vip[1])
+        | u64::from(NatControl(row.control.load()).generation() ^ word.generation());
+    differs == 0 && word.is_flow()
 }
 
-/// Whether a row's port may go to another flow.
-#[inline(always)]
-fn reusable<T: Tables>(word: NatControl, parsed: &Parsed, search: &Search, tables: &T) -> bool {
-    let udp = parsed.flow.protocol == UDP;
-    match word.state() {
-        NatState::Free => true,
-        NatState::Claimed => false,
-        _ => word.is_over(search.now_s, udp, search.idle_s) || !control(word.backend(), tables).alive(),
-    }
-}
-
-/// Takes a port for a new flow, in host order: `free`, or, if that is 0, an opening flow's.
+/// Takes a port for a new flow, in host order: the best that the search found.
 #[inline(never)]
-fn take<T: Tables>(
-    parsed: &Parsed,
-    search: &Search,
-    free: u16,
-    back: &Link,
-    tables: &T,
-) -> Result<u16, Halt> {
+fn take<T: Tables>(parsed: &Parsed, search: &Search, back: &Link, tables: &T) -> Result<u16, Halt> {
     if !parsed.teaches() {
         return Err(Halt::drop(Reason::IcmpQuote));
     }
-    let port = if free != 0 { free } else { opening(search, tables) };
-    if port == 0 {
+    if search.best_rank == 0 {
         return Err(Halt::drop(Reason::NatPorts));
     }
-    let row = tables.nat(search.first + u32::from(port)).ok_or(CUT)?;
+    let row = tables.nat(search.first + u32::from(search.best)).ok_or(CUT)?;
     let egress = tables.port(tables.ingress_ifindex()).ok_or(Halt::drop(Reason::NoNextHop))?;
-    // Another CPU may have been quicker: what is in the row now must still be nobody's.
+    // Another CPU may have been quicker: what is in the row now must be worth as much.
     let old = NatControl(row.control.load());
-    let yields = free == 0 && old.state() == NatState::Opening;
-    if (yields || reusable(old, parsed, search, tables)) && search.claim(row, old, tables) {
-        let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
-        row.client[0].store(client[0]);
-        row.client[1].store(client[1]);
-        row.vip[0].store(vip[0]);
-        row.vip[1].store(vip[1]);
-        remember_way_back(row, parsed, back, egress);
-        row.control.store(search.control(NatState::Opening, old).0);
-        return Ok(port);
+    if search.rank(old, tables) < search.best_rank || !search.claim(row, old, tables) {
+        return Err(Halt::drop(Reason::NatBusy));
     }
-    Err(Halt::drop(Reason::NatBusy))
+    let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
+    row.client[0].store(client[0]);
+    row.client[1].store(client[1]);
+    row.vip[0].store(vip[0]);
+    row.vip[1].store(vip[1]);
+    remember_way_back(row, parsed, back, egress);
+    row.control.store(search.control(NatState::Opening, old).0);
+    Ok(search.best)
 }
 
 /// Where the client's packets come from is where the replies go.
@@ -265,7 +256,7 @@ pub fn reply<P: Packet, T: Tables>(
     let before = NatControl(row.control.load());
     let ports = row.ports.load();
     let vip_port = Be16::from_raw((ports >> 16) as u16);
-    if !before.state().is_flow() || !is_from(before.backend(), parsed, vip_port, tables) {
+    if !before.is_flow() || !is_from(before.backend(), parsed, vip_port, tables) {
         return Err(NOT_OURS);
     }
     let back = NextHop(row.back.load());
@@ -411,15 +402,18 @@ mod tests {
         let tables = HostTables::new(HashKey([1, 2]), 251, 8);
         let alive = Control::new(Control::ALIVE, Mode::Nat, 0, 0, Be16::from_raw(0));
         tables.backends[1].control.store(alive.0);
-        let search = Search { first: 0, backend: 1, idle_s: 5, hash: 77, now_s: NOW };
         let mut parsed = Parsed::default();
         parsed.flow.src_port = Be16::new(40_001);
-        let free = || find(&parsed, &search, &tables).free;
+        let free = || {
+            let mut search = search(5, NOW);
+            find(&parsed, &mut search, &tables);
+            search.best
+        };
         let set = |attempt, state, age_s| {
-            let row = &tables.nat[port_of(search.hash, attempt) as usize];
+            let row = &tables.nat[port_of(77, attempt) as usize];
             row.control.store(NatControl::new(1, state, 0, NOW - age_s).0);
         };
-        let port = |attempt| port_of(search.hash, attempt) as u16;
+        let port = |attempt| port_of(77, attempt) as u16;
         assert_eq!(free(), port(0), "never used");
         for attempt in 0..NAT_PROBES {
             set(attempt, NatState::Closing, NAT_CLOSING_S);
@@ -432,13 +426,19 @@ mod tests {
         assert_eq!(free(), port(5));
     }
 
+    /// Of a TCP flow with the hash 77 to backend 1.
+    fn search(idle_s: u32, now_s: u32) -> Search {
+        let mut search = Search::default();
+        search.begin(0, 1, 77, now_s, false, idle_s);
+        search
+    }
+
     /// The port that a client's segment with these flags gets at `NOW + later_s`.
     fn port_of_segment(tables: &HostTables, client: u16, flags: u8, later_s: u32) -> Result<u16, Halt> {
-        let search = Search { first: 0, backend: 1, idle_s: 900, hash: 77, now_s: NOW + later_s };
         let mut parsed = Parsed { l3: 14, tcp_flags: flags, ..Parsed::default() };
         parsed.flow.protocol = TCP;
         parsed.flow.src_port = Be16::new(client);
-        client_port(&HostFrame::new(&[0; 60]), &parsed, &search, tables)
+        client_port(&HostFrame::new(&[0; 60]), &parsed, &mut search(900, NOW + later_s), tables)
     }
 
     fn node() -> HostTables {
@@ -480,14 +480,16 @@ mod tests {
     fn a_port_that_another_cpu_just_took_is_not_taken_again() {
         let tables = node();
         let row = &tables.nat[port_of(77, 0) as usize];
-        let search = Search { first: 0, backend: 1, idle_s: 900, hash: 77, now_s: NOW };
+        let mut search = search(900, NOW);
+        find(&Parsed::default(), &mut search, &tables);
+        assert_eq!(search.best, port_of(77, 0) as u16);
         let seen = NatControl(row.control.load());
         assert!(search.claim(row, seen, &tables));
         assert!(!search.claim(row, seen, &tables), "it is another's by now");
         // Both saw port 0 free; the slower one finds a flow in it.
         row.control.store(search.control(NatState::Live, seen).0);
         let back = Link::back(&HostFrame::new(&[0; 60]), 14).unwrap();
-        let late = take(&Parsed::default(), &search, port_of(77, 0) as u16, &back, &tables);
+        let late = take(&Parsed::default(), &search, &back, &tables);
         assert_eq!(late, Err(Halt::drop(Reason::NatBusy)));
         assert_eq!(row.control.load(), search.control(NatState::Live, seen).0);
     }

@@ -83,6 +83,8 @@ pub struct Trail {
     pub slot_number: u32,
     /// How the backend was found.
     pub choice: Choice,
+    /// NAT's search for the flow's port.
+    pub search: nat::Search,
 }
 
 impl Trail {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use lb_common::abi::slot::Slot;
 use lb_common::addr::Mac;
 use lb_control::code::Code;
-use lb_control::plan::{Actual, Device, Op, Rows, Sweep};
+use lb_control::plan::{Actual, Device, Op, Rows, SlotChange, Sweep};
 
 use super::fault::{Fault, Result};
 use super::memory::{self, Memory, lock};
@@ -26,6 +27,7 @@ pub struct Fake {
     devices: Mutex<BTreeMap<String, (DeviceState, Option<AttachedMode>)>>,
     now_s: AtomicU32,
     last_sweep: Mutex<Option<Sweep>>,
+    lost_races: AtomicU32,
 }
 
 impl Fake {
@@ -38,7 +40,8 @@ impl Fake {
     pub fn with(capacities: &Capacities) -> Self {
         let (store, memory) = memory::store(capacities);
         let (devices, last_sweep) = (Mutex::default(), Mutex::default());
-        Self { store, memory, devices, now_s: AtomicU32::new(1_000), last_sweep }
+        let (now_s, lost_races) = (AtomicU32::new(1_000), AtomicU32::new(0));
+        Self { store, memory, devices, now_s, last_sweep, lost_races }
     }
 
     /// Gives it a device, up, with an MTU of 1,500 bytes.
@@ -57,6 +60,29 @@ impl Fake {
     /// Lets the next `count` calls into maps succeed and all after them fail; `None`: none fails.
     pub fn fail_after(&self, count: Option<u32>) {
         lock(&self.memory).left = count;
+    }
+
+    /// Another writer is quicker at the next `count` plans that change slots: each finds its slots settled, if they were
+    /// not, or unsettled, as a sweep would have left them.
+    pub fn lose_races(&self, count: u32) {
+        self.lost_races.store(count, Ordering::Relaxed);
+    }
+
+    fn lose_race(&self, ops: &[Op]) {
+        let changes = ops.iter().filter_map(|op| match op {
+            Op::ChangeSlots { first, changes, .. } => Some((first, changes)),
+            _ => None,
+        });
+        let mut met = false;
+        for (first, changes) in changes.filter(|_| self.lost_races.load(Ordering::Relaxed) > 0) {
+            met = true;
+            for SlotChange { slot, old, .. } in changes {
+                let settled = Slot::stable(old.current());
+                let now = if *old == settled { Slot::pinned(old.current()) } else { settled };
+                self.store.slots[(first + slot) as usize].store(now.0);
+            }
+        }
+        self.lost_races.fetch_sub(u32::from(met), Ordering::Relaxed);
     }
 
     /// The device of an egress row, as redirection would use it.
@@ -95,7 +121,8 @@ impl Dataplane for Fake {
     fn read(&self) -> Result<Actual<LiveSlots>> {
         maps::read(&self.store, lock(&self.last_sweep).take())
     }
-    fn apply(&self, ops: &[Op]) -> Result<()> {
+    fn apply(&self, ops: &[Op]) -> Result<u64> {
+        self.lose_race(ops);
         maps::apply(&self.store, ops)
     }
     fn device(&self, name: &str) -> Result<DeviceState> {

@@ -73,7 +73,7 @@ impl Dataplane for Kernel {
     fn read(&self) -> Result<Actual<LiveSlots>> {
         maps::read(&self.store, lock(&self.last_sweep).take())
     }
-    fn apply(&self, ops: &[Op]) -> Result<()> {
+    fn apply(&self, ops: &[Op]) -> Result<u64> {
         maps::apply(&self.store, ops)
     }
     fn device(&self, name: &str) -> Result<DeviceState> {

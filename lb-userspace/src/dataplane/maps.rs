@@ -8,7 +8,6 @@ use std::sync::atomic::{Ordering, fence};
 
 use lb_common::abi::backend::{BackendRow, Control, NextHop};
 use lb_common::abi::egress::{EgressRow, Tags};
-use lb_common::abi::slot::Slot;
 use lb_common::abi::vip::{Policy, VipEntry, VipRow, extent, extent_word};
 use lb_common::abi::word::Word;
 use lb_common::addr::{Addr, Mac};
@@ -96,9 +95,18 @@ fn egress(row: &EgressRow) -> Option<EgressContent> {
     })
 }
 
-/// Carries out operations in order, up to the first that fails.
-pub(super) fn apply(store: &Store, ops: &[Op]) -> Result<()> {
-    ops.iter().try_for_each(|op| apply_one(store, op))
+/// Carries out operations in order, up to the first that fails. Returns how many slots were not as planned; if there
+/// are any, what follows the slots is left undone.
+pub(super) fn apply(store: &Store, ops: &[Op]) -> Result<u64> {
+    let mut missed = 0;
+    for op in ops {
+        match op {
+            Op::ChangeSlots { first, changes, .. } => missed += change_slots(store, *first, changes)?,
+            _ if missed > 0 => break,
+            _ => apply_one(store, op)?,
+        }
+    }
+    Ok(missed)
 }
 
 fn apply_one(store: &Store, op: &Op) -> Result<()> {
@@ -120,7 +128,7 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
             let slots = slots(store, *first, values.len() as u32)?;
             slots.iter().zip(values).for_each(|(word, slot)| word.store(slot.0));
         }
-        Op::ChangeSlots { first, changes, .. } => return change_slots(store, *first, changes),
+        Op::ChangeSlots { first, changes, .. } => return change_slots(store, *first, changes).map(drop),
         Op::WriteVip { row, content } => return write_vip(store, *row, content),
         Op::SetVipPolicy { row, policy } => set(&vip_row(store, *row)?.policy, policy.0),
         Op::SetVipTable { row, extent } => set(&vip_row(store, *row)?.table, extent_word(extent.0, extent.1)),
@@ -217,15 +225,13 @@ fn free_vip(row: &VipRow) {
     }
 }
 
-/// A slot that holds another value than it did when the change was planned stays: the next plan sees it.
-fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<()> {
+/// A slot that holds another value than it did when the change was planned stays: the next plan sees it. Returns how
+/// many do.
+fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<u64> {
     let count = changes.iter().map(|change| change.slot + 1).max().unwrap_or(0);
     let slots = slots(store, first, count)?;
-    for SlotChange { slot, old, new } in changes {
-        let Slot(old) = old;
-        slots[*slot as usize].compare_swap(*old, new.0);
-    }
-    Ok(())
+    let stays = |change: &&SlotChange| !slots[change.slot as usize].compare_swap(change.old.0, change.new.0);
+    Ok(changes.iter().filter(stays).count() as u64)
 }
 
 /// Packets and bytes of everything that is in use.
@@ -251,6 +257,7 @@ mod tests {
     use super::*;
     use crate::dataplane::memory;
     use lb_common::abi::backend::Mode;
+    use lb_common::abi::slot::Slot;
     use lb_common::abi::vip::Tracking;
     use lb_control::code::Code;
 
@@ -363,8 +370,12 @@ mod tests {
         let new = Slot::moving(9, 8, 1_000);
         let change = |slot, old| SlotChange { slot, old, new };
         let changes = vec![change(0, Slot::stable(8)), change(256, Slot::stable(7))];
-        apply(&store, &[Op::ChangeSlots { vip_row: 5, first: 251, changes }]).unwrap();
+        let change = Op::ChangeSlots { vip_row: 5, first: 251, changes };
+        // What comes after the slots rests on them.
+        let missed = apply(&store, &[change, Op::FreeBackend { row: 8 }]).unwrap();
+        assert_eq!(missed, 1);
         assert_eq!((store.slots[251].load(), store.slots[507].load()), (new.0, Slot::stable(8).0));
+        assert!(read(&store, None).unwrap().backends.contains_key(&8));
     }
 
     #[test]

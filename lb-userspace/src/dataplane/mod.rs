@@ -57,11 +57,13 @@ pub trait Dataplane: Send + Sync {
     /// A map could not be read.
     fn read(&self) -> Result<Actual<LiveSlots>>;
 
-    /// Carries out operations, in order. Each is idempotent.
+    /// Carries out operations, in order. Each is idempotent. Returns how many slots held something else than the plan
+    /// had read: the sweep was quicker. They are as they were; the other slots are changed, and what comes after the
+    /// slots in the plan is left undone, as it rests on them. Read, compare and apply again.
     ///
     /// # Errors
     /// The first that fails, with its map and its limit; those before it are done, those after it are not.
-    fn apply(&self, ops: &[Op]) -> Result<()>;
+    fn apply(&self, ops: &[Op]) -> Result<u64>;
 
     /// What a device is, for the plan, before anything is attached to it.
     ///

@@ -17,9 +17,9 @@ use super::fault::{Fault, Result};
 
 include!(concat!(env!("OUT_DIR"), "/object.rs"));
 
-/// Links to XDP programs came with 5.9, memory accounting by cgroup instead of by RLIMIT_MEMLOCK with 5.11.
-const LINKS_SINCE: KernelVersion = KernelVersion::new(5, 9, 0);
-const NO_MEMLOCK_SINCE: KernelVersion = KernelVersion::new(5, 11, 0);
+/// Frames of several parts (`xdp.frags`) came with 5.18; links, and memory that is not counted against
+/// RLIMIT_MEMLOCK, before.
+const SINCE: KernelVersion = KernelVersion::new(5, 18, 0);
 
 /// `BPF_F_MMAPABLE`.
 pub(super) const MMAPABLE: u32 = 1 << 10;
@@ -100,13 +100,12 @@ pub(super) fn no_object() -> Fault {
 fn check_kernel() -> Result<()> {
     let version =
         KernelVersion::current().map_err(|error| Fault::new(Code::KernelTooOld, error.to_string()))?;
-    if version < LINKS_SINCE {
-        return Err(Fault::new(Code::KernelTooOld, format!("this kernel is {version:?}")));
-    }
-    if version < NO_MEMLOCK_SINCE {
-        use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-        setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY)
-            .map_err(|error| Fault::os("raise RLIMIT_MEMLOCK", &error.into()))?;
+    supported(version)
+}
+
+fn supported(version: KernelVersion) -> Result<()> {
+    if version < SINCE {
+        return Err(Fault::new(Code::KernelTooOld, format!("this kernel is {version}")));
     }
     Ok(())
 }
@@ -187,6 +186,13 @@ mod tests {
         let error = aya::maps::MapError::CreateError { name: "LB_X".into(), io_error: inner };
         assert_eq!(os_error(&error).unwrap().raw_os_error(), Some(libc::ENOMEM));
         assert!(maps_fault(&EbpfError::MapError(error)).message.contains("LB_X"));
+    }
+
+    #[test]
+    fn a_kernel_that_is_too_old_is_named_with_what_it_takes() {
+        assert_eq!(supported(KernelVersion::new(5, 18, 0)), Ok(()));
+        let fault = supported(KernelVersion::new(5, 17, 9)).unwrap_err().to_string();
+        assert!(fault.contains("LB4012") && fault.contains("5.17.9") && fault.contains("5.18"), "{fault}");
     }
 
     #[test]

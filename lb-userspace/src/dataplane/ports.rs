@@ -35,7 +35,7 @@ pub(super) fn register(store: &Store, state: &DeviceState) -> Result<Option<Regi
 /// Takes back what was added for a device that could not be attached.
 pub(super) fn unregister(store: &Store, added: Registered) -> Result<()> {
     let Registered { ifindex, row } = added;
-    maps::apply(store, &[Op::RemovePort { ifindex }, Op::Barrier, Op::FreeEgress { row }])
+    maps::apply(store, &[Op::RemovePort { ifindex }, Op::Barrier, Op::FreeEgress { row }]).map(drop)
 }
 
 #[cfg(test)]

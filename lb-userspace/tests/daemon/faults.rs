@@ -1,6 +1,7 @@
 //! What goes wrong: a data plane that fails, a daemon that is not there, requests that are not of their form.
 
-use lb_control::plan::Op;
+use lb_control::code::Code;
+use lb_control::plan::{Op, Slots};
 use lb_userspace::dataplane::Dataplane;
 
 use crate::bench::{Bench, run, until};
@@ -40,6 +41,40 @@ async fn what_somebody_else_writes_to_the_maps_is_put_right_and_counted() {
     until("it is put right", || bench.fake.read().unwrap().keys == before).await;
     until("it is counted", || node.standing.borrow().drift_ops > 0).await;
     assert!(bench.lb("status").await.ok().stdout.contains("something else wrote to the maps"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_is_in_the_maps_only_when_every_slot_is() {
+    let bench = Bench::new();
+    bench.with_web(3).await;
+    bench.lb("backend weight web/b1 0").await.ok();
+    let node = bench.node.clone();
+    let row = |name: &str| {
+        let id = node.engine.state().backend("web", name).unwrap().id;
+        let actual = bench.fake.read().unwrap();
+        *actual.backends.iter().find(|(_, content)| content.id == id).unwrap().0
+    };
+    let b1 = row("b1");
+    let slots_of_b1 = || {
+        let actual = bench.fake.read().unwrap();
+        let (first, count) = actual.vips.values().next().unwrap().extent;
+        (first..first + count).filter(|index| actual.slots.slot(*index).current() == b1).count()
+    };
+    assert_eq!(slots_of_b1(), 0);
+    // The sweep is quicker: the plan is made again before the command is answered.
+    bench.fake.lose_races(2);
+    bench.lb("backend weight web/b1 100").await.ok();
+    assert!(slots_of_b1() > 20_000);
+    // It is quicker every time: that is said, and nothing claims that the maps hold the revision.
+    let revision = node.standing.borrow().revision;
+    bench.fake.lose_races(u32::MAX);
+    let ran = bench.lb("backend weight web/b1 0").await;
+    assert!(ran.exit == 1 && ran.stderr.contains("durable, but not in the maps yet"), "{ran:?}");
+    assert_eq!(node.standing.borrow().revision, revision);
+    assert_eq!(node.standing.borrow().fault.as_ref().unwrap().code, Code::SlotsContended);
+    bench.fake.lose_races(0);
+    until("the maps have it", || node.standing.borrow().revision == revision + 1).await;
+    assert_eq!(slots_of_b1(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

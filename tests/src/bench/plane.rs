@@ -157,7 +157,7 @@ impl Plane {
     }
 
     fn apply(&self, ops: &[Op]) -> Result<()> {
-        self.kernel.apply(ops).map_err(|fault| anyhow!("{fault}"))
+        self.kernel.apply(ops).map(drop).map_err(|fault| anyhow!("{fault}"))
     }
 
     fn fill(&self, vip: Served, backends: &[Destination], mode: Mode) -> Vec<Op> {
