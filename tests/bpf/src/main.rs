@@ -1,5 +1,5 @@
-//! Programs of the benchmark: what makes packets (`drive`, `generate`), what the balancer is compared with, and
-//! where packets end. Measures nothing itself; the binary `bench` of crate `lb-tests` does.
+//! Programs of the benchmark: what makes packets (`drive`, `generate`), what the balancer is compared with, flow
+//! hashes alone, and where packets end. Measures nothing itself; the binary `bench` of crate `lb-tests` does.
 //!
 //! All take frames in parts, as the balancer does: the kernel lets a program call only its like.
 #![no_std]
@@ -7,6 +7,7 @@
 #![allow(missing_docs, reason = "the attribute on entry points makes more of them")]
 
 mod flow;
+mod hash;
 mod reference;
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_TX};
@@ -66,12 +67,44 @@ pub fn mac_swap(context: XdpContext) -> u32 {
 pub fn reference(context: XdpContext) -> u32 {
     run(context, |frame, maps, walk| pipeline::run::<_, _, reference::LeastRecentlyUsed>(frame, maps, walk))
 }
+
 /// Spreads frames over four devices by the client's address, and does nothing else.
 #[xdp(frags)]
 pub fn bare_redirect(context: XdpContext) -> u32 {
     let frame = Frame(context);
     let Some(header) = frame.at::<Ipv4>(ETHERNET) else { return XDP_ABORTED };
     BENCH_DEVICES.redirect(header.src.host() & 3, 0).unwrap_or(XDP_DROP)
+}
+
+
+/// No hash: what all else of the next four costs.
+#[xdp(frags)]
+pub fn hash_nothing(context: XdpContext) -> u32 {
+    hash::chain(context, false, hash::nothing).map_or(XDP_ABORTED, |()| XDP_TX)
+}
+
+/// The balancer's hash, IPv4.
+#[xdp(frags)]
+pub fn hash_siphash(context: XdpContext) -> u32 {
+    hash::chain(context, false, hash::siphash).map_or(XDP_ABORTED, |()| XDP_TX)
+}
+
+/// The quicker hash that is no PRF, IPv4.
+#[xdp(frags)]
+pub fn hash_xxh64(context: XdpContext) -> u32 {
+    hash::chain(context, false, hash::seeded_xxh64).map_or(XDP_ABORTED, |()| XDP_TX)
+}
+
+/// The balancer's hash, IPv6.
+#[xdp(frags)]
+pub fn hash_siphash_v6(context: XdpContext) -> u32 {
+    hash::chain(context, true, hash::siphash).map_or(XDP_ABORTED, |()| XDP_TX)
+}
+
+/// The quicker hash that is no PRF, IPv6.
+#[xdp(frags)]
+pub fn hash_xxh64_v6(context: XdpContext) -> u32 {
+    hash::chain(context, true, hash::seeded_xxh64).map_or(XDP_ABORTED, |()| XDP_TX)
 }
 
 /// Where packets end.

@@ -3,6 +3,7 @@
 //! Each contender has a network of its own, set up as one would for it, and they take turns. All replies come back by
 //! the node's plain routing, but for the proxies, which end every connection themselves.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
@@ -43,16 +44,30 @@ pub enum Contender {
 }
 
 impl Contender {
-    const ALL: [Self; 5] =
+    /// All of them; the first is what the others' shares are of.
+    pub(super) const ALL: [Self; 5] =
         [Self::KernelMultipath, Self::Balance, Self::NftablesDnat, Self::Haproxy, Self::NginxStream];
 
-    fn is_installed(self) -> bool {
+    /// Its name for people.
+    pub(super) const fn words(self) -> &'static str {
         match self {
-            Self::KernelMultipath | Self::Balance => true,
-            Self::NftablesDnat => is_installed("nft"),
-            Self::Haproxy => is_installed("haproxy"),
-            Self::NginxStream => fs::exists(NGINX_STREAM).unwrap_or(false),
+            Self::KernelMultipath => "kernel multipath",
+            Self::Balance => "Switchyard",
+            Self::NftablesDnat => "nftables DNAT",
+            Self::Haproxy => "HAProxy",
+            Self::NginxStream => "nginx stream",
         }
+    }
+
+    /// What it needs that is not here.
+    fn missing(self) -> Option<&'static str> {
+        let (tool, is_there) = match self {
+            Self::KernelMultipath | Self::Balance => return None,
+            Self::NftablesDnat => ("nft", is_installed("nft")),
+            Self::Haproxy => ("haproxy", is_installed("haproxy")),
+            Self::NginxStream => (NGINX_STREAM, fs::exists(NGINX_STREAM).unwrap_or(false)),
+        };
+        (!is_there).then_some(tool)
     }
 }
 
@@ -71,7 +86,11 @@ pub struct Http {
     pub latency_p99_ms: f64,
     /// Failed requests, over all rounds.
     pub errors: u64,
+    /// Offloads that were on, as ethtool names them, by device.
+    pub offloads: Offloads,
 }
+
+type Offloads = BTreeMap<&'static str, Vec<String>>;
 
 /// The keys.
 pub fn keys(https: &[Http]) -> Vec<(&'static str, Option<f64>)> {
@@ -82,13 +101,18 @@ pub fn keys(https: &[Http]) -> Vec<(&'static str, Option<f64>)> {
     vec![("http_keepalive_share", share(false)), ("http_close_share", share(true))]
 }
 
-/// Measures every contender that is installed.
+/// Measures every contender that is installed, and says which ones are not.
 ///
 /// # Errors
 /// When a network or a contender cannot be made.
-pub fn run(effort: Effort) -> Result<Vec<Http>> {
-    let installed = Contender::ALL.into_iter().filter(|contender| contender.is_installed());
-    let halls = installed.map(Hall::open).collect::<Result<Vec<_>>>()?;
+pub fn run(effort: Effort) -> Result<(Vec<Http>, Vec<Contender>)> {
+    let (skipped, installed): (Vec<_>, Vec<_>) =
+        Contender::ALL.into_iter().partition(|contender| contender.missing().is_some());
+    for contender in &skipped {
+        let (words, tool) = (contender.words(), contender.missing().unwrap_or_default());
+        eprintln!("SKIPPED: {words}: no {tool} here; `cargo xtask setup` installs it");
+    }
+    let halls = installed.into_iter().map(Hall::open).collect::<Result<Vec<_>>>()?;
     let (rounds, duration) = effort.http_rounds();
     let mut https = Vec::new();
     for reuse in [Reuse::KeepAlive, Reuse::PerRequest] {
@@ -99,21 +123,24 @@ pub fn run(effort: Effort) -> Result<Vec<Http>> {
             }
         }
         let all = halls.iter().zip(&reports);
-        https.extend(all.map(|(hall, own)| summary(hall.contender, reuse, own, &reports[0])));
+        for (hall, own) in all {
+            https.push(summary(hall, reuse, own, &reports[0])?);
+        }
     }
-    Ok(https)
+    Ok((https, skipped))
 }
 
-fn summary(contender: Contender, reuse: Reuse, own: &[WrkReport], base: &[WrkReport]) -> Http {
+fn summary(hall: &Hall, reuse: Reuse, own: &[WrkReport], base: &[WrkReport]) -> Result<Http> {
     let shares = own.iter().zip(base).map(|(own, base)| own.requests_per_s / base.requests_per_s);
-    Http {
+    Ok(Http {
         close: reuse == Reuse::PerRequest,
-        contender,
+        contender: hall.contender,
         requests_per_s: median(&mut own.iter().map(|report| report.requests_per_s).collect::<Vec<_>>()),
         share: median(&mut shares.collect::<Vec<_>>()),
         latency_p99_ms: median(&mut own.iter().map(|report| report.latency_p99_us / 1e3).collect::<Vec<_>>()),
         errors: own.iter().map(WrkReport::errors).sum(),
-    }
+        offloads: hall.stage.offloads()?,
+    })
 }
 
 /// A network with a contender at work.
@@ -149,7 +176,7 @@ impl Hall {
     /// Every backend answers through the contender.
     fn wait_ready(&self) -> Result<()> {
         let net = &self.stage.net;
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         wait_for("an answer of every backend", READY_DEADLINE, || {
             seen.extend(fetch(net.client(), net.vip4(PORT), "/").ok()?.backend);
             (seen.len() == BACKENDS).then_some(())

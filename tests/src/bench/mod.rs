@@ -3,6 +3,7 @@
 //! Ratios within one run are what counts: contenders take turns in short rounds, so that a machine that is slower for
 //! a while is slower for all of them. Nothing here is a test: a reach that is missed is said, not failed.
 
+pub mod hash;
 pub mod http;
 pub mod path;
 pub mod plane;

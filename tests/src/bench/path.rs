@@ -25,7 +25,7 @@ const FLOOD: u32 = 50_000_000;
 const BACKENDS: u8 = 16;
 /// The loopback device, which a test run pretends that frames come in by: what leaves by it is XDP_TX.
 const LOOPBACK: u32 = 1;
-const XDP_TX: u32 = 3;
+pub(super) const XDP_TX: u32 = 3;
 
 const MODES: [Mode; 2] = [Mode::Ipip, Mode::L2];
 const CONTENDERS: [&str; 4] = ["empty", "mac_swap", "balance", "reference"];
@@ -219,7 +219,7 @@ impl Bench {
     }
 }
 
-fn destination(number: u8) -> Destination {
+pub(super) fn destination(number: u8) -> Destination {
     Destination {
         address: Ipv4Addr::new(10, 200, 0, number),
         mac: [2, 0, 0, 9, 0, number],
@@ -228,7 +228,7 @@ fn destination(number: u8) -> Destination {
     }
 }
 
-fn established(flows: u32) -> Load {
+pub(super) fn established(flows: u32) -> Load {
     Load { flows, in_turn: false, tcp_flags: ACK }
 }
 

@@ -37,6 +37,17 @@ pub enum Contender {
     KernelMultipath,
 }
 
+impl Contender {
+    /// Its name for people.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::BareRedirect => "bare redirect",
+            Self::Balance => "Switchyard",
+            Self::KernelMultipath => "kernel multipath",
+        }
+    }
+}
+
 const CONTENDERS: [Contender; 3] = [Contender::BareRedirect, Contender::Balance, Contender::KernelMultipath];
 
 /// One contender under one load.

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::http::Http;
+use super::hash::Hash;
+use super::http::{self, Http};
 use super::path::{Cell, PathReport};
 use super::plot;
 use super::rate::Rate;
@@ -40,6 +41,10 @@ const REACHES: &[(&str, Reach)] = &[
     ("maglev_disruption_10", Reach::Said),
     ("maglev_disruption_1000", Reach::Said),
     ("flow_bytes", Reach::AtMost(24.0)),
+    ("hash_siphash_ns", Reach::Said),
+    ("hash_xxh64_ns", Reach::Said),
+    ("hash_siphash_v6_ns", Reach::Said),
+    ("hash_xxh64_v6_ns", Reach::Said),
 ];
 
 /// Everything that was measured.
@@ -47,10 +52,14 @@ const REACHES: &[(&str, Reach)] = &[
 pub struct Report {
     /// (a)
     pub path: PathReport,
+    /// What a flow's hash costs.
+    pub hashes: Vec<Hash>,
     /// (b)
     pub rates: Vec<Rate>,
     /// (c)
     pub https: Vec<Http>,
+    /// Contenders of (c) that are not installed here.
+    pub skipped: Vec<http::Contender>,
     /// The keys of the last line; `None` was not measured.
     #[serde(skip)]
     pub keys: Vec<(&'static str, Option<f64>)>,
@@ -77,7 +86,7 @@ impl Report {
         let all = json!({ "keys": self.line(), "notes": NOTES, "measured": self });
         let file = dir.join("bench.json");
         fs::write(&file, format!("{all:#}\n")).with_context(|| format!("write {}", file.display()))?;
-        plot::draw(&self.path.cells, &dir.join("bench.svg"))?;
+        plot::draw(self, &dir.join("bench.svg"))?;
         dir.canonicalize().context("find the directory of the results")
     }
 
@@ -104,13 +113,22 @@ const NOTES: &[&str] = &[
      one vip of 65,537 slots; net = less the empty program. Ratios are those of IPIP.",
     "reference: the same path with only the tracking replaced by a lookup, and an insert on a miss, in the kernel's \
      LRU hash, 16-byte keys, LRU lists by CPU, room for 4 million flows on each.",
+    "hashes: nanoseconds of one hash of a flow in BPF, measured as path is; eight in a row, each waiting for the one \
+     before, less the same program without a hash. siphash is SipHash-1-3 as the balancer uses it, xxh64 has a seed.",
     "rates: client, node and four backends on cables (veth) of their own; generator, node and sinks in lockstep on one \
      CPU, live frames of 60 bytes in batches of 64, counted at the backends' devices; L2.",
     "https: wrk with one thread and 64 connections, nginx on each of four backends, one process each; all on all CPUs. \
-     The same network for each contender, offloads on where they work; replies by the node's plain routing.",
+     The same network for each contender; replies by the node's plain routing.",
+    "https, offloads: what ethtool says of each contender's devices while it was measured. They are on everywhere for \
+     everyone, with one exception: the client's checksums and large segments are off where the balancer is, since XDP \
+     would send them on unfinished. So its client works more than those of the others.",
+    "https, skipped: contenders that were not installed.",
 ];
 
 fn show_cells(cells: &[Cell]) {
+    if cells.is_empty() {
+        return;
+    }
     eprintln!("{:<5} {:<7} {:>11} {:<12} {:>9} {:>9}", "mode", "flows", "number", "program", "ns", "net ns");
     for cell in cells {
         let kind = if cell.flood { "new" } else { "" };
@@ -124,25 +142,30 @@ fn show_cells(cells: &[Cell]) {
 }
 
 fn show_rates(rates: &[Rate]) {
-    eprintln!("\n{:<14} {:<16} {:>12} {:>6} {:>10}", "load", "contender", "packets/s", "share", "delivered");
+    if rates.is_empty() {
+        return;
+    }
+    eprintln!("\n{:<14} {:<18} {:>12} {:>6} {:>10}", "load", "contender", "packets/s", "share", "delivered");
     for rate in rates {
-        let contender = format!("{:?}", rate.contender);
+        let contender = rate.contender.words();
         let (packets, share, delivered) = (rate.packets_per_s, rate.share, rate.delivered);
-        eprintln!("{:<14} {contender:<16} {packets:>12.0} {share:>6.2} {delivered:>10.3}", rate.load);
+        eprintln!("{:<14} {contender:<18} {packets:>12.0} {share:>6.2} {delivered:>10.3}", rate.load);
     }
 }
 
 fn show_https(https: &[Http]) {
+    if https.is_empty() {
+        return;
+    }
     eprintln!(
-        "\n{:<10} {:<16} {:>10} {:>6} {:>8} {:>7}",
+        "\n{:<10} {:<18} {:>10} {:>6} {:>8} {:>7}",
         "requests", "contender", "per s", "share", "p99 ms", "errors"
     );
     for http in https {
-        let (kind, contender) =
-            (if http.close { "close" } else { "keepalive" }, format!("{:?}", http.contender));
+        let (kind, contender) = (if http.close { "close" } else { "keepalive" }, http.contender.words());
         let Http { requests_per_s, share, latency_p99_ms, errors, .. } = http;
         eprintln!(
-            "{kind:<10} {contender:<16} {requests_per_s:>10.0} {share:>6.2} {latency_p99_ms:>8.2} {errors:>7}"
+            "{kind:<10} {contender:<18} {requests_per_s:>10.0} {share:>6.2} {latency_p99_ms:>8.2} {errors:>7}"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! The network of (b) and (c): a client, the node and four backends, each on a cable of its own.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
@@ -13,6 +14,13 @@ use crate::topology::{Layout, Topology, vip};
 /// Backends of every contender.
 pub(super) const BACKENDS: usize = 4;
 pub(super) const PORT: u16 = 80;
+/// What [`Stage::offload`] turns on, as `ethtool -k` names it.
+const OFFLOADS: [&str; 4] = [
+    "tx-checksumming",
+    "tcp-segmentation-offload",
+    "generic-segmentation-offload",
+    "generic-receive-offload",
+];
 
 /// Where contenders meet.
 pub(super) struct Stage {
@@ -49,6 +57,24 @@ impl Stage {
             namespace.shell(&format!("ethtool -K {device} tx on tso on gso on gro on"))?;
         }
         Ok(())
+    }
+
+    /// Which of these are on, by device; the backends are all alike.
+    pub(super) fn offloads(&self) -> Result<BTreeMap<&'static str, Vec<String>>> {
+        let (node, first) = (self.net.node(), &self.net.backends()[0]);
+        let devices = [
+            ("client", self.net.client(), "eth0"),
+            ("node, to the client", &node.ns, node.uplink()),
+            ("node, to a backend", &node.ns, first.name()),
+            ("backend", &first.ns, first.device()),
+        ];
+        let of = |(place, namespace, device): (_, &Namespace, &str)| {
+            let features = namespace.shell(&format!("ethtool -k {device}"))?;
+            let on = features.lines().filter_map(|line| line.split_once(": "));
+            let on = on.filter(|(name, state)| OFFLOADS.contains(name) && state.starts_with("on"));
+            Ok((place, on.map(|(name, _)| name.to_owned()).collect()))
+        };
+        devices.into_iter().map(of).collect()
     }
 
     pub(super) fn served() -> Served {

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::Parser;
 use lb_tests::bench::report::Report;
-use lb_tests::bench::{Effort, http, path, rate, table};
+use lb_tests::bench::{Effort, hash, http, path, rate, table};
 
 /// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ struct Arguments {
 enum Part {
     /// Cost of a packet in the program.
     Path,
+    /// Cost of a flow's hash, ours and a quicker one.
+    Hash,
     /// Packets a second through the node.
     Rate,
     /// HTTP through the node.
@@ -44,12 +46,16 @@ fn main() -> Result<()> {
         report.path = path::run(effort)?;
         report.keys.extend(report.path.keys());
     }
+    if wanted(Part::Hash) {
+        report.hashes = hash::run(effort)?;
+        report.keys.extend(hash::keys(&report.hashes));
+    }
     if wanted(Part::Rate) {
         report.rates = rate::run(effort)?;
         report.keys.extend(rate::keys(&report.rates));
     }
     if wanted(Part::Http) {
-        report.https = http::run(effort)?;
+        (report.https, report.skipped) = http::run(effort)?;
         report.keys.extend(http::keys(&report.https));
     }
     let dir = report.write()?;

@@ -26,13 +26,21 @@ pub struct Kill {
     pub moved: BTreeMap<String, Instant>,
     /// When its processes ran again.
     pub back: Option<Instant>,
+    /// Whether it was said that this takes long.
+    pub is_late: bool,
 }
 
 impl Kill {
     /// A kill as of now.
     #[must_use]
     pub fn now(backend: &str) -> Self {
-        Self { backend: backend.to_owned(), at: Instant::now(), moved: BTreeMap::new(), back: None }
+        Self {
+            backend: backend.to_owned(),
+            at: Instant::now(),
+            moved: BTreeMap::new(),
+            back: None,
+            is_late: false,
+        }
     }
 
     /// The time until all of `vips` were seen without it, once they were.
@@ -96,7 +104,7 @@ mod tests {
         fn kill(&self) -> Kill {
             let moved =
                 BTreeMap::from([("web4".to_owned(), self.at(1_500)), ("web6".to_owned(), self.at(1_600))]);
-            Kill { backend: "b2".to_owned(), at: self.at(1_000), moved, back: None }
+            Kill { backend: "b2".to_owned(), at: self.at(1_000), moved, back: None, is_late: false }
         }
     }
 

@@ -12,6 +12,7 @@ use lb_userspace::api::views::StatusView;
 use serde::Serialize;
 
 use super::account::Kill;
+use super::cast::SERVED;
 
 /// Something that happened.
 #[derive(Clone, Debug, Serialize)]
@@ -68,6 +69,17 @@ pub struct Known {
     pub status: Option<StatusView>,
     /// Whether the daemon answers.
     pub is_daemon_up: bool,
+}
+
+impl Known {
+    /// Whether nothing that was done is still to be seen: deaths and arrivals, the latter for at least `since`. (A
+    /// drain takes as long as its flows last.)
+    #[must_use]
+    pub fn is_settled(&self, since: Duration) -> bool {
+        let seen = |wish: &Wish| wish.seen.is_some_and(|seen| seen.elapsed() >= since);
+        let out = |kill: &Kill| kill.back.is_some() || kill.moved.len() >= SERVED.len();
+        self.is_daemon_up && self.kills.iter().all(out) && self.arrivals.values().all(seen)
+    }
 }
 
 /// The shared board.

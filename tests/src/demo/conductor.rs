@@ -1,6 +1,8 @@
 //! Does what is asked, one thing after the other, on a thread of its own: some of it takes a second, and neither
 //! screen nor clock may stand still meanwhile.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -37,6 +39,8 @@ pub enum Act {
 #[derive(Debug)]
 pub struct Conductor {
     acts: Option<Sender<Act>>,
+    /// Acts that were asked for and are not done.
+    open: Arc<AtomicUsize>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -47,17 +51,26 @@ impl Conductor {
     /// When no thread can be started.
     pub fn start(stage: Stage, board: Board, interrupt: Interrupt) -> Result<Self> {
         let (acts, queue) = channel();
-        let conduct = move || conduct(stage, &queue, &board, &interrupt);
+        let open = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&open);
+        let conduct = move || conduct(stage, &queue, &left, &board, &interrupt);
         let thread = std::thread::Builder::new().name("conductor".to_owned()).spawn(conduct);
-        Ok(Self { acts: Some(acts), thread: Some(thread.context("start the conductor")?) })
+        Ok(Self { acts: Some(acts), open, thread: Some(thread.context("start the conductor")?) })
     }
 
     /// Asks for something; it is done after everything asked for before.
     pub fn ask(&self, act: Act) {
         if let Some(acts) = &self.acts {
+            self.open.fetch_add(1, Ordering::SeqCst);
             // A conductor that has gone has left its problem on the board.
             let _ = acts.send(act);
         }
+    }
+
+    /// Whether something that was asked for is not done yet.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.open.load(Ordering::SeqCst) > 0
     }
 }
 
@@ -72,19 +85,25 @@ impl Drop for Conductor {
     }
 }
 
-fn conduct(mut stage: Stage, queue: &Receiver<Act>, board: &Board, interrupt: &Interrupt) {
+fn conduct(
+    mut stage: Stage,
+    queue: &Receiver<Act>,
+    open: &AtomicUsize,
+    board: &Board,
+    interrupt: &Interrupt,
+) {
     while let Ok(act) = queue.recv() {
-        if interrupt.is_requested() {
-            continue;
-        }
         let refused = refusal(&act, &board.lock());
-        if let Err(why) = refused {
-            board.say(why.to_string());
-            continue;
+        match refused {
+            _ if interrupt.is_requested() => {}
+            Err(why) => board.say(why.to_string()),
+            Ok(()) => {
+                if let Err(error) = perform(&mut stage, &act, board, interrupt) {
+                    board.complain(format!("{act:?}: {error:#}"));
+                }
+            }
         }
-        if let Err(error) = perform(&mut stage, &act, board, interrupt) {
-            board.complain(format!("{act:?}: {error:#}"));
-        }
+        open.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

@@ -53,6 +53,10 @@ use timeline::SECONDS_MIN;
 const EXIT_INTERRUPTED: u8 = 130;
 /// How long requests run without a terminal, seconds.
 const SECONDS: u64 = 20;
+/// How much longer a timeline may take on a machine that is too busy to play it in time.
+const OVERTIME: Duration = Duration::from_secs(30);
+/// How long a backend that joined is given to be used.
+const SETTLING: Duration = Duration::from_secs(1);
 /// Between two looks at clock and signals.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -154,12 +158,17 @@ fn tell(options: &Options, report: &Report, guide: &Guide) -> Result<ExitCode> {
     })
 }
 
-/// Plays the timeline.
+/// Plays the timeline, to the end of its acts also where they take longer than they should.
 fn play(options: &Options, board: &Board, conductor: &Conductor, traffic: &Traffic, interrupt: &Interrupt) {
     let length = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
     let mut acts = timeline::acts(length).into_iter().peekable();
     let start = board.lock().start;
-    while start.elapsed() < length && !interrupt.wait(TICK) {
+    let is_over = || {
+        let time = start.elapsed();
+        time >= length
+            && (time >= length + OVERTIME || !conductor.is_busy() && board.lock().is_settled(SETTLING))
+    };
+    while !is_over() && !interrupt.wait(TICK) {
         while let Some((_, act)) = acts.next_if(|(at, _)| start.elapsed() >= *at) {
             conductor.ask(act);
         }

@@ -23,6 +23,9 @@ const CLOSE_LOOK: Duration = Duration::from_millis(10);
 /// Between two looks while nothing is.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// After how long a dead backend that is not out yet is spoken of.
+const LATE: Duration = Duration::from_secs(3);
+
 /// The watching thread; dropping it ends it.
 #[derive(Debug)]
 pub struct Observer {
@@ -96,9 +99,23 @@ fn see_deaths(known: &mut Known, status: &StatusView, at: Instant) -> Vec<String
         if let Some(took) = kill.detected_after(SERVED.len()) {
             let (backend, ms) = (&kill.backend, took.as_millis());
             said.push(format!("{backend} is down and out of every vip, {ms} ms after its death"));
+        } else if !kill.is_late && at.duration_since(kill.at) > LATE {
+            kill.is_late = true;
+            said.extend(
+                rows(status, &kill.backend).filter(|row| !kill.moved.contains_key(&row.vip)).map(late),
+            );
         }
     }
     said
+}
+
+/// What still keeps a dead backend in a vip.
+fn late(row: &BackendView) -> String {
+    let (vip, name, health, former) = (&row.vip, &row.name, row.health, row.former_slots);
+    let share = row.share * 100.0;
+    format!(
+        "{vip}/{name} is not out yet: {health}, {share:.1} % of the slots, {former} slots in their window"
+    )
 }
 
 fn see_wishes(known: &mut Known, status: &StatusView, at: Instant) -> Vec<String> {
