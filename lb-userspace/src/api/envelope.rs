@@ -105,7 +105,9 @@ mod tests {
     fn of(headers: &[(HeaderName, &[u8])]) -> Result<Envelope, Problem> {
         let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
         let mut map = HeaderMap::new();
-        headers.iter().for_each(|(name, bytes)| drop(map.append(name.clone(), value(bytes))));
+        for (name, bytes) in headers {
+            map.append(name.clone(), value(bytes));
+        }
         Envelope::of(&map)
     }
 

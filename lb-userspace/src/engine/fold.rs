@@ -37,13 +37,30 @@ pub fn latest(log: &dyn LogReader) -> Result<Folded, StoreError> {
         let Some(older) = revision.checked_sub(1) else { break };
         at_most = older;
     }
+    folded.replayed = rest(log, &mut folded.ledger)?;
+    Ok(folded)
+}
+
+/// Folds a whole log from its first record, whatever snapshots there are.
+///
+/// # Errors
+/// The records cannot be read.
+pub fn all(log: &dyn LogReader) -> Result<Ledger, StoreError> {
+    let mut ledger = Ledger::default();
+    rest(log, &mut ledger)?;
+    Ok(ledger)
+}
+
+/// Takes in the records after a ledger's revision; how many they were.
+fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
+    let mut replayed = 0;
     loop {
-        let more = log.read(folded.ledger.state.revision, SUBSCRIBER_BACKLOG)?;
+        let more = log.read(ledger.state.revision, SUBSCRIBER_BACKLOG)?;
         if more.is_empty() {
-            return Ok(folded);
+            return Ok(replayed);
         }
-        more.iter().for_each(|record| folded.ledger.apply(record));
-        folded.replayed += more.len() as u64;
+        more.iter().for_each(|record| ledger.apply(record));
+        replayed += more.len() as u64;
     }
 }
 

@@ -3,6 +3,7 @@
 //! Ratios within one run are what counts: contenders take turns in short rounds, so that a machine that is slower for
 //! a while is slower for all of them. Nothing here is a test: a reach that is missed is said, not failed.
 
+pub mod control;
 pub mod hash;
 pub mod http;
 pub mod path;
@@ -45,6 +46,27 @@ impl Effort {
         match self {
             Self::Quick => (3, Duration::from_secs(1)),
             Self::Full => (7, Duration::from_secs(2)),
+        }
+    }
+    /// Rounds, and how long commands are given in each.
+    pub(crate) const fn control_rounds(self) -> (u32, Duration) {
+        match self {
+            Self::Quick => (3, Duration::from_secs(1)),
+            Self::Full => (5, Duration::from_secs(3)),
+        }
+    }
+    /// Requests, appends or changes of which a median or a percentile is taken.
+    pub(crate) const fn control_requests(self) -> u32 {
+        match self {
+            Self::Quick => 300,
+            Self::Full => 2_000,
+        }
+    }
+    /// How often the long log is read.
+    pub(crate) const fn replay_rounds(self) -> u32 {
+        match self {
+            Self::Quick => 2,
+            Self::Full => 5,
         }
     }
     /// How often a table is built.

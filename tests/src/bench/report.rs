@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::control::ControlReport;
 use super::hash::Hash;
 use super::http::{self, Http};
 use super::path::{Cell, PathReport};
@@ -47,9 +48,24 @@ const REACHES: &[(&str, Reach)] = &[
     ("hash_xxh64_v6_ns", Reach::Said),
 ];
 
+/// The same of the control plane's.
+const CONTROL_REACHES: &[(&str, Reach)] = &[
+    ("append_ratio", Reach::AtMost(2.0)),
+    ("group_commit_ratio", Reach::AtLeast(8.0)),
+    ("replay_eps", Reach::AtLeast(1e6)),
+    ("replay_chain_eps", Reach::AtLeast(5e5)),
+    ("snapshot_start_ratio", Reach::AtMost(1.5)),
+    ("query_interference", Reach::AtMost(1.3)),
+    ("inventory_ratio", Reach::AtMost(3.0)),
+    ("change_to_kernel_ms", Reach::AtMost(5.0)),
+    ("state_mib", Reach::AtMost(64.0)),
+];
+
 /// Everything that was measured.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
+    /// The control plane, if that was asked for.
+    pub control: Option<ControlReport>,
     /// (a)
     pub path: PathReport,
     /// What a flow's hash costs.
@@ -66,17 +82,21 @@ pub struct Report {
 }
 
 impl Report {
+    fn reaches(&self) -> &'static [(&'static str, Reach)] {
+        if self.control.is_some() { CONTROL_REACHES } else { REACHES }
+    }
+
     fn value(&self, name: &str) -> Option<f64> {
         self.keys.iter().find(|(key, _)| *key == name)?.1
     }
 
     /// The keys as one object; what was not measured is null.
     pub fn line(&self) -> Value {
-        let pairs = REACHES.iter().map(|(key, _)| ((*key).to_owned(), json!(self.value(key).map(rounded))));
+        let pairs = self.reaches().iter().map(|(key, _)| ((*key).to_owned(), json!(self.value(key).map(rounded))));
         Value::Object(pairs.collect::<Map<_, _>>())
     }
 
-    /// Writes `bench.json` and `bench.svg`; returns their directory.
+    /// Writes `bench.json` and `bench.svg`, or `control.json`; returns their directory.
     ///
     /// # Errors
     /// When the directory cannot be written to.
@@ -84,19 +104,24 @@ impl Report {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
         fs::create_dir_all(&dir).with_context(|| format!("make {}", dir.display()))?;
         let all = json!({ "keys": self.line(), "notes": NOTES, "measured": self });
-        let file = dir.join("bench.json");
+        let file = dir.join(if self.control.is_some() { "control.json" } else { "bench.json" });
         fs::write(&file, format!("{all:#}\n")).with_context(|| format!("write {}", file.display()))?;
-        plot::draw(self, &dir.join("bench.svg"))?;
+        if self.control.is_none() {
+            plot::draw(self, &dir.join("bench.svg"))?;
+        }
         dir.canonicalize().context("find the directory of the results")
     }
 
     /// Prints tables for people.
     pub fn show(&self) {
+        if let Some(control) = &self.control {
+            eprintln!("{}", serde_json::to_string_pretty(control).unwrap_or_default());
+        }
         show_cells(&self.path.cells);
         show_rates(&self.rates);
         show_https(&self.https);
         eprintln!("\n{:<26} {:>10}  reach", "key", "measured");
-        for (key, reach) in REACHES {
+        for (key, reach) in self.reaches() {
             let Some(value) = self.value(key) else {
                 eprintln!("{key:<26} {:>10}", "-");
                 continue;
@@ -123,6 +148,8 @@ const NOTES: &[&str] = &[
      everyone, with one exception: the client's checksums and large segments are off where the balancer is, since XDP \
      would send them on unfinished. So its client works more than those of the others.",
     "https, skipped: contenders that were not installed.",
+    "control: a release build of the daemon, its log on the file system of the temporary directory; 1,000 vips of 10 \
+     backends, tables of 1,009 slots; records of one event. state: what the daemon's anonymous memory grows by.",
 ];
 
 fn show_cells(cells: &[Cell]) {

@@ -3,21 +3,33 @@
 
 use anyhow::Result;
 use clap::Parser;
+use lb_tests::bench::control::ControlReport;
 use lb_tests::bench::report::Report;
 use lb_tests::bench::{Effort, hash, http, path, rate, table};
 
-/// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table.
+/// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table; or its control plane.
 #[derive(Parser)]
 struct Arguments {
+    /// What to measure.
+    #[arg(value_enum, default_value = "packets")]
+    what: What,
     /// Two minutes instead of ten: ratios wobble by a tenth.
     #[arg(long)]
     quick: bool,
     /// No tables for people.
     #[arg(long)]
     json: bool,
-    /// Measure these parts only.
+    /// Of the packet path, measure these parts only.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum What {
+    /// The packet path.
+    Packets,
+    /// Commands, queries, the log, and how soon the maps follow.
+    Control,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,8 +49,26 @@ enum Part {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
-    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let mut report = Report::default();
+    match arguments.what {
+        What::Packets => packets(&mut report, effort, &arguments.only)?,
+        What::Control => {
+            let control = ControlReport::measure(effort)?;
+            report.keys = control.keys();
+            report.control = Some(control);
+        }
+    }
+    let dir = report.write()?;
+    if !arguments.json {
+        report.show();
+        eprintln!("\nAll of it: {}", dir.display());
+    }
+    println!("{}", report.line());
+    Ok(())
+}
+
+fn packets(report: &mut Report, effort: Effort, only: &[Part]) -> Result<()> {
+    let wanted = |part| only.is_empty() || only.contains(&part);
     if wanted(Part::Table) {
         report.keys.extend(table::run(effort));
     }
@@ -58,11 +88,5 @@ fn main() -> Result<()> {
         (report.https, report.skipped) = http::run(effort)?;
         report.keys.extend(http::keys(&report.https));
     }
-    let dir = report.write()?;
-    if !arguments.json {
-        report.show();
-        eprintln!("\nAll of it: {}/bench.json and bench.svg", dir.display());
-    }
-    println!("{}", report.line());
     Ok(())
 }

@@ -11,10 +11,11 @@ use anyhow::{Context, Result, anyhow};
 use lb_common::addr::Mac;
 use lb_control::command::{Apply, Command};
 use lb_control::plan::Way;
-use lb_control::state::State;
 use lb_userspace::api::Node;
 use lb_userspace::dataplane::Options;
 use lb_userspace::dataplane::kernel::Kernel;
+use lb_userspace::engine::Request;
+use lb_userspace::engine::fold::Folded;
 use lb_userspace::journal::FileStore;
 use lb_userspace::reconcile::Ways;
 use lb_userspace::serve;
@@ -75,7 +76,7 @@ fn node(scratch: &ScratchDir, pins: &PinDir, ways: watch::Receiver<Ways>) -> Res
     let (kernel, _) = Kernel::open(&options).context("load the data plane")?;
     let loaded = FileStore::open(scratch.path()).context("make a log")?;
     let start = serve::Start {
-        state: State::default(),
+        folded: Folded::default(),
         store: loaded.store,
         dataplane: Arc::new(kernel),
         watch_ways: Box::new(|_| Ok(ways)),
@@ -87,7 +88,7 @@ fn node(scratch: &ScratchDir, pins: &PinDir, ways: watch::Receiver<Ways>) -> Res
 }
 
 async fn submit(node: &Node, command: Command) -> Result<()> {
-    let accepted = node.engine.submit(command, "bench").await;
+    let accepted = node.engine.submit(Request::new(command, "bench")).await;
     accepted.map(drop).map_err(|problem| anyhow!("{problem}"))
 }
 

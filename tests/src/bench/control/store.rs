@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use lb_control::event::{Change, EVENT_VERSION, Event};
 use lb_control::ledger::Ledger;
 use lb_control::record::{IdempotencyKey, RECORD_VERSION, Record};
-use lb_userspace::journal::{EventStore, FileStore, offline, read_all};
+use lb_userspace::engine::fold;
+use lb_userspace::journal::{EventStore, FileStore, offline};
 use serde::Serialize;
 
 use super::quantile;
@@ -138,8 +139,7 @@ fn replays(effort: Effort, long: &ScratchDir, report: &mut StoreReport) -> Resul
     for _ in 0..effort.replay_rounds() {
         let begin = Instant::now();
         let store = FileStore::open(long.path()).context("open a log")?.store;
-        let mut ledger = Ledger::default();
-        lb_userspace::journal::replay(&*store.reader(), 0, |record| ledger.apply(record)).context("replay")?;
+        let ledger = fold::all(&*store.reader()).context("replay")?;
         ensure!(ledger.state.revision == LONG, "the log ends at {}", ledger.state.revision);
         plain.push(LONG as f64 / begin.elapsed().as_secs_f64());
         drop(store);
@@ -157,12 +157,8 @@ fn replays(effort: Effort, long: &ScratchDir, report: &mut StoreReport) -> Resul
 fn start_ms(scratch: &ScratchDir, events: u64) -> Result<f64> {
     let begin = Instant::now();
     let store = FileStore::open(scratch.path()).context("open a log")?.store;
-    let reader = store.reader();
-    let (revision, state) = reader.snapshot(u64::MAX).context("no snapshot")?;
-    let mut ledger = Ledger::from_snapshot(&state).context("read a snapshot")?;
-    for record in read_all(&*reader, revision).context("read the rest")? {
-        ledger.apply(&record);
-    }
-    ensure!(ledger.state.revision == events, "the log ends at {}", ledger.state.revision);
+    let folded = fold::latest(&*store.reader()).context("read a log")?;
+    let (revision, replayed) = (folded.ledger.state.revision, folded.replayed);
+    ensure!(revision == events && replayed == TAIL, "{replayed} records were read up to {revision}");
     Ok(begin.elapsed().as_secs_f64() * 1e3)
 }
