@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Version of the events that this build writes.
-pub const EVENT_VERSION: u16 = 1;
+pub const EVENT_VERSION: u16 = 2;
 
-/// One event: `{"v": 1, "at_ms": …, "kind": "vip_added", …}`.
+/// One event: `{"v": 2, "at_ms": …, "change": {"kind": "vip_added", "of": {…}}}`. The kind stands before what depends on
+/// it, so that a reader of a long log never has to keep fields aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Version of its form, [`EVENT_VERSION`] when written.
@@ -19,13 +20,12 @@ pub struct Event {
     /// When it was decided, milliseconds since the Unix epoch. A label: revisions order events, not times.
     pub at_ms: u64,
     /// What happened.
-    #[serde(flatten)]
     pub change: Change,
 }
 
 /// What happened. Names stand beside serials so that a person can read the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(tag = "kind", content = "of", rename_all = "snake_case")]
 pub enum Change {
     /// A tenant was made.
     TenantAdded {

@@ -112,7 +112,7 @@ type Step = fn(&mut Value);
 /// Step N brings a record of version N to version N + 1.
 const RECORD_STEPS: [Step; RECORD_VERSION as usize] = [record_from_0];
 /// Step N brings an event of version N + 1 to version N + 2: events began with version 1.
-const EVENT_STEPS: [Step; EVENT_VERSION as usize - 1] = [];
+const EVENT_STEPS: [Step; EVENT_VERSION as usize - 1] = [event_from_1];
 
 /// Brings a record with its events to today's form.
 fn upcast(record: &mut Value) -> Result<(), RecordError> {
@@ -144,13 +144,26 @@ fn record_from_0(record: &mut Value) {
     fields.insert("correlation_id".to_string(), command_id);
 }
 
+/// Version 1 had what happened among its own fields: `{v, at_ms, kind, …}`.
+fn event_from_1(event: &mut Value) {
+    let Some(fields) = event.as_object_mut() else { return };
+    let at_ms = fields.remove("at_ms").unwrap_or_default();
+    let kind = fields.remove("kind").unwrap_or_default();
+    fields.remove("v");
+    let of = std::mem::take(fields);
+    *event = serde_json::json!({ "v": 2, "at_ms": at_ms, "change": { "kind": kind, "of": of } });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// One stored sample of every version ever written; they are never edited.
-    const SAMPLES: [&str; RECORD_VERSION as usize + 1] =
-        [include_str!("../samples/record-v0.json"), include_str!("../samples/record-v1.json")];
+    /// One stored sample of every version of records and events ever written; they are never edited.
+    const SAMPLES: [&str; RECORD_VERSION as usize + EVENT_VERSION as usize] = [
+        include_str!("../samples/record-v0.json"),
+        include_str!("../samples/record-v1.json"),
+        include_str!("../samples/record-v1-event-v2.json"),
+    ];
 
     #[test]
     fn records_of_every_version_ever_written_are_read() {
@@ -172,7 +185,7 @@ mod tests {
         let record = Record::parse(newest.as_bytes()).unwrap();
         let written: Value = serde_json::from_slice(&record.to_bytes()).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(newest).unwrap());
-        let kinds = written["events"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap());
+        let kinds = written["events"].as_array().unwrap().iter().map(|event| event["change"]["kind"].as_str().unwrap());
         let kinds: std::collections::BTreeSet<_> = kinds.collect();
         assert_eq!(kinds.len(), 11, "the sample has every kind of event: {kinds:?}");
     }
@@ -184,7 +197,7 @@ mod tests {
         assert_eq!(Record::parse(record.as_bytes()), Err(RecordError::Newer { found: 2 }));
         let strange = r#"{"v": 9, "shape": "unknown"}"#;
         assert_eq!(Record::parse(strange.as_bytes()), Err(RecordError::Newer { found: 9 }));
-        let event = newest.replacen("{\"v\": 1, \"at_ms\"", "{\"v\": 3, \"at_ms\"", 1);
+        let event = newest.replacen("{\"v\": 2, \"at_ms\"", "{\"v\": 3, \"at_ms\"", 1);
         let error = Record::parse(event.as_bytes()).unwrap_err();
         assert_eq!(error, RecordError::NewerEvent { found: 3 });
         assert!(Record::is_newer(&error));

@@ -16,7 +16,7 @@ async fn a_command_reaches_the_maps_before_it_is_answered() {
         bench.lb("--json vip add web 203.0.113.10:80/tcp --mode l2 --tenant acme --probe none").await.ok();
     let answer = ran.json();
     assert_eq!((&answer["schema"], &answer["applied"]), (&"lb/v1".into(), &true.into()));
-    assert_eq!(answer["events"][0]["kind"], "vip_added");
+    assert_eq!(answer["events"][0]["change"]["kind"], "vip_added");
     let ran = bench.lb("backend add web b1 10.0.0.1 --weight 7").await.ok();
     assert!(ran.stdout.contains("backend web/b1 created: 10.0.0.1 port 80 weight 7 enabled"), "{ran:?}");
     let actual = bench.fake.read().unwrap();
