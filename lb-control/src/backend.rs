@@ -30,7 +30,7 @@ impl fmt::Display for Intent {
 }
 
 /// A backend as the log knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
     /// Serial number.
     pub id: BackendId,

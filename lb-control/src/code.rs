@@ -98,6 +98,10 @@ codes! {
         "0 takes no new flows; weights count relative to the other backends of the vip.";
     NothingToSet 1033 "the command names no setting"
         "Name at least one setting to change.";
+    KeyReused 1034 "the idempotency key came with another command before"
+        "A key stands for one command: leave it out, or make a new one for each (`lb` does so by itself).";
+    Stale 1035 "what the command touches has changed since"
+        "Look at it again, then send the command with the revision that the message names, or without one.";
 
     VipRowsFull 2001 "no free row for a vip"
         "Rows are free again moments after a vip is removed; else start anew with a larger --max-vips.";
@@ -211,6 +215,10 @@ codes! {
         "The daemon goes on trying; the message says what is in the way.";
     JournalLost 5015 "the maps serve vips that the journal does not know"
         "Forwarding goes on as it was. Put the journal back (is --state-dir right?); or, to stop its forwarding and start anew, remove the pin directory.";
+    OutcomeUnknown 5016 "whether the change was made is not known"
+        "Send it again with the same Idempotency-Key: it is applied once, whatever became of the first one. `lb` does so by itself.";
+    JournalAway 5017 "the journal cannot be read"
+        "Nothing was changed. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
     ViewBehind 5030 "the view did not come to the wanted revision in time"
         "Ask again, or for an earlier revision; `lb status` shows how far the views are behind.";
     TooManyFollowers 5031 "too many already follow the events"

@@ -289,6 +289,13 @@ impl BackendAdd {
 }
 
 impl Command {
+    /// Digest (xxh64) of its canonical form, compact JSON; 16 hexadecimal digits. Two commands of one digest are the same
+    /// wish, however they were written down. It guards an actor against a mistake of his own, not against an attacker.
+    pub fn digest(&self) -> String {
+        let canonical = serde_json::to_vec(self).expect("string keys only, and written to memory");
+        format!("{:016x}", xxhash_rust::xxh64::xxh64(&canonical, 0))
+    }
+
     /// Its kind, as in JSON.
     pub const fn kind(&self) -> &'static str {
         match self {

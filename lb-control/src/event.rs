@@ -117,3 +117,22 @@ pub enum Change {
         command: String,
     },
 }
+
+impl Change {
+    /// Name of the vip that it is about, or whose pool it is about.
+    pub fn vip(&self) -> Option<&str> {
+        match self {
+            Self::VipAdded { vip, .. }
+            | Self::VipSettingsChanged { vip, .. }
+            | Self::VipRemoved { vip }
+            | Self::BackendAdded { vip, .. }
+            | Self::BackendWeightChanged { vip, .. }
+            | Self::BackendIntentChanged { vip, .. }
+            | Self::BackendRemoved { vip, .. } => Some(vip),
+            Self::TenantAdded { .. }
+            | Self::TenantRemoved { .. }
+            | Self::BypassChanged { .. }
+            | Self::CommandAccepted { .. } => None,
+        }
+    }
+}

@@ -1,25 +1,69 @@
 //! What the log folds to: the state of intent, and the keys that make repeated commands harmless.
 //!
 //! Keys are kept by count and never by clock ([`KEYS_PER_ACTOR`] for each actor), so that a replay forgets exactly
-//! what the running daemon forgot.
+//! what the running daemon forgot. A snapshot ([`Ledger::to_snapshot`]) only speeds up a start: it carries a digest of
+//! what it holds, and whoever cannot read it folds the log instead.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh64::xxh64;
 
 use crate::record::Record;
 use crate::state::State;
 
 /// Keys that are remembered for one actor.
 pub const KEYS_PER_ACTOR: usize = 4_096;
+/// Version of the snapshots that this build writes, and the only one that it reads: another one is folded anew.
+pub const SNAPSHOT_VERSION: u16 = 1;
 
 /// The fold of a log.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ledger {
     /// The state of intent.
     pub state: State,
     /// The keys of the last commands.
     pub keys: Keys,
+}
+
+/// Why a snapshot cannot be used. The log still can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// Another version wrote it.
+    #[error("it is of version {found}, and this build reads {SNAPSHOT_VERSION}")]
+    Version {
+        /// Its version.
+        found: u16,
+    },
+    /// It is not of its form.
+    #[error("{0}")]
+    Malformed(String),
+    /// It is whole JSON, but not what was written.
+    #[error("its content has the digest {found}, and it says {written}")]
+    Digest {
+        /// Of what was read.
+        found: String,
+        /// As it stands in it.
+        written: String,
+    },
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    v: u16,
+    digest: String,
+    ledger: &'a Ledger,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Read {
+    #[serde(rename = "v")]
+    _v: u16,
+    digest: String,
+    ledger: Ledger,
 }
 
 impl Ledger {
@@ -35,37 +79,120 @@ impl Ledger {
         record.events.iter().for_each(|event| self.state.apply(event));
         self.keys.remember(record);
     }
+
+    /// Hash (xxh64) over all of it in its canonical form, compact JSON with ordered keys; 16 hexadecimal digits.
+    pub fn digest(&self) -> String {
+        let canonical = serde_json::to_vec(self).expect("string keys only, and written to memory");
+        format!("{:016x}", xxh64(&canonical, 0))
+    }
+
+    /// Itself as bytes, with a version and a digest.
+    pub fn to_snapshot(&self) -> Vec<u8> {
+        let written = Written { v: SNAPSHOT_VERSION, digest: self.digest(), ledger: self };
+        serde_json::to_vec(&written).expect("string keys only, and written to memory")
+    }
+
+    /// The ledger that a snapshot holds.
+    ///
+    /// # Errors
+    /// It is of another version, damaged, or not what was written.
+    pub fn from_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            v: u16,
+        }
+        let malformed = |error: serde_json::Error| SnapshotError::Malformed(error.to_string());
+        let Versioned { v: found } = serde_json::from_slice(bytes).map_err(malformed)?;
+        if found != SNAPSHOT_VERSION {
+            return Err(SnapshotError::Version { found });
+        }
+        let Read { digest: written, ledger, .. } = serde_json::from_slice(bytes).map_err(malformed)?;
+        let found = ledger.digest();
+        if found == written { Ok(ledger) } else { Err(SnapshotError::Digest { found, written }) }
+    }
 }
 
 /// The keys of each actor's last commands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Keys(BTreeMap<String, VecDeque<Remembered>>);
+pub struct Keys(BTreeMap<String, OfActor>);
+
+/// One actor's keys: by key, and in the order in which they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Remembered>", into = "Vec<Remembered>")]
+struct OfActor {
+    by_key: BTreeMap<Arc<str>, Remembered>,
+    order: VecDeque<Arc<str>>,
+}
 
 /// A key and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Remembered {
     /// The key.
-    pub key: String,
+    pub key: Arc<str>,
     /// Digest of the command that it came with.
     pub content: String,
+    /// Revision before the command: where its record begins.
+    pub before: u64,
     /// Revision after the command: where its record ends.
     pub revision: u64,
+}
+
+impl Remembered {
+    /// What is remembered of a record, if it came with a key.
+    pub fn of(record: &Record) -> Option<Self> {
+        let key = record.key.as_ref()?;
+        Some(Self {
+            key: key.key.as_str().into(),
+            content: key.content.clone(),
+            before: record.revision_before(),
+            revision: record.revision,
+        })
+    }
 }
 
 impl Keys {
     /// What became of an actor's key.
     pub fn find(&self, actor: &str, key: &str) -> Option<&Remembered> {
-        self.0.get(actor)?.iter().rev().find(|one| one.key == key)
+        self.0.get(actor)?.by_key.get(key)
     }
 
     /// Remembers a record's key, and forgets the actor's oldest if there are too many.
     pub fn remember(&mut self, record: &Record) {
-        let Some(key) = &record.key else { return };
-        let (key, content) = (key.key.clone(), key.content.clone());
-        let own = self.0.entry(record.actor.clone()).or_default();
-        own.push_back(Remembered { key, content, revision: record.revision });
-        if own.len() > KEYS_PER_ACTOR {
-            own.pop_front();
+        let Some(one) = Remembered::of(record) else { return };
+        self.0.entry(record.actor.clone()).or_default().push(one);
+    }
+}
+
+impl OfActor {
+    fn push(&mut self, one: Remembered) {
+        let key = one.key.clone();
+        if self.by_key.insert(key.clone(), one).is_some() {
+            self.order.retain(|older| *older != key);
+        }
+        self.order.push_back(key);
+        if self.order.len() > KEYS_PER_ACTOR
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_key.remove(&oldest);
         }
     }
 }
+
+impl From<Vec<Remembered>> for OfActor {
+    fn from(all: Vec<Remembered>) -> Self {
+        let mut own = Self::default();
+        all.into_iter().for_each(|one| own.push(one));
+        own
+    }
+}
+
+impl From<OfActor> for Vec<Remembered> {
+    fn from(own: OfActor) -> Self {
+        let OfActor { mut by_key, order } = own;
+        order.into_iter().filter_map(|key| by_key.remove(&key)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

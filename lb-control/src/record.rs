@@ -5,8 +5,9 @@
 //! one stored sample of every version ever written is read by a test.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::event::Event;
+use crate::event::{EVENT_VERSION, Event};
 
 /// Version of the records that this build writes.
 pub const RECORD_VERSION: u16 = 1;
@@ -59,6 +60,12 @@ pub enum RecordError {
         /// Its version.
         found: u64,
     },
+    /// It has an event that a newer version wrote.
+    #[error("it has an event of version {found}, and this build reads up to {EVENT_VERSION}")]
+    NewerEvent {
+        /// The event's version.
+        found: u64,
+    },
     /// It is not of its form.
     #[error("{0}")]
     Malformed(String),
@@ -80,11 +87,109 @@ impl Record {
     /// # Errors
     /// It is of a newer version, or not of its form.
     pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        let malformed = |error: serde_json::Error| RecordError::Malformed(error.to_string());
-        let record: Self = serde_json::from_slice(bytes).map_err(malformed)?;
-        if record.v > RECORD_VERSION {
-            return Err(RecordError::Newer { found: record.v.into() });
+        // Nearly all records are of today's form; the others take the longer way.
+        if let Ok(record) = serde_json::from_slice::<Self>(bytes)
+            && record.v == RECORD_VERSION
+            && record.events.iter().all(|event| event.v == EVENT_VERSION)
+        {
+            return Ok(record);
         }
-        Ok(record)
+        let malformed = |error: serde_json::Error| RecordError::Malformed(error.to_string());
+        let mut value: Value = serde_json::from_slice(bytes).map_err(malformed)?;
+        upcast(&mut value)?;
+        serde_json::from_value(value).map_err(malformed)
+    }
+
+    /// Whether this is why a newer version of the program is needed, rather than damage.
+    pub fn is_newer(error: &RecordError) -> bool {
+        matches!(error, RecordError::Newer { .. } | RecordError::NewerEvent { .. })
+    }
+}
+
+/// A step from one version to the next.
+type Step = fn(&mut Value);
+
+/// Step N brings a record of version N to version N + 1.
+const RECORD_STEPS: [Step; RECORD_VERSION as usize] = [record_from_0];
+/// Step N brings an event of version N + 1 to version N + 2: events began with version 1.
+const EVENT_STEPS: [Step; EVENT_VERSION as usize - 1] = [];
+
+/// Brings a record with its events to today's form.
+fn upcast(record: &mut Value) -> Result<(), RecordError> {
+    let version = |value: &Value| value.get("v").and_then(Value::as_u64);
+    let found = version(record).unwrap_or(0);
+    let steps = usize::try_from(found).ok().and_then(|found| RECORD_STEPS.get(found..));
+    let steps = steps.ok_or(RecordError::Newer { found })?;
+    steps.iter().for_each(|step| step(record));
+    let events = record.get_mut("events").and_then(Value::as_array_mut);
+    for event in events.into_iter().flatten() {
+        let found = version(event).unwrap_or(0);
+        let first = found
+            .checked_sub(1)
+            .ok_or_else(|| RecordError::Malformed("an event names no version".to_string()))?;
+        let steps = usize::try_from(first).ok().and_then(|first| EVENT_STEPS.get(first..));
+        steps.ok_or(RecordError::NewerEvent { found })?.iter().for_each(|step| step(event));
+    }
+    Ok(())
+}
+
+/// Version 0 named no version, and neither time, command, key nor connection: `{revision, actor, command_id, events}`.
+fn record_from_0(record: &mut Value) {
+    let at_ms = record.pointer("/events/0/at_ms").cloned().unwrap_or(Value::from(0));
+    let command_id = record.get("command_id").cloned().unwrap_or_default();
+    let Some(fields) = record.as_object_mut() else { return };
+    fields.insert("v".to_string(), Value::from(1));
+    fields.insert("at_ms".to_string(), at_ms);
+    fields.insert("command".to_string(), Value::from("unknown"));
+    fields.insert("correlation_id".to_string(), command_id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One stored sample of every version ever written; they are never edited.
+    const SAMPLES: [&str; RECORD_VERSION as usize + 1] =
+        [include_str!("../samples/record-v0.json"), include_str!("../samples/record-v1.json")];
+
+    #[test]
+    fn records_of_every_version_ever_written_are_read() {
+        for (version, sample) in SAMPLES.iter().enumerate() {
+            let record = Record::parse(sample.as_bytes()).unwrap_or_else(|why| panic!("{version}: {why}"));
+            assert_eq!(record.v, RECORD_VERSION);
+            assert_eq!((record.actor.as_str(), record.at_ms), ("ann", 1_767_225_600_000), "{version}");
+            assert!(!record.command_id.is_empty() && record.correlation_id.starts_with("0198"), "{version}");
+            assert_eq!(record.revision_before() + record.events.len() as u64, record.revision);
+            let state = crate::state::State::replay(&record.events);
+            assert_eq!(state.backend("web", "b1").map(|backend| backend.weight), Some(50), "{version}");
+            assert_eq!(state.vips["web"].settings.window_s, 60, "{version}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_today_is_the_newest_sample_to_the_letter() {
+        let newest = SAMPLES[SAMPLES.len() - 1];
+        let record = Record::parse(newest.as_bytes()).unwrap();
+        let written: Value = serde_json::from_slice(&record.to_bytes()).unwrap();
+        assert_eq!(written, serde_json::from_str::<Value>(newest).unwrap());
+        let kinds = written["events"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap());
+        let kinds: std::collections::BTreeSet<_> = kinds.collect();
+        assert_eq!(kinds.len(), 11, "the sample has every kind of event: {kinds:?}");
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_refused_as_such() {
+        let newest = SAMPLES[SAMPLES.len() - 1];
+        let record = newest.replacen("\"v\": 1", "\"v\": 2", 1);
+        assert_eq!(Record::parse(record.as_bytes()), Err(RecordError::Newer { found: 2 }));
+        let strange = r#"{"v": 9, "shape": "unknown"}"#;
+        assert_eq!(Record::parse(strange.as_bytes()), Err(RecordError::Newer { found: 9 }));
+        let event = newest.replacen("{\"v\": 1, \"at_ms\"", "{\"v\": 3, \"at_ms\"", 1);
+        let error = Record::parse(event.as_bytes()).unwrap_err();
+        assert_eq!(error, RecordError::NewerEvent { found: 3 });
+        assert!(Record::is_newer(&error));
+        let error = Record::parse(b"{\"v\": 1}").unwrap_err();
+        assert!(!Record::is_newer(&error) && error.to_string().contains("missing field"), "{error}");
+        assert!(Record::parse(b"no record").is_err());
     }
 }

@@ -2,44 +2,87 @@
 //!
 //! [`State::apply`] is total: any event of any log can be applied, even one that [`crate::decide`] would never have
 //! written; what does not fit changes nothing but the revision. Serials are never used again.
+//!
+//! A copy is cheap: what is large is shared until it changes, so that a command costs a walk over the names of the vips
+//! and a copy of the vip that it touches, not a copy of every backend. The indexes and totals are not stored: they
+//! follow from the vips.
 
 use crate::backend::Backend;
 use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
-use crate::vip::{Served, Vip};
+use crate::vip::{Served, Vip, VipSettings};
 use lb_common::ids::{BackendId, TenantId, VipId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
+use std::sync::Arc;
 use xxhash_rust::xxh64::xxh64;
 
 /// Serial of the tenant [`DEFAULT_TENANT`].
 pub const DEFAULT_TENANT_ID: TenantId = TenantId(1);
 
 /// The state of intent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct State {
     /// Number of events so far.
     pub revision: u64,
     /// Whether the emergency bypass is on.
     pub bypass: bool,
-    /// Serials of the tenants, by name.
-    pub tenants: BTreeMap<String, TenantId>,
+    /// Revision of the last event that turned it on or off.
+    pub bypass_revision: u64,
+    /// Tenants, by name.
+    pub tenants: BTreeMap<String, Tenant>,
     /// Vips with their backends, by name.
-    pub vips: BTreeMap<String, Vip>,
+    pub vips: BTreeMap<String, Arc<Vip>>,
     /// The next serials, never given before.
     pub next: NextSerials,
     /// Which vip serves what: an index over `vips`.
     #[serde(skip)]
-    served: BTreeMap<Served, String>,
+    served: Arc<BTreeMap<Served, String>>,
     /// How many backends have an address: an index over `vips`.
     #[serde(skip)]
-    backend_addresses: BTreeMap<IpAddr, u32>,
+    backend_addresses: Arc<BTreeMap<IpAddr, u32>>,
+    /// Sums over `vips`.
+    #[serde(skip)]
+    totals: Totals,
+}
+
+/// What is stored of a [`State`]: all but what follows from it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    revision: u64,
+    bypass: bool,
+    bypass_revision: u64,
+    tenants: BTreeMap<String, Tenant>,
+    vips: BTreeMap<String, Arc<Vip>>,
+    next: NextSerials,
+}
+
+/// Sums over the vips of a state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Distinct addresses of vips.
+    pub addresses: u64,
+    /// Backends.
+    pub backends: u64,
+    /// Slots of all tables.
+    pub slots: u64,
+}
+
+/// A tenant as the log knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant {
+    /// Serial number.
+    pub id: TenantId,
+    /// Revision of the event that made it; 0 for the one that always exists.
+    pub revision: u64,
 }
 
 /// The serials that the next objects will have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextSerials {
     /// Of the next tenant.
     pub tenant: TenantId,
@@ -51,15 +94,38 @@ pub struct NextSerials {
 
 impl Default for State {
     fn default() -> Self {
-        Self {
+        let default = Tenant { id: DEFAULT_TENANT_ID, revision: 0 };
+        Stored {
             revision: 0,
             bypass: false,
-            tenants: BTreeMap::from([(DEFAULT_TENANT.to_string(), DEFAULT_TENANT_ID)]),
+            bypass_revision: 0,
+            tenants: BTreeMap::from([(DEFAULT_TENANT.to_string(), default)]),
             vips: BTreeMap::new(),
             next: NextSerials { tenant: TenantId(2), vip: VipId(1), backend: BackendId(1) },
-            served: BTreeMap::new(),
-            backend_addresses: BTreeMap::new(),
         }
+        .into()
+    }
+}
+
+impl From<Stored> for State {
+    /// Builds the indexes anew.
+    fn from(stored: Stored) -> Self {
+        let Stored { revision, bypass, bypass_revision, tenants, vips, next } = stored;
+        let mut served = BTreeMap::new();
+        let mut backend_addresses = BTreeMap::<IpAddr, u32>::new();
+        let mut totals = Totals::default();
+        for (name, vip) in &vips {
+            served.insert(vip.served, name.clone());
+            vip.backends.values().for_each(|b| *backend_addresses.entry(b.address).or_default() += 1);
+            totals.backends += vip.backends.len() as u64;
+            totals.slots += u64::from(vip.settings.table_size);
+        }
+        let mut last = None;
+        for one in served.keys() {
+            totals.addresses += u64::from(last.replace(one.address) != Some(one.address));
+        }
+        let (served, backend_addresses) = (Arc::new(served), Arc::new(backend_addresses));
+        Self { revision, bypass, bypass_revision, tenants, vips, next, served, backend_addresses, totals }
     }
 }
 
@@ -76,14 +142,14 @@ impl State {
         self.revision += 1;
         let at = Stamp { revision: self.revision, changed_ms: event.at_ms };
         match &event.change {
-            Change::TenantAdded { id, tenant } => self.add_tenant(*id, tenant),
+            Change::TenantAdded { id, tenant } => self.add_tenant(*id, tenant, at),
             Change::TenantRemoved { tenant } => drop(self.tenants.remove(tenant)),
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
                 self.add_vip(vip, at.vip(*id, tenant, *served, *settings));
             }
             Change::VipSettingsChanged { vip, settings } => {
-                self.change_vip(vip, at, |v| v.settings = *settings)
+                self.set_settings(vip, at, *settings);
             }
             Change::VipRemoved { vip } => self.remove_vip(vip),
             Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
@@ -102,7 +168,7 @@ impl State {
             Change::BackendRemoved { vip, backend } => {
                 self.remove_backend(vip, backend, at);
             }
-            Change::BypassChanged { on } => self.bypass = *on,
+            Change::BypassChanged { on } => (self.bypass, self.bypass_revision) = (*on, at.revision),
             Change::CommandAccepted { .. } => {}
         }
     }
@@ -117,13 +183,17 @@ impl State {
     /// The vip that serves exactly this.
     pub fn vip_serving(&self, served: &Served) -> Option<(&str, &Vip)> {
         let name = self.served.get(served)?;
-        self.vips.get(name).map(|vip| (name.as_str(), vip))
+        self.vips.get(name).map(|vip| (name.as_str(), &**vip))
     }
     /// The vips of an address, by what they serve.
     pub fn vips_at(&self, address: IpAddr) -> impl Iterator<Item = (&Served, &str)> {
         let first = Served { address, port: 0, protocol: crate::vip::Protocol::Tcp };
         let of_address = move |(served, _): &(&Served, &String)| served.address == address;
         self.served.range(first..).take_while(of_address).map(|(served, name)| (served, name.as_str()))
+    }
+    /// Whether some vip has this address.
+    pub fn is_vip_address(&self, address: IpAddr) -> bool {
+        self.vips_at(address).next().is_some()
     }
     /// A backend by the names of its vip and its own.
     pub fn backend(&self, vip: &str, backend: &str) -> Option<&Backend> {
@@ -136,33 +206,56 @@ impl State {
     /// Every backend with the names of its vip and its own.
     pub fn backends(&self) -> impl Iterator<Item = (&str, &Vip, &str, &Backend)> {
         self.vips.iter().flat_map(|(vip_name, vip)| {
-            vip.backends.iter().map(move |(name, backend)| (vip_name.as_str(), vip, name.as_str(), backend))
+            vip.backends
+                .iter()
+                .map(move |(name, backend)| (vip_name.as_str(), &**vip, name.as_str(), backend))
         })
     }
 
-    fn add_tenant(&mut self, id: TenantId, tenant: &str) {
+    /// Sums over the vips.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn add_tenant(&mut self, id: TenantId, tenant: &str, at: Stamp) {
         self.next.tenant = self.next.tenant.max(TenantId(id.0.saturating_add(1)));
-        self.tenants.insert(tenant.to_string(), id);
+        self.tenants.insert(tenant.to_string(), Tenant { id, revision: at.revision });
     }
 
     fn add_vip(&mut self, name: &str, vip: Vip) {
+        if self.served.get(&vip.served).is_some_and(|holder| holder != name) {
+            return;
+        }
         self.remove_vip(name);
-        self.served.insert(vip.served, name.to_string());
-        self.vips.insert(name.to_string(), vip);
+        self.totals.addresses += u64::from(!self.is_vip_address(vip.served.address));
+        self.totals.slots += u64::from(vip.settings.table_size);
+        Arc::make_mut(&mut self.served).insert(vip.served, name.to_string());
+        self.vips.insert(name.to_string(), Arc::new(vip));
     }
 
     fn remove_vip(&mut self, name: &str) {
         let Some(vip) = self.vips.remove(name) else { return };
-        if self.served.get(&vip.served).is_some_and(|holder| holder == name) {
-            self.served.remove(&vip.served);
-        }
+        Arc::make_mut(&mut self.served).remove(&vip.served);
+        self.totals.addresses -= u64::from(!self.is_vip_address(vip.served.address));
+        self.totals.slots -= u64::from(vip.settings.table_size);
+        self.totals.backends -= vip.backends.len() as u64;
         vip.backends.values().for_each(|backend| self.forget_address(backend.address));
+    }
+
+    fn set_settings(&mut self, name: &str, at: Stamp, settings: VipSettings) {
+        let mut was = None;
+        self.change_vip(name, at, |vip| was = Some(std::mem::replace(&mut vip.settings, settings)));
+        if let Some(was) = was {
+            self.totals.slots =
+                self.totals.slots - u64::from(was.table_size) + u64::from(settings.table_size);
+        }
     }
 
     fn add_backend(&mut self, vip: &str, name: &str, at: Stamp, backend: Backend) {
         self.remove_backend(vip, name, at);
         if self.vips.contains_key(vip) {
-            *self.backend_addresses.entry(backend.address).or_default() += 1;
+            *Arc::make_mut(&mut self.backend_addresses).entry(backend.address).or_default() += 1;
+            self.totals.backends += 1;
         }
         self.change_vip(vip, at, |vip| {
             vip.backends.insert(name.to_string(), backend);
@@ -173,12 +266,13 @@ impl State {
         let mut gone = None;
         self.change_vip(vip, at, |vip| gone = vip.backends.remove(name));
         if let Some(backend) = gone {
+            self.totals.backends -= 1;
             self.forget_address(backend.address);
         }
     }
 
     fn forget_address(&mut self, address: IpAddr) {
-        if let Entry::Occupied(mut count) = self.backend_addresses.entry(address) {
+        if let Entry::Occupied(mut count) = Arc::make_mut(&mut self.backend_addresses).entry(address) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -188,6 +282,7 @@ impl State {
 
     fn change_vip(&mut self, name: &str, at: Stamp, change: impl FnOnce(&mut Vip)) {
         if let Some(vip) = self.vips.get_mut(name) {
+            let vip = Arc::make_mut(vip);
             change(vip);
             (vip.revision, vip.changed_ms) = (at.revision, at.changed_ms);
         }
@@ -211,7 +306,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn vip(self, id: VipId, tenant: &str, served: Served, settings: crate::vip::VipSettings) -> Vip {
+    fn vip(self, id: VipId, tenant: &str, served: Served, settings: VipSettings) -> Vip {
         let Self { revision, changed_ms } = self;
         Vip {
             id,

@@ -103,7 +103,7 @@ impl VipSettings {
 }
 
 /// A vip as the log knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vip {
     /// Serial number.
     pub id: VipId,

@@ -40,7 +40,7 @@ pub struct Problem {
     /// Where: a field of the command, or file, line and column.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<Box<str>>,
-    /// The other place of a conflict.
+    /// The other place of a conflict; for [`Code::Stale`] the present revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub related: Option<Box<str>>,
     /// What to do.
@@ -70,6 +70,11 @@ impl Problem {
     /// The same at a place.
     pub fn at(mut self, place: impl Into<Box<str>>) -> Self {
         self.place = Some(place.into());
+        self
+    }
+    /// The same with the other side of a conflict.
+    pub fn with_related(mut self, related: impl Into<Box<str>>) -> Self {
+        self.related = Some(related.into());
         self
     }
     /// The same with other advice.
@@ -108,6 +113,7 @@ fn status(code: Code) -> u16 {
         C::BadRequest | C::BadMoment | C::BadObject => 400,
         C::ViewBehind => 504,
         C::TooManyFollowers => 429,
+        C::Stale => 412,
         C::BodyTooLarge => 413,
         C::BodyTimeout => 408,
         C::NoPermission => 403,
@@ -120,7 +126,9 @@ fn status(code: Code) -> u16 {
 fn exit(code: Code) -> Exit {
     use Code as C;
     match code {
-        C::Disruption | C::NoDaemon | C::NoPermission | C::StateHeld | C::StateDir => Exit::Precondition,
+        C::Disruption | C::Stale | C::NoDaemon | C::NoPermission | C::StateHeld | C::StateDir => {
+            Exit::Precondition
+        }
         C::Socket | C::SocketTaken | C::JournalForeign | C::JournalLost => Exit::Precondition,
         C::WaitTimeout | C::ViewBehind => Exit::Timeout,
         C::RevisionAhead | C::UnknownProjection | C::UnknownField => Exit::Error,

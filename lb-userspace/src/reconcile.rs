@@ -248,7 +248,7 @@ impl Passer {
         let watched = plan::unnamed(&done.desired, &done.actual, self.dataplane.now_s());
         let mut to_sweep = self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner);
         to_sweep.due |= !done.ops.is_empty() || watched != Rows::default();
-        to_sweep.always = state.vips.values().any(remembers);
+        to_sweep.always = state.vips.values().any(|vip| remembers(vip));
         to_sweep.watched = watched;
     }
 }

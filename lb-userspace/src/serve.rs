@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_control::plan::{Actual, adopted_health};
+use lb_control::record::Record;
 use lb_control::state::State;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -18,10 +19,11 @@ use crate::api::stream::Followers;
 use crate::api::{self, Node};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
+use crate::engine::fold::{self, Folded};
 use crate::engine::{Engine, Published, Request};
 use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::LogError;
-use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError, read_all};
+use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
 use crate::{config, neighbour, probe, projection, samples};
@@ -53,8 +55,8 @@ pub type WatchWays = Box<dyn FnOnce(watch::Receiver<Published>) -> std::io::Resu
 
 /// What a daemon starts from.
 pub struct Start<S> {
-    /// The state that the journal gives.
-    pub state: State,
+    /// What the journal folds to.
+    pub folded: Folded,
     /// The journal.
     pub store: S,
     /// The maps.
@@ -75,11 +77,12 @@ pub struct Start<S> {
 /// The maps cannot be read, or hold vips that the journal does not know of at all.
 pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Problem> {
     let actual = start.dataplane.read()?;
-    refuse_lost_journal(&start.state, &actual)?;
-    let adopted = adopted_health(&start.state, &actual);
+    let state = &start.folded.ledger.state;
+    refuse_lost_journal(state, &actual)?;
+    let adopted = adopted_health(state, &actual);
     let log = start.store.reader();
     let projections = projection::start(log.clone());
-    let engine = Engine::start(start.state, actual.limits, start.store);
+    let engine = Engine::start(start.folded, actual.limits, start.store);
     let health = probe::start(engine.follow(), adopted, start.probe_concurrency);
     let ways = (start.watch_ways)(engine.follow());
     let ways =
@@ -129,9 +132,10 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
         settings;
     let _held = hold(&state_dir)?;
     let Loaded { store, cut_bytes } = open_journal(&state_dir)?;
-    let records = read_all(&*store.reader(), 0).map_err(|error| journal_problem(&error, &state_dir))?;
-    let state = State::replay(records.iter().flat_map(|record| &record.events));
-    let mut notes = Vec::new();
+    let folded = fold::latest(&*store.reader()).map_err(|error| journal_problem(&error, &state_dir))?;
+    let mut notes = folded.passed_over.clone();
+    notes.iter().for_each(|note| tracing::warn!("{note}"));
+    tracing::info!(revision = folded.ledger.state.revision, replayed = folded.replayed, "read the journal");
     if cut_bytes > 0 {
         let torn = store.torn_path();
         let note = format!(
@@ -142,7 +146,8 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
         notes.push(note);
     }
     // Before anything is touched.
-    let first = first_config.filter(|_| state.revision == 0).map(|path| document(&path)).transpose()?;
+    let first =
+        first_config.filter(|_| folded.ledger.state.revision == 0).map(|path| document(&path)).transpose()?;
     let (kernel, origin) = Kernel::open(&Options { pin_dir, capacities, ..Options::default() })?;
     match origin {
         Origin::Made => tracing::info!("made a new data plane"),
@@ -151,7 +156,7 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     }
     let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
     let watch_ways = Box::new(neighbour::start);
-    let node = start(Start { state, store, dataplane, watch_ways, probe_concurrency, resync, notes })?;
+    let node = start(Start { folded, store, dataplane, watch_ways, probe_concurrency, resync, notes })?;
     if let Some(loaded) = first {
         apply_first(&node, loaded).await?;
     }
@@ -198,6 +203,7 @@ fn journal_problem(error: &StoreError, state_dir: &Path) -> Problem {
     let code = match error {
         StoreError::Log(LogError::Io { .. } | LogError::TooLarge { .. }) => Code::StateDir,
         StoreError::Log(LogError::Foreign { .. }) => Code::JournalForeign,
+        StoreError::Unreadable { reason, .. } if Record::is_newer(reason) => Code::JournalForeign,
         StoreError::Log(LogError::Damaged { .. }) | StoreError::Unreadable { .. } => Code::JournalDamaged,
     };
     Problem::new(code, error.to_string()).at(state_dir.join(FILE_NAME).display().to_string())

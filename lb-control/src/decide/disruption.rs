@@ -10,17 +10,22 @@ use crate::backend::Backend;
 use crate::code::Code;
 use crate::state::State;
 use crate::vip::{Tracking, Vip};
+use std::collections::BTreeSet;
 
 /// Largest share of a pool's weight that several backends may lose at once, percent.
 const SHARE_PERCENT: u64 = 30;
 
-/// Notes a fault for each vip whose traffic would be disrupted.
+/// Notes a fault for each vip whose traffic would be disrupted. Only what has an event can be.
 pub(super) fn check(before: &State, draft: &mut Draft) {
-    for (name, vip) in &before.vips {
-        if let Some(why) = disruption(name, vip, draft.state.vips.get(name)) {
-            draft.fault(Code::Disruption, "", why);
-        }
-    }
+    let touched: BTreeSet<&str> = draft.events.iter().filter_map(|event| event.change.vip()).collect();
+    let disrupted: Vec<String> = touched
+        .into_iter()
+        .filter_map(|name| {
+            let after = draft.state.vips.get(name).map(|vip| &**vip);
+            disruption(name, before.vips.get(name)?, after)
+        })
+        .collect();
+    disrupted.into_iter().for_each(|why| draft.fault(Code::Disruption, "", why));
 }
 
 fn weight(vip: &Vip) -> u64 {

@@ -13,6 +13,7 @@ mod draft;
 mod name;
 mod settings;
 mod tenant;
+mod touched;
 mod vip;
 
 use crate::command::Command;
@@ -21,10 +22,20 @@ use crate::limits::Limits;
 use crate::rejection::Rejection;
 use crate::state::State;
 use draft::Draft;
+pub use touched::{Touched, touched};
 
 /// The time of a decision, milliseconds since the Unix epoch. Only a label on the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now(pub u64);
+
+/// An accepted command: what happens, and what it leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// What happens, in order; at least one event.
+    pub events: Vec<Event>,
+    /// The state after it.
+    pub after: State,
+}
 
 /// Decides a command. An accepted one gives at least one event; [`Change::CommandAccepted`] says that nothing had
 /// to change.
@@ -32,6 +43,14 @@ pub struct Now(pub u64);
 /// # Errors
 /// A [`Rejection`], with every fault of an `apply` at once. Nothing has changed then.
 pub fn decide(state: &State, limits: &Limits, now: Now, command: &Command) -> Result<Vec<Event>, Rejection> {
+    rehearse(state, limits, now, command).map(|decided| decided.events)
+}
+
+/// The same with the state that it leads to, which a decision works out in any case.
+///
+/// # Errors
+/// As [`decide`].
+pub fn rehearse(state: &State, limits: &Limits, now: Now, command: &Command) -> Result<Decided, Rejection> {
     let mut draft = Draft::new(state, now);
     let allow_disruption = handle(&mut draft, command);
     if draft.faults.is_empty() {
@@ -40,15 +59,13 @@ pub fn decide(state: &State, limits: &Limits, now: Now, command: &Command) -> Re
     if draft.faults.is_empty() && !allow_disruption {
         disruption::check(state, &mut draft);
     }
-    if let Some(rejection) = Rejection::all(draft.faults) {
+    if let Some(rejection) = Rejection::all(std::mem::take(&mut draft.faults)) {
         return Err(rejection);
     }
     if draft.events.is_empty() {
-        let mut nothing = Draft::new(state, now);
-        nothing.emit(Change::CommandAccepted { command: command.kind().to_string() });
-        return Ok(nothing.events);
+        draft.emit(Change::CommandAccepted { command: command.kind().to_string() });
     }
-    Ok(draft.events)
+    Ok(Decided { events: draft.events, after: draft.state })
 }
 
 /// Brings the command about in the draft; returns whether it allows disruption.

@@ -119,7 +119,7 @@ pub fn desired(state: &State, observed: &Observed, tables: &mut TableCache) -> D
     let lives: BTreeSet<VipId> = state.vips.values().map(|vip| vip.id).collect();
     tables.retain(|vip| lives.contains(&vip));
     let vips = state.vips.iter().map(|(name, vip)| {
-        let tenant = state.tenants.get(&vip.tenant).copied().unwrap_or(DEFAULT_TENANT_ID);
+        let tenant = state.tenants.get(&vip.tenant).map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
         (vip.id, desired_vip(name, tenant, vip, observed, tables))
     });
     Desired { bypass: state.bypass, vips: vips.collect(), devices: observed.devices.clone() }

@@ -73,6 +73,8 @@ pub fn summarise(before: &State, after: &State, observed: &Observed) -> PlanSumm
     }
     for (name, vip) in &after.vips {
         match kept(before, name, vip) {
+            // Most vips of most changes: the same one, not an equal one.
+            Some(was) if std::ptr::eq(was, &**vip) => {}
             None => summary.created_vip(name, vip),
             Some(was) => summary.changed_vip(name, was, vip, observed),
         }
@@ -86,7 +88,7 @@ pub fn summarise(before: &State, after: &State, observed: &Observed) -> PlanSumm
 
 /// The same vip in another state: by name and serial.
 fn kept<'s>(state: &'s State, name: &str, vip: &Vip) -> Option<&'s Vip> {
-    state.vips.get(name).filter(|other| other.id == vip.id)
+    state.vips.get(name).map(|other| &**other).filter(|other| other.id == vip.id)
 }
 
 impl PlanSummary {

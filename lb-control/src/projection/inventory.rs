@@ -155,7 +155,7 @@ mod tests {
                 prop_assert_eq!(inventory.bypass, state.bypass);
                 prop_assert!(inventory.tenants.iter().map(|name| &**name).eq(state.tenants.keys()));
                 let own = inventory.vips.iter().map(|(name, vip)| (&**name, &**vip));
-                prop_assert!(own.eq(state.vips.iter().map(|(name, vip)| (name.as_str(), vip))));
+                prop_assert!(own.eq(state.vips.iter().map(|(name, vip)| (name.as_str(), &**vip))));
                 if count % 8 == 0 {
                     prop_assert_eq!(&inventory, &rebuilt::<Inventory>(&log, record.revision));
                 }

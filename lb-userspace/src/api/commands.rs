@@ -1,4 +1,7 @@
 //! The write side: commands to the writer, then the wait until the maps have it.
+//!
+//! Nothing in here makes one client wait for another: what a change means for people is worked out in a thread that may
+//! block, beside the wait for the maps, and one pass of the reconciler serves all who wait for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,16 +9,18 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::{Extension, Json};
 use lb_control::command::{Apply, Command};
 use lb_control::plan::{ObjectChange, Observed, PlanSummary, summarise};
 use serde::Deserialize;
 
+use super::envelope::Envelope;
 use super::peer::Actor;
 use super::undo::undo;
 use super::views::{CommandView, EffectView, EffectsView, MovedView};
 use super::{Node, SCHEMA, asked, blocking, parsed};
-use crate::engine::{Accepted, Request};
+use crate::engine::{Accepted, Rehearsed, Request, States};
 use crate::problem::{Code, Problem};
 use crate::reconcile::Standing;
 
@@ -28,83 +33,138 @@ const APPLY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Options {
     /// Only say what it would do.
     dry_run: bool,
+    /// What the answer waits for.
+    wait: Wait,
 }
+
+/// What the answer to a command waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Wait {
+    /// It is durable, and in the maps, or it is known why not.
+    #[default]
+    Maps,
+    /// It is durable. What it means for people is left out.
+    Durable,
+}
+
+/// The answer to a command, with the revision of what it touched as `ETag`.
+type Answer = ([(HeaderName, String); 1], Json<CommandView>);
 
 pub(super) async fn command(
     State(node): State<Arc<Node>>,
     Extension(actor): Extension<Actor>,
     query: Result<Query<Options>, QueryRejection>,
+    headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<CommandView>, Problem> {
-    run(node, actor, parsed(&body)?, asked(query)?.dry_run).await
+) -> Result<Answer, Problem> {
+    run(node, asked(query)?, Envelope::of(&headers)?.around(parsed(&body)?, actor.0)).await
 }
 
 pub(super) async fn apply(
     State(node): State<Arc<Node>>,
     Extension(actor): Extension<Actor>,
     query: Result<Query<Options>, QueryRejection>,
+    headers: HeaderMap,
     body: Bytes,
-) -> Result<Json<CommandView>, Problem> {
-    run(node, actor, Command::Apply(parsed::<Apply>(&body)?), asked(query)?.dry_run).await
+) -> Result<Answer, Problem> {
+    let (options, envelope) = (asked(query)?, Envelope::of(&headers)?);
+    run(node, options, envelope.around(Command::Apply(document(body).await?), actor.0)).await
 }
 
 /// As `apply?dry_run=true`, and never refused for the disruption that it shows.
-pub(super) async fn plan(
-    State(node): State<Arc<Node>>,
-    Extension(actor): Extension<Actor>,
-    body: Bytes,
-) -> Result<Json<CommandView>, Problem> {
-    let document = parsed::<Apply>(&body)?;
+pub(super) async fn plan(State(node): State<Arc<Node>>, body: Bytes) -> Result<Json<CommandView>, Problem> {
+    let document = document(body).await?;
     let (engine, asked) = (node.engine.clone(), Command::Apply(document.clone()));
     let refused = blocking(move || engine.rehearse(&asked)).await?.err();
     let disruption = refused.filter(|problem| problem.is(Code::Disruption));
     let allowed = Command::Apply(Apply { allow_disruption: true, ..document });
-    let Json(view) = run(node, actor, allowed, true).await?;
+    let Json(view) = rehearse(node, allowed).await?;
     Ok(Json(CommandView { disruption, ..view }))
 }
 
-async fn run(
-    node: Arc<Node>,
-    actor: Actor,
-    command: Command,
-    dry_run: bool,
-) -> Result<Json<CommandView>, Problem> {
-    let accepted = if dry_run {
-        let engine = node.engine.clone();
-        blocking(move || engine.rehearse(&command)).await??
-    } else {
-        node.engine.submit(Request::new(command, actor.0)).await?
+/// A whole document takes seconds to read, at its largest: not in the runtime's threads.
+async fn document(body: Bytes) -> Result<Apply, Problem> {
+    blocking(move || parsed(&body)).await?
+}
+
+async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answer, Problem> {
+    if options.dry_run {
+        let touched = lb_control::decide::touched(&node.engine.state(), &request.command).revision;
+        return Ok((etag(touched), rehearse(node, request.command).await?));
+    }
+    let accepted = node.engine.submit(request).await?;
+    let etag = etag(accepted.touched);
+    if options.wait == Wait::Durable {
+        let applied = node.standing.borrow().revision >= accepted.record.revision;
+        return Ok((etag, Json(view(accepted, EffectsView::default(), (applied, Vec::new()))?)));
+    }
+    let effects = async {
+        match accepted.states.clone() {
+            Some(states) => effects_of(&node, states).await,
+            None => Ok(EffectsView::default()),
+        }
     };
-    let pending = if dry_run { Vec::new() } else { in_maps(&node, accepted.after.revision).await };
-    let health = node.health.borrow().clone();
-    let view = blocking(move || {
-        let health = health.iter().map(|(id, seen)| (*id, seen.health)).collect();
-        let observed = Observed { health, ..Observed::default() };
-        let effects = effects(summarise(&accepted.before, &accepted.after, &observed));
-        view(&accepted, effects, pending, dry_run)
-    });
-    Ok(Json(view.await??))
+    let (pending, effects) = tokio::join!(in_maps(&node, accepted.record.revision), effects);
+    Ok((etag, Json(view(accepted, effects?, (pending.is_empty(), pending))?)))
+}
+
+fn etag(revision: u64) -> [(HeaderName, String); 1] {
+    [(header::ETAG, format!("\"{revision}\""))]
+}
+
+/// What a command would do.
+async fn rehearse(node: Arc<Node>, command: Command) -> Result<Json<CommandView>, Problem> {
+    let engine = node.engine.clone();
+    let Rehearsed { events, states } = blocking(move || engine.rehearse(&command)).await??;
+    Ok(Json(CommandView {
+        schema: SCHEMA.to_owned(),
+        command_id: String::new(),
+        dry_run: true,
+        revision: states.after.revision,
+        undo: undo(&states.before, &events),
+        events: values(&events)?,
+        effects: effects_of(&node, states).await?,
+        applied: false,
+        pending: Vec::new(),
+        disruption: None,
+    }))
 }
 
 fn view(
-    accepted: &Accepted,
+    accepted: Accepted,
     effects: EffectsView,
-    pending: Vec<Problem>,
-    dry_run: bool,
+    (applied, pending): (bool, Vec<Problem>),
 ) -> Result<CommandView, Problem> {
-    let events: Result<_, _> = accepted.events.iter().map(serde_json::to_value).collect();
+    let Accepted { record, states, .. } = accepted;
     Ok(CommandView {
         schema: SCHEMA.to_owned(),
-        command_id: accepted.command_id.clone(),
-        dry_run,
-        revision: accepted.after.revision,
-        events: events.map_err(|error| Problem::bug(error.to_string()))?,
+        command_id: record.command_id.clone(),
+        dry_run: false,
+        revision: record.revision,
+        events: values(&record.events)?,
         effects,
-        undo: undo(&accepted.before, &accepted.events),
-        applied: !dry_run && pending.is_empty(),
+        undo: states.map_or_else(Vec::new, |states| undo(&states.before, &record.events)),
+        applied,
         pending,
         disruption: None,
     })
+}
+
+fn values(events: &[lb_control::event::Event]) -> Result<Vec<serde_json::Value>, Problem> {
+    let values: Result<_, _> = events.iter().map(serde_json::to_value).collect();
+    values.map_err(|error| Problem::bug(error.to_string()))
+}
+
+/// What a change means for people: tables are built for it, which takes milliseconds.
+async fn effects_of(node: &Node, states: States) -> Result<EffectsView, Problem> {
+    let health = node.health.borrow().clone();
+    blocking(move || {
+        let health = health.iter().map(|(id, seen)| (*id, seen.health)).collect();
+        let observed = Observed { health, ..Observed::default() };
+        effects(summarise(&states.before, &states.after, &observed))
+    })
+    .await
 }
 
 /// Waits until the maps hold a revision; what is in the way if they do not in time.

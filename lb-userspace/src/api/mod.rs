@@ -6,6 +6,7 @@
 pub mod client;
 mod commands;
 pub mod connections;
+pub mod envelope;
 mod explain;
 mod node;
 mod params;

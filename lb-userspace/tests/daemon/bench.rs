@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use lb_common::addr::Mac;
 use lb_control::plan::Way;
 use lb_control::record::Record;
-use lb_control::state::State;
 use lb_userspace::api::connections::Socket;
 use lb_userspace::api::{self, Node};
 use lb_userspace::dataplane::fake::Fake;
+use lb_userspace::engine::fold;
 use lb_userspace::journal::{EventStore, FileStore, read_all};
 use lb_userspace::reconcile::Ways;
 use lb_userspace::{cli, serve};
@@ -60,10 +60,9 @@ impl Bench {
     fn with(fake: Arc<Fake>, directory: Arc<tempfile::TempDir>) -> Self {
         let (ways, follow) = watch::channel(Ways::default());
         let loaded = FileStore::open(directory.path()).unwrap();
-        let records = read_all(&*loaded.store.reader(), 0).unwrap();
-        let state = State::replay(records.iter().flat_map(|record| &record.events));
+        let folded = fold::latest(&*loaded.store.reader()).unwrap();
         let start = serve::Start {
-            state,
+            folded,
             store: loaded.store,
             dataplane: fake.clone(),
             watch_ways: Box::new(|_| Ok(follow)),

@@ -139,7 +139,7 @@ async fn a_lost_journal_is_no_wish_to_remove_every_vip() {
     let bench = Bench::new();
     bench.with_web(1).await;
     let start = lb_userspace::serve::Start {
-        state: Default::default(),
+        folded: Default::default(),
         store: lb_userspace::journal::MemoryStore::default(),
         dataplane: bench.fake.clone(),
         watch_ways: Box::new(|_| Ok(tokio::sync::watch::channel(Default::default()).1)),
