@@ -19,6 +19,10 @@ mod verify;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod recording;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;
