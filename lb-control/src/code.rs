@@ -202,7 +202,7 @@ codes! {
     JournalRefused 5008 "the journal could not take the command"
         "Nothing was changed. Check the disk of the state directory (full, read-only, failing), then try again.";
     JournalDamaged 5009 "the journal is damaged"
-        "Forwarding goes on as it was. Put back a copy of the file that the message names; without one, move it away, start, and apply the configuration again (`lb apply -f`).";
+        "Forwarding goes on as it was. Put back a copy of the file that the message names; without one, `lb log repair --truncate-at REVISION` ends the journal before the damage (the message says up to which revision it is whole) and keeps what it takes away.";
     JournalForeign 5010 "the journal was written by another version"
         "Start the version that wrote it, or name another directory with --state-dir.";
     Ending 5011 "the daemon is ending"
@@ -219,6 +219,8 @@ codes! {
         "Send it again with the same Idempotency-Key: it is applied once, whatever became of the first one. `lb` does so by itself.";
     JournalAway 5017 "the journal cannot be read"
         "Nothing was changed. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
+    JournalArchived 5020 "what is asked for lies in the journal's archive"
+        "Move the segments from `archive/` back beside the others while the daemon is stopped; `lb log export` and `lb log verify` read the archive as it is.";
     ViewBehind 5030 "the view did not come to the wanted revision in time"
         "Ask again, or for an earlier revision; `lb status` shows how far the views are behind.";
     TooManyFollowers 5031 "too many already follow the events"

@@ -131,20 +131,11 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let Settings { socket, state_dir, pin_dir, first_config, capacities, probe_concurrency, resync } =
         settings;
     let _held = hold(&state_dir)?;
-    let Loaded { store, cut_bytes } = open_journal(&state_dir)?;
+    let Loaded { store, .. } = open_journal(&state_dir)?;
     let folded = fold::latest(&*store.reader()).map_err(|error| journal_problem(&error, &state_dir))?;
-    let mut notes = folded.passed_over.clone();
+    let notes = [store.notes(), &folded.passed_over].concat();
     notes.iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!(revision = folded.ledger.state.revision, replayed = folded.replayed, "read the journal");
-    if cut_bytes > 0 {
-        let torn = store.torn_path();
-        let note = format!(
-            "the journal ended in {cut_bytes} bytes of an unfinished record; they were moved to {}",
-            torn.display()
-        );
-        tracing::warn!("{note}");
-        notes.push(note);
-    }
     // Before anything is touched.
     let first =
         first_config.filter(|_| folded.ledger.state.revision == 0).map(|path| document(&path)).transpose()?;
@@ -201,10 +192,13 @@ fn open_journal(state_dir: &Path) -> Result<Loaded, Problem> {
 
 fn journal_problem(error: &StoreError, state_dir: &Path) -> Problem {
     let code = match error {
-        StoreError::Log(LogError::Io { .. } | LogError::TooLarge { .. }) => Code::StateDir,
+        StoreError::Log(LogError::Io { .. }) => Code::StateDir,
         StoreError::Log(LogError::Foreign { .. }) => Code::JournalForeign,
         StoreError::Unreadable { reason, .. } if Record::is_newer(reason) => Code::JournalForeign,
-        StoreError::Log(LogError::Damaged { .. }) | StoreError::Unreadable { .. } => Code::JournalDamaged,
+        StoreError::Log(LogError::Archived { .. }) => Code::JournalArchived,
+        StoreError::Log(LogError::Damaged { .. })
+        | StoreError::Unreadable { .. }
+        | StoreError::NoSuchHead(_) => Code::JournalDamaged,
     };
     Problem::new(code, error.to_string()).at(state_dir.join(FILE_NAME).display().to_string())
 }

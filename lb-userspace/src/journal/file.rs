@@ -1,26 +1,36 @@
-//! The store in a file of the state directory.
+//! The store in files of the state directory: the log (`log.rs`) behind the door that every store has.
+//!
+//! The writer owns the log; readers share only where it ends and what the index knows, and read the files themselves.
+//! Records are not kept in memory. The index is sparse and learnt on the way: revision to offset, a place every
+//! [`STRIDE`] bytes at most, so that a reader who goes on where it was finds its place at once; it is never stored.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lb_control::record::{Record, RecordError};
 use tokio::sync::broadcast;
 
-use super::log::Log;
+use super::disk::{Access, Directory, Disk};
+use super::frame::Walk;
+use super::log::{Limits, Log, LogError, TORN};
+use super::segment::{self, ARCHIVE, HEADER};
+use super::snapshot::{self, Place};
+use super::verify::{self, Verification};
 use super::{AppendError, EventStore, FILE_NAME, Head, LogReader, SUBSCRIBER_BACKLOG, StoreError};
 
-/// The store in a file.
+/// From one place that the index knows to the next, bytes at least.
+const STRIDE: u64 = 16 * 1024;
+
+/// The store in files.
 #[derive(Debug)]
 pub struct FileStore {
     log: Log,
-    path: PathBuf,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    records: Mutex<Vec<Arc<Record>>>,
-    subscribers: broadcast::Sender<Arc<Record>>,
+    limits: Limits,
+    notes: Vec<String>,
+    shared: Arc<LogFiles>,
 }
 
 /// What [`FileStore::open`] found.
@@ -32,94 +42,415 @@ pub struct Loaded {
     pub cut_bytes: u64,
 }
 
+/// The readers' side of the store in files.
+#[derive(Debug)]
+pub struct LogFiles {
+    disk: Arc<dyn Disk>,
+    extent: Mutex<Extent>,
+    subscribers: broadcast::Sender<Arc<Record>>,
+    verification: Mutex<Verification>,
+}
+
+/// Where the log lies.
+#[derive(Debug)]
+struct Extent {
+    segments: Vec<Indexed>,
+    head: Head,
+    /// Where the last segment ends, bytes.
+    end: u64,
+}
+
+/// A segment and what the index knows of it.
+#[derive(Debug)]
+struct Indexed {
+    base: u64,
+    /// Offset by revision, where frames start.
+    places: BTreeMap<u64, u64>,
+}
+
+impl Indexed {
+    fn new(base: u64) -> Self {
+        Self { base, places: BTreeMap::from([(base, HEADER)]) }
+    }
+
+    /// The last known place at or before a revision.
+    fn before(&self, revision: u64) -> u64 {
+        self.places.range(..=revision).next_back().map_or(HEADER, |(_, offset)| *offset)
+    }
+
+    fn learn(&mut self, revision: u64, offset: u64) {
+        if offset >= self.before(revision) + STRIDE {
+            self.places.insert(revision, offset);
+        }
+    }
+}
+
 impl FileStore {
     /// Where [`FileStore::open`] keeps an unfinished record that it cut off.
     pub fn torn_path(&self) -> PathBuf {
-        self.log.torn_path()
+        self.shared.disk.path(TORN)
+    }
+
+    /// What a person should know of how the log was found, such as a tail that was cut.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Opens the store in a state directory that the caller holds ([`super::lock::DirectoryLock`]).
     ///
     /// # Errors
-    /// The log cannot be opened or is damaged, a record cannot be read, or revisions do not follow each other.
+    /// The log cannot be opened, is of another version, or what the start needs is damaged.
     pub fn open(state_dir: &Path) -> Result<Loaded, StoreError> {
-        let path = state_dir.join(FILE_NAME);
-        let opened = Log::open(&path)?;
-        let records = Mutex::new(parsed(&opened.payloads)?);
+        Self::open_with(state_dir, Limits::default())
+    }
+
+    /// The same with other sizes.
+    ///
+    /// # Errors
+    /// As [`FileStore::open`].
+    pub fn open_with(state_dir: &Path, limits: Limits) -> Result<Loaded, StoreError> {
+        Self::open_on(Arc::new(Directory::at(&folder(state_dir)?)), limits)
+    }
+
+    /// The same on any disk.
+    ///
+    /// # Errors
+    /// As [`FileStore::open`].
+    pub fn open_on(disk: Arc<dyn Disk>, limits: Limits) -> Result<Loaded, StoreError> {
+        let opened = Log::open(disk.clone(), limits)?;
+        let place = opened.log.place();
+        let segments = opened.bases.iter().copied().map(Indexed::new).collect();
         let (subscribers, _) = broadcast::channel(SUBSCRIBER_BACKLOG);
-        let shared = Arc::new(Shared { records, subscribers });
-        Ok(Loaded { store: Self { log: opened.log, path, shared }, cut_bytes: opened.cut_bytes })
+        let shared = Arc::new(LogFiles {
+            disk,
+            extent: Mutex::new(Extent { segments, head: place.head, end: place.offset }),
+            subscribers,
+            verification: Mutex::default(),
+        });
+        shared.settled(place);
+        let store = Self { log: opened.log, limits, notes: opened.notes, shared };
+        Ok(Loaded { store, cut_bytes: opened.cut_bytes })
     }
-}
 
-fn parsed(payloads: &[Vec<u8>]) -> Result<Vec<Arc<Record>>, StoreError> {
-    let mut records: Vec<Arc<Record>> = Vec::with_capacity(payloads.len());
-    for (payload, number) in payloads.iter().zip(1..) {
-        let unreadable = |reason| StoreError::Unreadable { number, reason };
-        let record = Record::parse(payload).map_err(unreadable)?;
-        let before = records.last().map_or(0, |record| record.revision);
-        if record.revision_before() != before {
-            let reason = format!("it begins at revision {}, not {before}", record.revision_before());
-            return Err(unreadable(RecordError::Malformed(reason)));
+    /// The readers' side, with what only files have: [`LogFiles::verify_older`].
+    pub fn files(&self) -> Arc<LogFiles> {
+        self.shared.clone()
+    }
+
+    /// Moves the oldest segments to the archive while those before the oldest snapshot take more than `retain_bytes`,
+    /// and says how many. A segment is moved whole, never rewritten.
+    ///
+    /// # Errors
+    /// The disk refused; what was moved is moved.
+    pub fn archive(&mut self, retain_bytes: u64) -> Result<usize, StoreError> {
+        let disk = &*self.shared.disk;
+        let io = |doing| move |source| LogError::Io { path: disk.path(ARCHIVE), doing, source };
+        let oldest = snapshot::revisions(disk).map_err(io("read"))?.first().copied();
+        let Some(oldest) = oldest.and_then(|revision| snapshot::load(disk, revision).ok()) else {
+            return Ok(0);
+        };
+        let movable: Vec<u64> = self
+            .shared
+            .extent()
+            .segments
+            .iter()
+            .map(|one| one.base)
+            .filter(|base| *base < oldest.0.base)
+            .collect();
+        let sizes = movable.iter().map(|base| disk.open(&segment::name(*base), Access::Read)?.length());
+        let sizes: Vec<u64> = sizes.collect::<io::Result<_>>().map_err(io("read"))?;
+        let mut left: u64 = sizes.iter().sum();
+        let mut moved = 0;
+        for (base, size) in movable.into_iter().zip(sizes) {
+            if left <= retain_bytes {
+                break;
+            }
+            disk.make_folder(ARCHIVE).map_err(io("make"))?;
+            disk.rename(&segment::name(base), &segment::archived_name(base))
+                .map_err(io("move a segment to"))?;
+            self.shared.extent().segments.retain(|one| one.base != base);
+            left -= size;
+            moved += 1;
         }
-        records.push(Arc::new(record));
+        if moved > 0 {
+            disk.sync(ARCHIVE).and_then(|()| disk.sync("")).map_err(io("move segments to"))?;
+        }
+        Ok(moved)
     }
-    Ok(records)
 }
 
-impl Shared {
-    fn records(&self) -> MutexGuard<'_, Vec<Arc<Record>>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+/// The log's directory in a state directory.
+///
+/// # Errors
+/// What has its name is a file.
+pub(super) fn folder(state_dir: &Path) -> Result<PathBuf, LogError> {
+    let path = state_dir.join(FILE_NAME);
+    match std::fs::metadata(&path) {
+        Ok(found) if found.is_file() => {
+            let mut bytes = std::fs::read(&path).unwrap_or_default();
+            bytes.truncate(8);
+            Err(LogError::Foreign { path, found: bytes })
+        }
+        _ => Ok(path),
     }
 }
 
 impl EventStore for FileStore {
     fn append(&mut self, expected: u64, records: &[Arc<Record>]) -> Result<Head, AppendError> {
-        let latest = self.shared.latest().revision;
+        let latest = self.log.head().revision;
         if latest != expected {
             return Err(AppendError::Conflict { expected, latest });
         }
+        let Some(last) = records.last() else { return Ok(self.log.head()) };
+        let bytes: Vec<Vec<u8>> = records.iter().map(|record| record.to_bytes()).collect();
+        let head = self.log.append(last.revision, &bytes)?;
+        self.shared.settled(self.log.place());
         for record in records {
-            self.log.append(&record.to_bytes()).map_err(|error| AppendError::Unknown(error.to_string()))?;
-            self.shared.records().push(record.clone());
             // Nobody may be listening.
             let _ = self.shared.subscribers.send(record.clone());
         }
-        Ok(self.shared.latest())
+        Ok(head)
     }
 
     fn reload(&mut self) -> Result<Head, StoreError> {
-        let opened = Log::open(&self.path)?;
-        *self.shared.records() = parsed(&opened.payloads)?;
-        self.log = opened.log;
-        Ok(self.shared.latest())
+        let head = self.log.reload()?;
+        self.shared.settled(self.log.place());
+        Ok(head)
     }
 
     fn reader(&self) -> Arc<dyn LogReader> {
         self.shared.clone()
     }
 
-    fn save_snapshot(&mut self, _head: Head, _state: &[u8]) -> Result<(), StoreError> {
+    fn save_snapshot(&mut self, head: Head, state: &[u8]) -> Result<(), StoreError> {
+        let place = self.shared.place_of(head)?;
+        let disk = &*self.shared.disk;
+        snapshot::save(disk, place, state).map_err(|source| LogError::Io {
+            path: disk.path(&snapshot::name(head.revision)),
+            doing: "save a snapshot",
+            source,
+        })?;
+        if let Some(retain_bytes) = self.limits.retain_bytes {
+            self.archive(retain_bytes)?;
+        }
         Ok(())
     }
 }
 
-impl LogReader for Shared {
+/// A stretch of one segment that a reader goes through.
+struct Stretch {
+    base: u64,
+    offset: u64,
+    /// Where it ends for certain, if it is the last: revision and offset.
+    until: Option<u64>,
+    /// Revision that the next segment begins at, or that the log ends at.
+    ends: u64,
+}
+
+impl LogFiles {
+    fn extent(&self) -> MutexGuard<'_, Extent> {
+        self.extent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The log ends here now.
+    fn settled(&self, place: Place) {
+        let mut extent = self.extent();
+        if extent.segments.last().is_none_or(|last| last.base < place.base) {
+            extent.segments.push(Indexed::new(place.base));
+        }
+        (extent.head, extent.end) = (place.head, place.offset);
+        if let Some(last) = extent.segments.last_mut() {
+            last.learn(place.head.revision, place.offset);
+        }
+    }
+
+    /// Where to read on after a revision; `None`: it is the last.
+    fn stretch(&self, after: u64) -> Result<Option<Stretch>, LogError> {
+        let extent = self.extent();
+        if after >= extent.head.revision {
+            return Ok(None);
+        }
+        let at = extent.segments.partition_point(|one| one.base <= after);
+        let Some(index) = at.checked_sub(1) else {
+            let first = extent.segments.first().map_or(0, |one| one.base);
+            return Err(LogError::Archived { first, archive: self.disk.path(ARCHIVE) });
+        };
+        let segment = &extent.segments[index];
+        let next = extent.segments.get(index + 1).map(|next| next.base);
+        Ok(Some(Stretch {
+            base: segment.base,
+            offset: segment.before(after),
+            until: next.is_none().then_some(extent.end),
+            ends: next.unwrap_or(extent.head.revision),
+        }))
+    }
+
+    fn learn(&self, base: u64, revision: u64, offset: u64) {
+        let mut extent = self.extent();
+        if let Some(segment) = extent.segments.iter_mut().find(|one| one.base == base) {
+            segment.learn(revision, offset);
+        }
+    }
+
+    /// Reads on in one segment.
+    fn read_stretch(
+        &self,
+        stretch: &Stretch,
+        after: u64,
+        limit: usize,
+        records: &mut Vec<Arc<Record>>,
+    ) -> Result<(), StoreError> {
+        let name = segment::name(stretch.base);
+        let path = self.disk.path(&name);
+        let io = |source| LogError::Io { path: path.clone(), doing: "read", source };
+        let file = match self.disk.open(&name, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // It was moved a moment ago, or the directory was meddled with.
+                self.stretch(after)?;
+                return Err(io(error).into());
+            }
+            file => file.map_err(io)?,
+        };
+        let mut walk = Walk::new(file, stretch.offset, stretch.until.unwrap_or(u64::MAX));
+        walk.skip_to(after).map_err(io)?;
+        let mut at = after;
+        while at < stretch.ends && records.len() < limit {
+            let offset = walk.offset();
+            let Some(frame) = walk.step().map_err(io)? else {
+                let reason = "no whole record is there".to_owned();
+                return Err(LogError::Damaged { path, offset, whole: at, reason }.into());
+            };
+            for bytes in frame.records() {
+                let unreadable = |reason| StoreError::Unreadable { after: at, reason };
+                let record = Record::parse(bytes).map_err(unreadable)?;
+                if record.revision <= after || records.len() == limit {
+                    continue;
+                }
+                if record.revision_before() != at {
+                    let reason = format!("it begins at revision {}, not {at}", record.revision_before());
+                    return Err(unreadable(RecordError::Malformed(reason)));
+                }
+                at = record.revision;
+                records.push(Arc::new(record));
+            }
+            if frame.head.after().revision == at {
+                self.learn(stretch.base, at, frame.end());
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the log was at a head.
+    fn place_of(&self, head: Head) -> Result<Place, StoreError> {
+        {
+            let extent = self.extent();
+            if let Some(last) = extent.segments.last().filter(|_| extent.head == head) {
+                return Ok(Place { head, base: last.base, offset: extent.end });
+            }
+        }
+        let Some(stretch) = self.stretch(head.revision.saturating_sub(1))? else {
+            return Err(StoreError::NoSuchHead(head));
+        };
+        let name = segment::name(stretch.base);
+        let io = |source| LogError::Io { path: self.disk.path(&name), doing: "read", source };
+        let file = self.disk.open(&name, Access::Read).map_err(io)?;
+        let mut walk = Walk::new(file, stretch.offset, stretch.until.unwrap_or(u64::MAX));
+        walk.skip_to(head.revision.saturating_sub(1)).map_err(io)?;
+        match walk.step().map_err(io)? {
+            Some(frame) if frame.head.after() == head => {
+                Ok(Place { head, base: stretch.base, offset: frame.end() })
+            }
+            _ => Err(StoreError::NoSuchHead(head)),
+        }
+    }
+
+    /// Goes through the whole log that is not archived, and its chain; `report` hears how far it is and may end it.
+    /// What comes of it is kept for [`LogReader::verification`]. It takes a while: for a thread of its own.
+    pub fn verify_older(&self, mut report: impl FnMut(&Verification) -> ControlFlow<()>) -> Verification {
+        let (bases, head) = {
+            let extent = self.extent();
+            (extent.segments.iter().map(|one| one.base).collect::<Vec<_>>(), extent.head)
+        };
+        let names: Vec<String> = bases.iter().map(|base| segment::name(*base)).collect();
+        let snapshots: BTreeMap<u64, Head> = snapshot::revisions(&*self.disk)
+            .unwrap_or_default()
+            .into_iter()
+            .filter_map(|revision| Some((revision, snapshot::load(&*self.disk, revision).ok()?.0.head)))
+            .collect();
+        let (segments, keep) = (names.len(), |now: Verification| {
+            *self.verification.lock().unwrap_or_else(PoisonError::into_inner) = now.clone();
+            now
+        });
+        let mut seen = None;
+        let walked = verify::walk(
+            &*self.disk,
+            &names,
+            |done| report(&keep(Verification::Running { done, segments })),
+            |frame| {
+                let here = frame.head.after();
+                if here.revision == head.revision {
+                    seen = Some(here);
+                }
+                match snapshots.get(&here.revision) {
+                    Some(taken) if *taken != here => Err(LogError::Damaged {
+                        path: self.disk.path(&snapshot::name(here.revision)),
+                        offset: frame.offset,
+                        whole: here.revision,
+                        reason: "its hash is not the log's: one of the two was rewritten".to_owned(),
+                    }),
+                    _ => Ok(()),
+                }
+            },
+        );
+        let moved = self.extent().segments.first().map(|one| one.base) != bases.first().copied();
+        let outcome = match walked {
+            // Segments were archived meanwhile: what was found says nothing of those that are left.
+            _ if moved => Verification::Pending,
+            Ok(None) => Verification::Pending,
+            Err(error) => Verification::failed(error),
+            Ok(Some(walked)) if seen.unwrap_or(walked.reached.head) != head => {
+                let reason =
+                    format!("revision {} was read at the start, and is not there now", head.revision);
+                let (path, offset) = (self.disk.path(&walked.last.name), walked.reached.offset);
+                let whole = walked.reached.head.revision;
+                Verification::failed(LogError::Damaged { path, offset, whole, reason })
+            }
+            Ok(Some(_)) => Verification::Whole { segments, revision: head.revision },
+        };
+        let outcome = keep(outcome);
+        let _ = report(&outcome);
+        outcome
+    }
+}
+
+impl LogReader for LogFiles {
     fn latest(&self) -> Head {
-        Head { revision: self.records().last().map_or(0, |record| record.revision), hash: [0; 32] }
+        self.extent().head
     }
 
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError> {
-        let records = self.records();
-        let first = records.partition_point(|record| record.revision <= after);
-        Ok(records[first..].iter().take(limit).cloned().collect())
+        let mut records: Vec<Arc<Record>> = Vec::new();
+        while records.len() < limit {
+            let from = records.last().map_or(after, |record| record.revision);
+            let Some(stretch) = self.stretch(from)? else { break };
+            self.read_stretch(&stretch, from, limit, &mut records)?;
+        }
+        Ok(records)
     }
 
-    fn snapshot(&self, _at_most: u64) -> Option<(u64, Vec<u8>)> {
-        None
+    fn snapshot(&self, at_most: u64) -> Option<(u64, Vec<u8>)> {
+        let found = snapshot::revisions(&*self.disk).ok()?;
+        let usable = found.into_iter().rev().filter(|revision| *revision <= at_most);
+        usable
+            .into_iter()
+            .find_map(|revision| Some((revision, snapshot::load(&*self.disk, revision).ok()?.1)))
     }
 
     fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
         self.subscribers.subscribe()
+    }
+
+    fn verification(&self) -> Verification {
+        self.verification.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

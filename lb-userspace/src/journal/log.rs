@@ -1,28 +1,47 @@
-//! The file under the journal: it holds whole records, in order, or it says where it does not.
-//!
-//! Layout: [`MAGIC`], then per record its length (u32, little-endian), the CRC-32C (u32, little-endian) of length and
-//! payload, and the payload. What a payload means is the caller's business; chains and snapshots are not here.
+//! The writer's side of the log: opening, appending, beginning new segments, and what is done when the disk refuses.
 //!
 //! Invariants:
-//! - [`Log::append`] returns only after `fdatasync`; what it refused is not in the log afterwards;
-//! - an unfinished last record is cut, kept beside the log and said; a damaged record with whole ones behind it stops the start, because
-//!   cutting there would lose what was acknowledged;
-//! - a failed `fdatasync` is never retried: the kernel has marked the pages clean by then. The whole log is read again
-//!   and what was refused is cut, at once, or, while that fails too, before the next append.
+//! - [`Log::append`] is one write and one sync, and returns when all of its records are durable or none is;
+//! - [`AppendError::Refused`] means that no whole frame can have reached the disk; everything else is `Unknown`;
+//! - an append is begun only when the one before it is durable, so at most the last frame of a log can be torn. It is cut,
+//!   kept beside the log and said. Anything else that is not whole was acknowledged once: it stops the start;
+//! - a failed sync is never tried again: the kernel has marked the pages clean by then. [`Log::reload`] opens the segment
+//!   anew, reads it to where it was durable, and cuts what was in doubt;
+//! - what was found whole at the start is written again before it counts as durable, for the same reason: the last
+//!   daemon may have ended between a failed sync and the cut;
+//! - opening changes nothing before all that the start needs has been read and found whole.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use nix::libc;
+use nix::errno::Errno;
 
-/// First bytes of the file: what it is, and the version of its layout in the last one.
-pub const MAGIC: &[u8; 8] = b"LB\x00LOG\x00\x01";
-/// Largest payload, bytes: the largest request body that makes one record.
-pub const PAYLOAD_MAX: usize = 64 * 1024 * 1024;
-/// Length and checksum before each payload, bytes.
-const HEAD: usize = 8;
+use super::disk::{Access, Disk, FRESH, read_from, write_all};
+use super::frame::{self, Tail};
+use super::segment::{self, ARCHIVE, HEADER, Pass, Reached, Segment};
+use super::snapshot::{self, Place};
+use super::{AppendError, Head};
+
+/// Where [`Log::open`] keeps an unfinished record that it cut off.
+pub(super) const TORN: &str = "torn";
+
+/// Sizes of the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// A segment that has reached this size is not appended to, bytes.
+    pub segment_bytes: u64,
+    /// Room that is made at a time ahead of the appends, bytes: a sync need not write the file's length then.
+    pub room_bytes: u64,
+    /// What whole segments before the oldest snapshot may take before the oldest are archived, bytes; `None`: they stay.
+    pub retain_bytes: Option<u64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { segment_bytes: 8 << 20, room_bytes: 1 << 20, retain_bytes: None }
+    }
+}
 
 /// Why the log cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,325 +49,377 @@ pub enum LogError {
     /// The operating system refused.
     #[error("{path}: {doing}: {source}", path = path.display())]
     Io {
-        /// The log's file.
+        /// The file or directory.
         path: PathBuf,
         /// What was tried.
         doing: &'static str,
         /// Its answer.
         source: io::Error,
     },
-    /// The file is no log of ours, or of a newer version.
+    /// A file is no segment of ours, or of a newer version.
     #[error("{path}: not a journal that this version reads (it starts with {found:02x?})", path = path.display())]
     Foreign {
-        /// The log's file.
+        /// The file.
         path: PathBuf,
         /// Its first bytes.
         found: Vec<u8>,
     },
-    /// A record is damaged and whole ones follow it.
-    #[error("{path}: record {index} at byte {offset} is damaged, and whole records follow it", path = path.display())]
+    /// What was acknowledged is not there as it was.
+    #[error("{path}: damaged at byte {offset}, after revision {whole}: {reason}", path = path.display())]
     Damaged {
-        /// The log's file.
+        /// The segment.
         path: PathBuf,
-        /// Number of whole records before it.
-        index: usize,
-        /// Where it starts, bytes from the start of the file.
-        offset: usize,
+        /// Where, bytes from its start.
+        offset: u64,
+        /// The revision up to which the log is whole.
+        whole: u64,
+        /// What is wrong.
+        reason: String,
     },
-    /// A payload is larger than [`PAYLOAD_MAX`].
-    #[error("a record of {size} bytes is larger than the journal takes ({PAYLOAD_MAX})")]
-    TooLarge {
-        /// Its size, bytes.
-        size: usize,
+    /// What is asked for was archived.
+    #[error("revisions up to {first} were archived in {archive}", archive = archive.display())]
+    Archived {
+        /// The revision that the log begins at now.
+        first: u64,
+        /// Where the older segments are.
+        archive: PathBuf,
     },
 }
 
-/// An open log, positioned behind its last whole record.
+/// What a look at a log's files shows, before anything is changed.
 #[derive(Debug)]
-pub struct Log {
-    file: File,
-    path: PathBuf,
-    /// Where the next record goes, bytes from the start; everything before is durable.
+pub(super) struct Found {
+    /// Revisions that the segments begin at.
+    pub(super) bases: Vec<u64>,
+    /// The last segment.
+    pub(super) last: Segment,
+    /// Where it ends.
+    pub(super) reached: Reached,
+    /// What lies behind: an append that did not finish.
+    pub(super) torn: Vec<u8>,
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// Looks at a log: its newest snapshot that is whole, and everything after it. `None`: there is no log yet.
+///
+/// # Errors
+/// It cannot be read, is of another version, or what the start needs is damaged.
+pub(super) fn look(disk: &dyn Disk, access: Access) -> Result<Option<Found>, LogError> {
+    let io = |source| LogError::Io { path: disk.path(""), doing: "read", source };
+    let bases = segment::bases(disk, "").map_err(io)?;
+    let snapshots = snapshot::revisions(disk).map_err(io)?;
+    let archived = segment::bases(disk, ARCHIVE).map_err(io)?;
+    let Some(&first) = bases.first() else {
+        return match snapshots.last().or(archived.last()) {
+            None => Ok(None),
+            Some(&whole) => Err(cut_short(disk, "", 0, whole)),
+        };
+    };
+    let mut notes = Vec::new();
+    let mut start = None;
+    for &revision in snapshots.iter().rev() {
+        match snapshot::load(disk, revision) {
+            Ok((place, _)) => {
+                start = Some(place);
+                break;
+            }
+            Err(reason) => {
+                let path = disk.path(&snapshot::name(revision));
+                notes.push(format!("the snapshot {} was passed over: {reason}", path.display()));
+            }
+        }
+    }
+    if start.is_none() && first > 0 {
+        return Err(LogError::Archived { first, archive: disk.path(ARCHIVE) });
+    }
+    let (last, reached) = read_on(disk, access, &bases, start)?;
+    let tail = read_from(&*last.file, reached.offset).map_err(io)?;
+    let torn = match frame::judge(&tail, reached.offset, reached.head) {
+        Tail::Clean => Vec::new(),
+        Tail::Torn => tail[..tail.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)].to_vec(),
+        Tail::Damaged(reason) => {
+            let (path, reason) = (disk.path(&last.name), reason.to_owned());
+            let (offset, whole) = (reached.offset, reached.head.revision);
+            return Err(LogError::Damaged { path, offset, whole, reason });
+        }
+    };
+    Ok(Some(Found { bases, last, reached, torn, notes }))
+}
+
+/// Reads from a snapshot (else from the first segment) to the last whole frame.
+fn read_on(
+    disk: &dyn Disk,
+    access: Access,
+    bases: &[u64],
+    start: Option<Place>,
+) -> Result<(Segment, Reached), LogError> {
+    let from = start.map_or(0, |place| bases.partition_point(|&base| base < place.base));
+    if let Some(place) = start.filter(|place| bases.get(from) != Some(&place.base)) {
+        return Err(cut_short(disk, &segment::name(place.base), 0, place.head.revision));
+    }
+    let mut before: Option<(Segment, Reached)> = None;
+    for &base in &bases[from..] {
+        let next = segment::open(disk, segment::name(base), access)?;
+        let mut pass = Pass { offset: HEADER, head: next.begins, chain: true };
+        match (&before, start) {
+            (Some((last, reached)), _) => {
+                segment::expect_room(disk, last, *reached)?;
+                segment::expect_follows(disk, &next, reached.head)?;
+            }
+            (None, Some(place)) => {
+                let length = next.file.length();
+                let length = length.map_err(|source| LogError::Io {
+                    path: disk.path(&next.name),
+                    doing: "read",
+                    source,
+                })?;
+                if length < place.offset {
+                    return Err(cut_short(disk, &next.name, length, place.head.revision));
+                }
+                pass = Pass { offset: place.offset, head: place.head, chain: true };
+            }
+            (None, None) => {}
+        }
+        let reached = segment::walk(disk, &next, pass, |_| Ok::<_, LogError>(()))?;
+        before = Some((next, reached));
+    }
+    before.ok_or_else(|| cut_short(disk, "", 0, 0))
+}
+
+/// The log ends before something that was taken from it.
+fn cut_short(disk: &dyn Disk, name: &str, offset: u64, revision: u64) -> LogError {
+    let reason = format!("the log was cut: there is a snapshot or an archive up to revision {revision}");
+    LogError::Damaged { path: disk.path(name), offset, whole: 0, reason }
+}
+
+/// An open log, positioned behind its last whole frame.
+#[derive(Debug)]
+pub(super) struct Log {
+    disk: Arc<dyn Disk>,
+    limits: Limits,
+    /// The segment that is appended to.
+    active: Segment,
+    /// Where the next frame goes, bytes from its start; everything before is durable.
     end: u64,
+    /// The file's length: room up to here, bytes.
+    room: u64,
+    head: Head,
     /// A write or sync failed: what the file holds is not known.
-    suspect: bool,
+    in_doubt: bool,
+    /// A part of a refused frame may lie behind `end`.
+    remains: bool,
+    /// The next segment may have a name already: nothing may be appended to this one.
+    full: bool,
 }
 
 /// What [`Log::open`] found.
 #[derive(Debug)]
-pub struct Opened {
+pub(super) struct Opened {
     /// The log, ready for appends.
-    pub log: Log,
-    /// The payloads of all whole records, oldest first.
-    pub payloads: Vec<Vec<u8>>,
-    /// Bytes of an unfinished last record that were cut off; 0 = the log ended cleanly.
-    pub cut_bytes: u64,
+    pub(super) log: Log,
+    /// Revisions that its segments begin at.
+    pub(super) bases: Vec<u64>,
+    /// Bytes of an unfinished last append that were cut off; 0 = the log ended cleanly.
+    pub(super) cut_bytes: u64,
+    /// What a person should know.
+    pub(super) notes: Vec<String>,
 }
 
 impl Log {
-    /// Opens the log at `path`, or makes an empty one, readable by its owner only.
+    /// Opens the log of a directory, or begins an empty one.
     ///
     /// # Errors
-    /// The file cannot be read or written, is no log of this version, or is damaged before its end.
-    pub fn open(path: &Path) -> Result<Opened, LogError> {
-        let fail = |doing, source| LogError::Io { path: path.to_owned(), doing, source };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|error| fail("open", error))?;
-        let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(|error| fail("read", error))?;
-        let mut log = Self { file, path: path.to_owned(), end: MAGIC.len() as u64, suspect: false };
-        if MAGIC.starts_with(&bytes) && bytes.len() < MAGIC.len() {
-            log.begin().map_err(|error| fail("write", error))?;
-            return Ok(Opened { log, payloads: Vec::new(), cut_bytes: bytes.len() as u64 });
+    /// It cannot be read or written, is of another version, or what the start needs is damaged.
+    pub(super) fn open(disk: Arc<dyn Disk>, limits: Limits) -> Result<Opened, LogError> {
+        let fail = |doing| {
+            let path = disk.path("");
+            move |source| LogError::Io { path, doing, source }
+        };
+        disk.make_folder("").map_err(fail("make"))?;
+        let Some(mut found) = look(&*disk, Access::Write)? else {
+            let file = segment::create(&*disk, Head::default(), limits.room_bytes).map_err(fail("begin"))?;
+            let active = Segment { name: segment::name(0), file, begins: Head::default() };
+            let log = Self::at(disk, limits, active, HEADER, Head::default())
+                .map_err(|(path, source)| LogError::Io { path, doing: "begin", source })?;
+            return Ok(Opened { log, bases: vec![0], cut_bytes: 0, notes: Vec::new() });
+        };
+        for fresh in disk.list("").map_err(fail("read"))?.iter().filter(|name| name.ends_with(FRESH)) {
+            disk.remove(fresh).map_err(fail("remove what was never finished"))?;
         }
-        let (payloads, whole) = scan(path, &bytes)?;
-        let cut_bytes = bytes.len() as u64 - whole;
-        log.end = whole;
+        let cut_bytes = found.torn.len() as u64;
         if cut_bytes > 0 {
-            // A damaged last record looks the same as an unfinished one: keep it for whoever wants to look.
-            let torn = log.torn_path();
-            let kept = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&torn);
-            kept.and_then(|mut kept| kept.write_all(&bytes[whole as usize..]))
-                .map_err(|error| fail("keep the unfinished record", error))?;
-            log.cut().map_err(|error| fail("cut the unfinished last record", error))?;
+            let kept = keep_torn(&*disk, &found.torn).map_or_else(
+                |error| format!("they could not be kept: {error}"),
+                |()| format!("they were moved to {}", disk.path(TORN).display()),
+            );
+            found
+                .notes
+                .push(format!("the journal ended in {cut_bytes} bytes of an unfinished record; {kept}"));
         }
-        log.file.seek(SeekFrom::Start(whole)).map_err(|error| fail("seek", error))?;
-        Ok(Opened { log, payloads, cut_bytes })
+        settle(&*disk, &found).map_err(|source| LogError::Io {
+            path: disk.path(&found.last.name),
+            doing: "make what was found durable",
+            source,
+        })?;
+        let (end, head) = (found.reached.offset, found.reached.head);
+        let log = Self::at(disk, limits, found.last, end, head).map_err(|(path, source)| LogError::Io {
+            path,
+            doing: "read",
+            source,
+        })?;
+        Ok(Opened { log, bases: found.bases, cut_bytes, notes: found.notes })
     }
 
-    /// Where [`Log::open`] keeps what it cut off.
-    pub fn torn_path(&self) -> PathBuf {
-        self.path.with_added_extension("torn")
+    fn at(
+        disk: Arc<dyn Disk>,
+        limits: Limits,
+        active: Segment,
+        end: u64,
+        head: Head,
+    ) -> Result<Self, (PathBuf, io::Error)> {
+        let room = active.file.length().map_err(|error| (disk.path(&active.name), error))?;
+        Ok(Self { disk, limits, active, end, room, head, in_doubt: false, remains: false, full: false })
     }
 
-    /// Appends one record and returns when it is durable.
+    /// Where the log ends.
+    pub(super) const fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Where the log goes on: the segment (by its first revision), and the offset in it.
+    pub(super) const fn place(&self) -> Place {
+        Place { head: self.head, base: self.active.begins.revision, offset: self.end }
+    }
+
+    /// Appends records that lead to `revision`, all or none, and returns when they are durable.
     ///
     /// # Errors
-    /// The disk refused or is full: the record is then not in the log, and the log can be tried again.
-    pub fn append(&mut self, payload: &[u8]) -> Result<(), LogError> {
-        if payload.len() > PAYLOAD_MAX {
-            return Err(LogError::TooLarge { size: payload.len() });
+    /// `Refused`: none of them is in the log. `Unknown`: they may be; the log takes nothing before [`Log::reload`].
+    pub(super) fn append(&mut self, revision: u64, records: &[Vec<u8>]) -> Result<Head, AppendError> {
+        if self.in_doubt {
+            return Err(AppendError::Refused("an earlier append is in doubt".to_owned()));
         }
-        if self.suspect {
-            self.recover()?;
-        }
-        let mut record = Vec::with_capacity(HEAD + payload.len());
-        record.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        record.extend_from_slice(&checksum(payload).to_le_bytes());
-        record.extend_from_slice(payload);
-        if let Err(source) = self.file.write_all(&record).and_then(|()| self.file.sync_data()) {
-            self.suspect = true;
-            // At once, so that a daemon that ends now does not find it as accepted when it starts again.
-            if let Err(error) = self.recover() {
-                tracing::error!(%error, "what the journal refused could not be cut yet");
+        let (frame, head) = frame::encode(self.head, revision, records).map_err(|size| {
+            AppendError::Refused(format!("records of {size} bytes are larger than the journal takes"))
+        })?;
+        let length = frame.len() as u64;
+        self.prepare(length).map_err(|error| AppendError::Refused(self.said(&error)))?;
+        if let Err((written, error)) = write_all(&*self.active.file, &frame, self.end) {
+            self.remains = true;
+            if surely_nothing(&error) {
+                return Err(AppendError::Refused(self.said(&error)));
             }
-            return Err(LogError::Io { path: self.path.clone(), doing: "append", source });
+            self.in_doubt = true;
+            return Err(AppendError::Unknown(format!("{} (after {written} bytes)", self.said(&error))));
         }
-        self.end += record.len() as u64;
+        if let Err(error) = self.active.file.sync() {
+            self.in_doubt = true;
+            return Err(AppendError::Unknown(self.said(&error)));
+        }
+        self.end += length;
+        self.room = self.room.max(self.end);
+        self.head = head;
+        Ok(head)
+    }
+
+    /// Clears what a refused append left, begins a new segment if this one is full, and makes room.
+    fn prepare(&mut self, length: u64) -> io::Result<()> {
+        if self.remains {
+            self.cut()?;
+        }
+        self.full |= self.end + length > self.limits.segment_bytes && self.end > HEADER;
+        if self.full {
+            let room = self.limits.room_bytes;
+            let file = segment::create(&*self.disk, self.head, room)?;
+            // Its room is of no more use; that it stays does no harm.
+            let _ = self.active.file.cut(self.end);
+            self.room = file.length()?;
+            self.active = Segment { name: segment::name(self.head.revision), file, begins: self.head };
+            self.end = HEADER;
+            self.full = false;
+        }
+        let wanted = self.end + length;
+        if wanted > self.room {
+            let room = wanted.next_multiple_of(self.limits.room_bytes.max(1));
+            // Where no room can be made ahead of time, the write itself finds out whether there is some.
+            if self.active.file.reserve(room).is_ok() {
+                self.room = room;
+            }
+        }
         Ok(())
     }
 
-    /// After a failure: opens the file anew, reads what must be there and cuts what was refused.
-    fn recover(&mut self) -> Result<(), LogError> {
-        let end = self.end;
-        let bytes = std::fs::read(&self.path).map_err(|source| LogError::Io {
-            path: self.path.clone(),
-            doing: "read again",
-            source,
-        })?;
-        let durable = bytes.get(..end as usize).unwrap_or(&bytes);
-        let (payloads, whole) = scan(&self.path, durable)?;
-        if whole != end {
-            let offset = whole as usize;
-            return Err(LogError::Damaged { path: self.path.clone(), index: payloads.len(), offset });
-        }
-        let reopen =
-            || OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(&self.path);
-        let io = |source| LogError::Io { path: self.path.clone(), doing: "cut what was refused", source };
-        let file = reopen().map_err(io)?;
-        self.file = file;
-        let done = self.cut().and_then(|()| self.file.seek(SeekFrom::Start(end)));
-        done.map_err(|source| LogError::Io {
-            path: self.path.clone(),
-            doing: "cut what was refused",
-            source,
-        })?;
-        self.suspect = false;
-        Ok(())
-    }
-
-    /// Makes an empty log and its name in the directory durable.
-    fn begin(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(MAGIC)?;
-        self.file.sync_all()?;
-        match self.path.parent() {
-            Some(directory) => File::open(directory)?.sync_all(),
-            None => Ok(()),
-        }
-    }
-
-    /// Ends the file at `end`.
+    /// Ends the segment where it is known to be whole, durably.
     fn cut(&mut self) -> io::Result<()> {
-        self.file.set_len(self.end)?;
-        self.file.sync_all()
+        self.active.file.cut(self.end)?;
+        self.active.file.sync()?;
+        self.room = self.end;
+        self.remains = false;
+        Ok(())
     }
-}
 
-/// The whole records of a log's bytes, and where they end.
-fn scan(path: &Path, bytes: &[u8]) -> Result<(Vec<Vec<u8>>, u64), LogError> {
-    if !bytes.starts_with(MAGIC) {
-        let found = bytes.iter().copied().take(MAGIC.len()).collect();
-        return Err(LogError::Foreign { path: path.to_owned(), found });
+    fn said(&self, error: &io::Error) -> String {
+        format!("{}: append: {error}", self.disk.path(&self.active.name).display())
     }
-    let mut payloads = Vec::new();
-    let mut offset = MAGIC.len();
-    while let Some(payload) = record_at(bytes, offset) {
-        offset += HEAD + payload.len();
-        payloads.push(payload.to_vec());
-    }
-    let behind = (offset + 1..bytes.len()).find(|&later| record_at(bytes, later).is_some());
-    match behind {
-        None => Ok((payloads, offset as u64)),
-        Some(_) => Err(LogError::Damaged { path: path.to_owned(), index: payloads.len(), offset }),
-    }
-}
 
-/// The payload of a whole record at `offset`. An empty payload is none: a run of zeros would be full of them.
-fn record_at(bytes: &[u8], offset: usize) -> Option<&[u8]> {
-    let rest = bytes.get(offset..)?;
-    let length = u32::from_le_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-    let sum = u32::from_le_bytes(rest.get(4..HEAD)?.try_into().ok()?);
-    if length == 0 || length > PAYLOAD_MAX {
-        return None;
-    }
-    let payload = rest.get(HEAD..HEAD + length)?;
-    (checksum(payload) == sum).then_some(payload)
-}
-
-/// CRC-32C (RFC 3720, appendix B.4) of the length, then the payload, so that a wrong length is seen too.
-fn checksum(payload: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&(payload.len() as u32).to_le_bytes()), payload)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn written(payloads: &[&[u8]]) -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("journal");
-        let mut log = Log::open(&path).unwrap().log;
-        for payload in payloads {
-            log.append(payload).unwrap();
+    /// After a failure: opens the segment anew, reads what must be in it and cuts what was in doubt.
+    ///
+    /// # Errors
+    /// The disk still refuses, or what was durable is not there.
+    pub(super) fn reload(&mut self) -> Result<Head, LogError> {
+        let again = segment::open(&*self.disk, self.active.name.clone(), Access::Write)?;
+        let pass = Pass { offset: HEADER, head: again.begins, chain: true };
+        let (mut durable, end) = (pass.head, self.end);
+        // What is in doubt may be whole, half, or lie behind what is damaged by now: none of it counts.
+        let reached = segment::walk(&*self.disk, &again, pass, |frame| {
+            if frame.end() <= end {
+                durable = frame.head.after();
+            }
+            Ok::<_, LogError>(())
+        })?;
+        if durable != self.head {
+            let (offset, whole) = (reached.offset, reached.head.revision);
+            let reason = format!("revision {} was durable and cannot be read", self.head.revision);
+            return Err(LogError::Damaged { path: self.disk.path(&again.name), offset, whole, reason });
         }
-        (directory, path)
+        self.active = again;
+        self.cut().map_err(|source| LogError::Io {
+            path: self.disk.path(&self.active.name),
+            doing: "cut what is in doubt",
+            source,
+        })?;
+        self.in_doubt = false;
+        Ok(self.head)
     }
+}
 
-    #[test]
-    fn what_was_appended_is_read_again() {
-        let (_directory, path) = written(&[b"one", b"two"]);
-        let mut opened = Log::open(&path).unwrap();
-        assert_eq!((opened.payloads.len(), opened.cut_bytes), (2, 0));
-        opened.log.append(b"three").unwrap();
-        assert_eq!(Log::open(&path).unwrap().payloads, [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+/// Cuts what is unfinished, and makes durable what is not known to be.
+fn settle(disk: &dyn Disk, found: &Found) -> io::Result<()> {
+    let (file, reached) = (&*found.last.file, found.reached);
+    if !found.torn.is_empty() {
+        file.cut(reached.offset)?;
     }
+    if let Some(start) = reached.last_frame {
+        let mut frame = read_from(file, start)?;
+        frame.truncate((reached.offset - start) as usize);
+        write_all(file, &frame, start).map_err(|(_, error)| error)?;
+    }
+    file.sync()?;
+    // The last daemon may have ended after it named a segment and before the name was durable.
+    disk.sync("")
+}
 
-    #[test]
-    fn a_tail_torn_at_any_byte_is_cut_at_the_last_whole_record() {
-        let (_directory, path) = written(&[b"first record", b"second record"]);
-        let bytes = std::fs::read(&path).unwrap();
-        let first = MAGIC.len() + HEAD + b"first record".len();
-        for length in first + 1..bytes.len() {
-            std::fs::write(&path, &bytes[..length]).unwrap();
-            let mut opened = Log::open(&path).unwrap();
-            assert_eq!(opened.payloads, [b"first record".to_vec()]);
-            assert_eq!(opened.cut_bytes, (length - first) as u64);
-            assert_eq!(std::fs::read(opened.log.torn_path()).unwrap(), bytes[first..length]);
-            opened.log.append(b"third").unwrap();
-            assert_eq!(Log::open(&path).unwrap().payloads.len(), 2);
-        }
-    }
+fn keep_torn(disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.open(TORN, Access::Create)?;
+    write_all(&*file, bytes, 0).map_err(|(_, error)| error)?;
+    file.sync()?;
+    disk.sync("")
+}
 
-    #[test]
-    fn a_tail_of_zeros_or_of_a_flipped_bit_is_cut() {
-        let (_directory, path) = written(&[b"first", b"second"]);
-        let mut bytes = std::fs::read(&path).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        assert_eq!(Log::open(&path).unwrap().payloads.len(), 1);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes.extend([0; 512]);
-        std::fs::write(&path, &bytes).unwrap();
-        let opened = Log::open(&path).unwrap();
-        assert_eq!((opened.payloads.len(), opened.cut_bytes), (1, 512));
-    }
-
-    #[test]
-    fn damage_before_whole_records_stops_the_start() {
-        let (_directory, path) = written(&[b"first", b"second"]);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes[MAGIC.len() + HEAD] ^= 1;
-        std::fs::write(&path, &bytes).unwrap();
-        let error = Log::open(&path).unwrap_err();
-        assert!(matches!(error, LogError::Damaged { index: 0, offset: 8, .. }), "{error}");
-        assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing was changed");
-    }
-
-    #[test]
-    fn another_file_is_refused_and_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("journal");
-        std::fs::write(&path, b"LB\x00LOG\x00\x02 from the future").unwrap();
-        assert!(matches!(Log::open(&path).unwrap_err(), LogError::Foreign { .. }));
-        assert!(std::fs::read(&path).unwrap().ends_with(b"future"));
-    }
-
-    #[test]
-    fn a_log_that_failed_is_verified_and_cut_before_the_next_append() {
-        let (_directory, path) = written(&[b"kept"]);
-        let mut log = Log::open(&path).unwrap().log;
-        log.file = File::open(&path).unwrap();
-        let away = path.with_extension("away");
-        std::fs::rename(&path, &away).unwrap();
-        assert!(
-            log.append(b"refused").is_err(),
-            "a read-only file takes no record, and is not found to be cut"
-        );
-        std::fs::rename(&away, &path).unwrap();
-        let mut other = OpenOptions::new().append(true).open(&path).unwrap();
-        other.write_all(b"\x07\x00\x00\x00 what a failed write left").unwrap();
-        log.append(b"after").unwrap();
-        let opened = Log::open(&path).unwrap();
-        assert_eq!(opened.payloads, [b"kept".to_vec(), b"after".to_vec()]);
-        assert_eq!(opened.cut_bytes, 0);
-    }
-
-    #[test]
-    fn what_was_refused_is_not_there_when_the_daemon_starts_again() {
-        let (_directory, path) = written(&[b"kept"]);
-        let mut log = Log::open(&path).unwrap().log;
-        // A record whose bytes reached the file, but whose sync failed.
-        log.file = File::open(&path).unwrap();
-        let mut other = OpenOptions::new().append(true).open(&path).unwrap();
-        let length = 7_u32.to_le_bytes();
-        let sum = checksum(b"refused").to_le_bytes();
-        other.write_all(&[&length[..], &sum[..], b"refused"].concat()).unwrap();
-        assert_eq!(Log::open(&path).unwrap().payloads.len(), 2);
-        assert!(log.append(b"refused").is_err());
-        assert_eq!(Log::open(&path).unwrap().payloads, [b"kept".to_vec()]);
-    }
-
-    #[test]
-    fn the_checksum_is_crc_32c() {
-        assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
-    }
+/// Whether a write that failed so put no whole frame anywhere: there was no room or no right, so at most a part of
+/// the frame was taken.
+fn surely_nothing(error: &io::Error) -> bool {
+    let known = [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG, Errno::EROFS, Errno::EPERM, Errno::EBADF];
+    error.raw_os_error().is_some_and(|number| known.contains(&Errno::from_raw(number)))
 }

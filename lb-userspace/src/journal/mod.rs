@@ -5,11 +5,25 @@
 //! [`LogReader::subscribe`], and never meets the writer. What a record means is `lb_control`'s business; snapshots are
 //! opaque bytes to the store.
 
+pub mod disk;
 mod file;
+mod frame;
 pub mod lock;
 pub mod log;
 mod memory;
 pub mod offline;
+mod segment;
+mod snapshot;
+mod verify;
+
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod recording;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,11 +32,12 @@ use std::sync::Arc;
 use lb_control::record::{Record, RecordError};
 use tokio::sync::broadcast;
 
-pub use file::{FileStore, Loaded};
+pub use file::{FileStore, Loaded, LogFiles};
 use log::LogError;
 pub use memory::{Failing, MemoryStore};
+pub use verify::Verification;
 
-/// Name of the log within the state directory.
+/// Name of the log's directory within the state directory.
 pub const FILE_NAME: &str = "journal";
 /// Records that a subscriber may be behind; beyond that it is told that it missed some, and reads them again.
 pub const SUBSCRIBER_BACKLOG: usize = 1_024;
@@ -89,13 +104,16 @@ pub enum StoreError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// A record is whole but cannot be understood.
-    #[error("record {number} of the journal cannot be read: {reason}")]
+    #[error("the journal's record after revision {after} cannot be read: {reason}")]
     Unreadable {
-        /// Its place in the log, from 1.
-        number: usize,
+        /// The revision before it.
+        after: u64,
         /// What is wrong with it.
         reason: RecordError,
     },
+    /// The log was never at this head.
+    #[error("the journal was never at {0}")]
+    NoSuchHead(Head),
 }
 
 /// Where accepted commands are kept: the writer's side.
@@ -137,6 +155,11 @@ pub trait LogReader: Send + Sync {
 
     /// The newest snapshot of `at_most` this revision: its revision, and the caller's bytes.
     fn snapshot(&self, at_most: u64) -> Option<(u64, Vec<u8>)>;
+
+    /// What is known of the parts of the store that the start did not read.
+    fn verification(&self) -> Verification {
+        Verification::Pending
+    }
 
     /// Every record from now on. One who falls behind by [`SUBSCRIBER_BACKLOG`] is told so by
     /// `RecvError::Lagged`, and reads on from where it was with [`LogReader::read`].
