@@ -131,7 +131,8 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
         notes.push(note);
     }
     // Before anything is touched.
-    let first = first_config.filter(|_| folded.ledger.state.revision == 0).map(|path| document(&path)).transpose()?;
+    let first =
+        first_config.filter(|_| folded.ledger.state.revision == 0).map(|path| document(&path)).transpose()?;
     let (kernel, origin) = Kernel::open(&Options { pin_dir, capacities, ..Options::default() })?;
     match origin {
         Origin::Made => tracing::info!("made a new data plane"),

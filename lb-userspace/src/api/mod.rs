@@ -10,6 +10,7 @@ pub mod envelope;
 mod explain;
 mod node;
 pub mod peer;
+mod places;
 mod queries;
 mod undo;
 pub mod views;
