@@ -5,15 +5,18 @@
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::stat::{Mode, umask};
@@ -21,7 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::peer::Actor;
-use super::places::{Places, Seat};
+use super::places::{Places, Seat, UnderWay};
 use crate::problem::{Code, Problem};
 
 /// Connections at a time: well under the 1,024 descriptors that a process may have. For the next one an idle one is
@@ -79,6 +82,8 @@ impl Socket {
     /// Answers requests until `ends` turns true, then lets those under way finish.
     pub async fn answer(self, router: Router, mut ends: watch::Receiver<bool>) {
         let documents = Arc::new(Semaphore::new(DOCUMENTS));
+        // The limits are those of `whole_body`, not the library's own.
+        let router = router.layer(DefaultBodyLimit::disable());
         let router = router.layer(middleware::from_fn_with_state(documents, whole_body));
         let places = Places::new(CONNECTIONS);
         loop {
@@ -148,12 +153,31 @@ async fn told(ends: &mut watch::Receiver<bool>) {
 /// Keeps the connection's place until the answer is sent whole, however long it is.
 async fn under_way(State(seat): State<Arc<Seat>>, request: Request, next: Next) -> Response {
     let held = seat.under_way();
-    next.run(request).await.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _held = &held;
-            frame
-        }))
-    })
+    next.run(request).await.map(|body| Body::new(Held { body, _held: held }))
+}
+
+/// The body of an answer, with the place that it keeps.
+struct Held {
+    body: Body,
+    _held: UnderWay,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Reads the body before the route runs.
@@ -227,20 +251,18 @@ mod tests {
     }
     /// A body of these pieces that ends, or never does.
     fn body(pieces: usize, of: usize, ends: bool) -> Body {
-        use axum::body::HttpBody;
-        use std::task::{Context, Poll};
         struct Pieces(usize, usize, bool);
         impl HttpBody for Pieces {
             type Data = Bytes;
             type Error = std::convert::Infallible;
             fn poll_frame(
-                mut self: std::pin::Pin<&mut Self>,
+                mut self: Pin<&mut Self>,
                 _: &mut Context<'_>,
-            ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
                 match (self.0.checked_sub(1), self.2) {
                     (Some(left), _) => {
                         self.0 = left;
-                        Poll::Ready(Some(Ok(hyper::body::Frame::data(vec![b' '; self.1].into()))))
+                        Poll::Ready(Some(Ok(Frame::data(vec![b' '; self.1].into()))))
                     }
                     (None, true) => Poll::Ready(None),
                     (None, false) => Poll::Pending,
