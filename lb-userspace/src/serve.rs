@@ -3,6 +3,7 @@
 //! Ending leaves everything attached and pinned: packets go on without the daemon, and the next one adopts them.
 
 use std::fs::DirBuilder;
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +22,13 @@ use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
 use crate::engine::{Engine, Published};
 use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::LogError;
-use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError, read_all};
+use crate::journal::observation::{self, ObservationJournal};
+use crate::journal::{
+    EventStore, FILE_NAME, FileStore, Loaded, LogFiles, StoreError, Verification, read_all,
+};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
-use crate::{config, neighbour, probe, samples};
+use crate::{config, neighbour, probe, samples, vital};
 
 /// For everything that follows the writer to end with it.
 const GRACE: Duration = Duration::from_secs(1);
@@ -65,6 +69,8 @@ pub struct Start<S> {
     pub probe_concurrency: usize,
     /// From one comparison of the maps to the next when nothing changes.
     pub resync: Duration,
+    /// Where observations are kept; `None`: nowhere.
+    pub observations: Option<ObservationJournal>,
     /// What a person should know of the start.
     pub notes: Vec<String>,
 }
@@ -79,7 +85,14 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let adopted = adopted_health(&start.state, &actual);
     let log = start.store.reader();
     let engine = Engine::start(start.state, actual.limits, start.store);
-    let health = probe::start(engine.follow(), adopted, start.probe_concurrency);
+    let observations = start.observations;
+    let keep = observations.clone();
+    let observe: probe::Observe = Arc::new(move |seen| {
+        if let Some(journal) = &keep {
+            journal.record(seen);
+        }
+    });
+    let health = probe::start(engine.follow(), adopted, start.probe_concurrency, observe);
     let ways = (start.watch_ways)(engine.follow());
     let ways =
         ways.map_err(|error| Problem::new(Code::KernelCall, format!("could not open netlink: {error}")))?;
@@ -94,7 +107,19 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let standing = reconcile::start(start.dataplane.clone(), inputs);
     let samples = samples::start(start.dataplane.clone());
     let (dataplane, started, notes) = (start.dataplane, Instant::now(), start.notes);
-    Ok(Arc::new(Node { engine, log, dataplane, standing, health, ways, samples, nudge, started, notes }))
+    Ok(Arc::new(Node {
+        engine,
+        log,
+        observations,
+        dataplane,
+        standing,
+        health,
+        ways,
+        samples,
+        nudge,
+        started,
+        notes,
+    }))
 }
 
 /// A journal that was lost looks like a wish to remove every vip. It is none.
@@ -129,7 +154,13 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     }
     let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
     let watch_ways = Box::new(neighbour::start);
-    let node = start(Start { state, store, dataplane, watch_ways, probe_concurrency, resync, notes })?;
+    let observations = ObservationJournal::open(&state_dir, observation::Limits::default())
+        .map_err(|error| Problem::bug(format!("cannot start a thread: {error}")))?;
+    let (files, kept) = (store.files(), observations.clone());
+    let observations = Some(observations);
+    let node =
+        start(Start { state, store, dataplane, watch_ways, probe_concurrency, resync, observations, notes })?;
+    vital::spawn("verify-journal", move || verify_older(&files));
     if let Some(loaded) = first {
         apply_first(&node, loaded).await?;
     }
@@ -148,7 +179,19 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     // The last route is gone, so the writer ends, and with it all that follows it; this is the last to hear.
     let ended = async { while ways.changed().await.is_ok() {} };
     let _ = tokio::time::timeout(GRACE, ended).await;
+    kept.close();
     Ok(())
+}
+
+/// Goes through what the start did not read; `lb status` shows what came of it.
+fn verify_older(files: &LogFiles) {
+    match files.verify_older(|_| ControlFlow::Continue(())) {
+        Verification::Damaged { segment, offset, reason, .. } => {
+            tracing::error!("{}: damaged at byte {offset}: {reason}", segment.display());
+        }
+        Verification::Unreadable { reason } => tracing::error!("the journal could not be verified: {reason}"),
+        Verification::Pending | Verification::Running { .. } | Verification::Whole { .. } => {}
+    }
 }
 
 /// Until the maps were compared once, or could not be: then the status says why, and it is tried again.

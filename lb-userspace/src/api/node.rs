@@ -15,6 +15,7 @@ use super::{SCHEMA, blocking, parsed};
 use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane};
 use crate::engine::Engine;
 use crate::journal::LogReader;
+use crate::journal::observation::ObservationJournal;
 use crate::probe::SeenHealth;
 use crate::problem::{Code, Problem};
 use crate::reconcile::{Standing, Ways};
@@ -29,6 +30,8 @@ pub struct Node {
     pub engine: Engine,
     /// The log, for readers.
     pub log: Arc<dyn LogReader>,
+    /// What the node observed, if it is kept.
+    pub observations: Option<ObservationJournal>,
     /// The maps and devices, for readers and for attaching; only the reconciler writes rows.
     pub dataplane: Arc<dyn Dataplane>,
     /// How far the maps are.

@@ -69,6 +69,7 @@ impl Bench {
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
             resync: Duration::from_secs(1),
+            observations: None,
             notes: Vec::new(),
         };
         let node = serve::start(start).unwrap();
