@@ -11,6 +11,7 @@ mod frame;
 pub mod lock;
 pub mod log;
 mod memory;
+pub mod observation;
 pub mod offline;
 mod segment;
 mod snapshot;

@@ -57,6 +57,9 @@ impl Inode {
 
     /// The file after a power cut.
     fn torn(&self, rng: &mut Rng) -> Vec<u8> {
+        if self.pending.is_empty() {
+            return self.durable.clone();
+        }
         let versions = self.versions();
         let last = versions.len() - 1;
         let mut bytes = versions[rng.usize(..=last)].clone();
@@ -70,10 +73,11 @@ impl Inode {
                 3 if start >= border => last,
                 _ => 0,
             };
-            let end = (start + sector).min(bytes.len());
-            for (at, byte) in (start..end).zip(&mut bytes[start..end]) {
-                *byte = versions[version].get(at).copied().unwrap_or_default();
-            }
+            let form = versions[version].get(start..).unwrap_or_default();
+            let (end, kept) = ((start + sector).min(bytes.len()), form.len().min(sector));
+            let kept = kept.min(end - start);
+            bytes[start..start + kept].copy_from_slice(&form[..kept]);
+            bytes[start + kept..end].fill(0);
         }
         bytes
     }
@@ -150,12 +154,14 @@ impl World {
         let mut names = self.durable_names.clone();
         let kept = rng.usize(..=self.pending_names.len());
         self.pending_names[..kept].iter().for_each(|naming| naming.apply(&mut names));
-        let inode = |inode: &Inode| {
-            let bytes = inode.torn(rng);
+        // Files that have lost their names are gone.
+        let named = |number: usize| names.values().any(|inode| *inode == number);
+        let inode = |(inode, number): (&Inode, usize)| {
+            let bytes = if named(number) { inode.torn(rng) } else { Vec::new() };
             Inode { durable: bytes.clone(), cache: bytes, pending: Vec::new() }
         };
         Self {
-            inodes: self.inodes.iter().map(inode).collect(),
+            inodes: self.inodes.iter().zip(0..).map(inode).collect(),
             durable_names: names.clone(),
             names,
             pending_names: Vec::new(),

@@ -84,6 +84,7 @@ impl Bench {
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
             resync: Duration::from_secs(1),
+            observations: None,
             notes: Vec::new(),
         };
         let node = serve::start(start).unwrap();
@@ -117,11 +118,6 @@ impl Bench {
     /// What the journal holds.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         read_all(&*self.node.log, 0).unwrap()
-    }
-
-    /// Where the node listens.
-    pub(crate) fn socket(&self) -> &std::path::Path {
-        &self.socket
     }
 
     /// A command straight to the writer, without waiting for maps.
