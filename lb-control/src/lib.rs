@@ -22,6 +22,7 @@ pub mod event;
 pub mod health;
 pub mod ledger;
 pub mod limits;
+pub mod observation;
 pub mod plan;
 pub mod probe;
 pub mod projection;

@@ -124,9 +124,9 @@ fn upcast(record: &mut Value) -> Result<(), RecordError> {
     let events = record.get_mut("events").and_then(Value::as_array_mut);
     for event in events.into_iter().flatten() {
         let found = version(event).unwrap_or(0);
-        let first = found.checked_sub(1).ok_or_else(|| {
-            RecordError::Malformed("an event names no version".to_string())
-        })?;
+        let first = found
+            .checked_sub(1)
+            .ok_or_else(|| RecordError::Malformed("an event names no version".to_string()))?;
         let steps = usize::try_from(first).ok().and_then(|first| EVENT_STEPS.get(first..));
         steps.ok_or(RecordError::NewerEvent { found })?.iter().for_each(|step| step(event));
     }

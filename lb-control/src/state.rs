@@ -33,7 +33,7 @@ pub struct State {
     /// Revision of the last event that turned it on or off.
     pub bypass_revision: u64,
     /// Tenants, by name.
-    pub tenants: BTreeMap<String, Tenant>,
+    pub tenants: Arc<BTreeMap<String, Tenant>>,
     /// Vips with their backends, by name.
     pub vips: BTreeMap<String, Arc<Vip>>,
     /// The next serials, never given before.
@@ -56,7 +56,7 @@ struct Stored {
     revision: u64,
     bypass: bool,
     bypass_revision: u64,
-    tenants: BTreeMap<String, Tenant>,
+    tenants: Arc<BTreeMap<String, Tenant>>,
     vips: BTreeMap<String, Arc<Vip>>,
     next: NextSerials,
 }
@@ -99,7 +99,7 @@ impl Default for State {
             revision: 0,
             bypass: false,
             bypass_revision: 0,
-            tenants: BTreeMap::from([(DEFAULT_TENANT.to_string(), default)]),
+            tenants: Arc::new(BTreeMap::from([(DEFAULT_TENANT.to_string(), default)])),
             vips: BTreeMap::new(),
             next: NextSerials { tenant: TenantId(2), vip: VipId(1), backend: BackendId(1) },
         }
@@ -143,7 +143,7 @@ impl State {
         let at = Stamp { revision: self.revision, changed_ms: event.at_ms };
         match &event.change {
             Change::TenantAdded { id, tenant } => self.add_tenant(*id, tenant, at),
-            Change::TenantRemoved { tenant } => drop(self.tenants.remove(tenant)),
+            Change::TenantRemoved { tenant } => drop(Arc::make_mut(&mut self.tenants).remove(tenant)),
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
                 self.add_vip(vip, at.vip(*id, tenant, *served, *settings));
@@ -206,7 +206,9 @@ impl State {
     /// Every backend with the names of its vip and its own.
     pub fn backends(&self) -> impl Iterator<Item = (&str, &Vip, &str, &Backend)> {
         self.vips.iter().flat_map(|(vip_name, vip)| {
-            vip.backends.iter().map(move |(name, backend)| (vip_name.as_str(), &**vip, name.as_str(), backend))
+            vip.backends
+                .iter()
+                .map(move |(name, backend)| (vip_name.as_str(), &**vip, name.as_str(), backend))
         })
     }
 
@@ -217,7 +219,7 @@ impl State {
 
     fn add_tenant(&mut self, id: TenantId, tenant: &str, at: Stamp) {
         self.next.tenant = self.next.tenant.max(TenantId(id.0.saturating_add(1)));
-        self.tenants.insert(tenant.to_string(), Tenant { id, revision: at.revision });
+        Arc::make_mut(&mut self.tenants).insert(tenant.to_string(), Tenant { id, revision: at.revision });
     }
 
     fn add_vip(&mut self, name: &str, vip: Vip) {

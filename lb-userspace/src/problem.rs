@@ -126,7 +126,9 @@ fn status(code: Code) -> u16 {
 fn exit(code: Code) -> Exit {
     use Code as C;
     match code {
-        C::Disruption | C::Stale | C::NoDaemon | C::NoPermission | C::StateHeld | C::StateDir => Exit::Precondition,
+        C::Disruption | C::Stale | C::NoDaemon | C::NoPermission | C::StateHeld | C::StateDir => {
+            Exit::Precondition
+        }
         C::Socket | C::SocketTaken | C::JournalForeign | C::JournalLost => Exit::Precondition,
         C::WaitTimeout | C::ViewBehind => Exit::Timeout,
         C::RevisionAhead | C::UnknownProjection | C::UnknownField => Exit::Error,

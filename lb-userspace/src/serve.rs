@@ -3,13 +3,14 @@
 //! Ending leaves everything attached and pinned: packets go on without the daemon, and the next one adopts them.
 
 use std::fs::DirBuilder;
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_control::plan::{Actual, adopted_health};
-use lb_control::record::RecordError;
+use lb_control::record::Record;
 use lb_control::state::State;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -23,10 +24,11 @@ use crate::engine::fold::{self, Folded};
 use crate::engine::{Engine, Published, Request};
 use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::LogError;
-use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, StoreError};
+use crate::journal::observation::{self, ObservationJournal};
+use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, LogFiles, StoreError, Verification};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
-use crate::{config, neighbour, probe, projection, samples};
+use crate::{config, neighbour, probe, projection, samples, vital};
 
 /// For everything that follows the writer to end with it.
 const GRACE: Duration = Duration::from_secs(1);
@@ -67,6 +69,8 @@ pub struct Start<S> {
     pub probe_concurrency: usize,
     /// From one comparison of the maps to the next when nothing changes.
     pub resync: Duration,
+    /// Where observations are kept; `None`: nowhere.
+    pub observations: Option<ObservationJournal>,
     /// What a person should know of the start.
     pub notes: Vec<String>,
 }
@@ -83,7 +87,14 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let log = start.store.reader();
     let projections = projection::start(log.clone());
     let engine = Engine::start(start.folded, actual.limits, start.store);
-    let health = probe::start(engine.follow(), adopted, start.probe_concurrency);
+    let observations = start.observations;
+    let keep = observations.clone();
+    let observe: probe::Observe = Arc::new(move |seen| {
+        if let Some(journal) = &keep {
+            journal.record(seen);
+        }
+    });
+    let health = probe::start(engine.follow(), adopted, start.probe_concurrency, observe);
     let ways = (start.watch_ways)(engine.follow());
     let ways =
         ways.map_err(|error| Problem::new(Code::KernelCall, format!("could not open netlink: {error}")))?;
@@ -103,6 +114,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         log,
         projections,
         followers: Followers::default(),
+        observations,
         dataplane,
         standing,
         health,
@@ -137,7 +149,8 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     notes.iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!(revision = folded.ledger.state.revision, replayed = folded.replayed, "read the journal");
     // Before anything is touched.
-    let first = first_config.filter(|_| folded.ledger.state.revision == 0).map(|path| document(&path)).transpose()?;
+    let first =
+        first_config.filter(|_| folded.ledger.state.revision == 0).map(|path| document(&path)).transpose()?;
     let (kernel, origin) = Kernel::open(&Options { pin_dir, capacities, ..Options::default() })?;
     match origin {
         Origin::Made => tracing::info!("made a new data plane"),
@@ -146,7 +159,21 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     }
     let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
     let watch_ways = Box::new(neighbour::start);
-    let node = start(Start { folded, store, dataplane, watch_ways, probe_concurrency, resync, notes })?;
+    let observations = ObservationJournal::open(&state_dir, observation::Limits::default())
+        .map_err(|error| Problem::bug(format!("cannot start a thread: {error}")))?;
+    let (files, kept) = (store.files(), observations.clone());
+    let observations = Some(observations);
+    let node = start(Start {
+        folded,
+        store,
+        dataplane,
+        watch_ways,
+        probe_concurrency,
+        resync,
+        observations,
+        notes,
+    })?;
+    vital::spawn("verify-journal", move || verify_older(&files));
     if let Some(loaded) = first {
         apply_first(&node, loaded).await?;
     }
@@ -165,7 +192,19 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     // The last route is gone, so the writer ends, and with it all that follows it; this is the last to hear.
     let ended = async { while ways.changed().await.is_ok() {} };
     let _ = tokio::time::timeout(GRACE, ended).await;
+    kept.close();
     Ok(())
+}
+
+/// Goes through what the start did not read; `lb status` shows what came of it.
+fn verify_older(files: &LogFiles) {
+    match files.verify_older(|_| ControlFlow::Continue(())) {
+        Verification::Damaged { segment, offset, reason, .. } => {
+            tracing::error!("{}: damaged at byte {offset}: {reason}", segment.display());
+        }
+        Verification::Unreadable { reason } => tracing::error!("the journal could not be verified: {reason}"),
+        Verification::Pending | Verification::Running { .. } | Verification::Whole { .. } => {}
+    }
 }
 
 /// Until the maps were compared once, or could not be: then the status says why, and it is tried again.
@@ -192,8 +231,8 @@ fn open_journal(state_dir: &Path) -> Result<Loaded, Problem> {
 fn journal_problem(error: &StoreError, state_dir: &Path) -> Problem {
     let code = match error {
         StoreError::Log(LogError::Io { .. }) => Code::StateDir,
-        StoreError::Log(LogError::Foreign { .. })
-        | StoreError::Unreadable { reason: RecordError::Newer { .. }, .. } => Code::JournalForeign,
+        StoreError::Log(LogError::Foreign { .. }) => Code::JournalForeign,
+        StoreError::Unreadable { reason, .. } if Record::is_newer(reason) => Code::JournalForeign,
         StoreError::Log(LogError::Archived { .. }) => Code::JournalArchived,
         StoreError::Log(LogError::Damaged { .. })
         | StoreError::Unreadable { .. }

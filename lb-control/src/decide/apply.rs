@@ -21,11 +21,17 @@ pub(super) fn apply(draft: &mut Draft, wish: &Apply) {
         prune(draft, document);
     }
     for (index, spec) in document.tenants.iter().enumerate() {
+        if draft.is_full() {
+            return;
+        }
         if !draft.state.tenants.contains_key(&spec.name) {
             tenant::make(draft, &spec.name, &format!("tenant[{index}].name"));
         }
     }
     for (index, spec) in document.vips.iter().enumerate() {
+        if draft.is_full() {
+            return;
+        }
         let prefix = format!("vip[{index}]");
         if draft.state.vips.contains_key(&spec.name) {
             change_vip(draft, spec, &prefix);
@@ -50,10 +56,13 @@ fn check_duplicates(draft: &mut Draft, document: &Document) {
 fn check_twice<'a>(draft: &mut Draft, code: Code, names: impl Iterator<Item = &'a str>, list: &str) {
     let mut seen = BTreeMap::new();
     for (index, name) in names.enumerate() {
+        if draft.is_full() {
+            return;
+        }
         if let Some(first) = seen.insert(name, index) {
             let message = format!("`{name}` stands twice in the document");
             let rejection = Rejection::new(code, format!("{list}[{index}].name"), message);
-            draft.faults.push(rejection.with_related(format!("{list}[{first}].name")));
+            draft.note(rejection.with_related(format!("{list}[{first}].name")));
         }
     }
 }
@@ -94,6 +103,9 @@ fn change_vip(draft: &mut Draft, spec: &VipSpec, prefix: &str) {
     let settings = Wish::from(spec).over_defaults(draft, &served, prefix);
     vip::change(draft, &spec.name, &vip, settings, prefix);
     for (index, backend) in spec.backends.iter().enumerate() {
+        if draft.is_full() {
+            return;
+        }
         let prefix = format!("{prefix}.backend[{index}]");
         match vip.backends.get(&backend.name) {
             Some(_) => change_backend(draft, &spec.name, backend, &prefix),

@@ -53,7 +53,11 @@ fn faults_of(state: &State, vip: &Vip, spec: &BackendSpec, prefix: &str) -> Vec<
         loop_fault(state, address, prefix),
         family_fault(vip, address, prefix),
         port_fault(vip, spec, prefix),
-        twin_fault(vip, address, port_of(vip, spec), prefix),
+        // Most addresses are new to the whole state, and a pool may be large.
+        state
+            .is_backend_address(address)
+            .then(|| twin_fault(vip, address, port_of(vip, spec), prefix))
+            .flatten(),
     ]
     .into_iter()
     .flatten()

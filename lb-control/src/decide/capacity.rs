@@ -30,7 +30,8 @@ impl Need {
 pub(super) fn check(before: &State, draft: &mut Draft, limits: &Limits) {
     let events = draft.events.len();
     if events > EVENTS_MAX {
-        let text = format!("{events} changes at once are more than the {EVENTS_MAX} that one command may make");
+        let text =
+            format!("{events} changes at once are more than the {EVENTS_MAX} that one command may make");
         return draft.fault(Code::Capacity, "", text);
     }
     let (had, needs) = (Need::of(before), Need::of(&draft.state));

@@ -1,10 +1,14 @@
 //! A decision in the making: the state that would be, the events that lead there, and what is wrong with them.
 
 use super::Now;
+use super::capacity::EVENTS_MAX;
 use crate::code::Code;
 use crate::event::{Change, EVENT_VERSION, Event};
 use crate::rejection::Rejection;
 use crate::state::State;
+
+/// Faults that one rejection shows, at most: more than a person reads, and little to send.
+pub(super) const FAULTS_MAX: usize = 100;
 
 /// A decision in the making. With any fault its events are never used, so that checks may go on after a fault as if
 /// all were well, to find the next.
@@ -31,7 +35,17 @@ impl Draft {
     }
     /// Notes a fault.
     pub(super) fn fault(&mut self, code: Code, place: impl Into<String>, message: impl Into<String>) {
-        self.faults.push(Rejection::new(code, place, message));
+        self.note(Rejection::new(code, place, message));
+    }
+    /// Notes a rejection, unless there are enough.
+    pub(super) fn note(&mut self, rejection: Rejection) {
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(rejection);
+        }
+    }
+    /// Whether going on is of no use: there are enough faults to show, or more events than one record holds.
+    pub(super) fn is_full(&self) -> bool {
+        self.faults.len() == FAULTS_MAX || self.events.len() > EVENTS_MAX
     }
 }
 

@@ -63,7 +63,10 @@ mod tests {
     fn each_object_has_the_revision_of_its_own_last_change() {
         let mut state = State::default();
         accept(&mut state, r#"{"kind":"tenant_add","name":"red"}"#);
-        accept(&mut state, r#"{"kind":"vip_add","name":"web","address":"203.0.113.1","port":80,"mode":"l2"}"#);
+        accept(
+            &mut state,
+            r#"{"kind":"vip_add","name":"web","address":"203.0.113.1","port":80,"mode":"l2"}"#,
+        );
         accept(&mut state, r#"{"kind":"backend_add","vip":"web","name":"b1","address":"10.0.0.1"}"#);
         accept(&mut state, r#"{"kind":"backend_add","vip":"web","name":"b2","address":"10.0.0.2"}"#);
         accept(&mut state, r#"{"kind":"bypass_set","on":true}"#);
@@ -71,7 +74,10 @@ mod tests {
         assert_eq!(of(&state, r#"{"kind":"tenant_remove","name":"red"}"#), named("tenant red", 1));
         assert_eq!(of(&state, r#"{"kind":"tenant_add","name":"blue"}"#), named("tenant blue", 0));
         assert_eq!(of(&state, r#"{"kind":"vip_set","name":"web"}"#), named("vip web", 4));
-        assert_eq!(of(&state, r#"{"kind":"backend_set","vip":"web","name":"b1"}"#), named("backend web/b1", 3));
+        assert_eq!(
+            of(&state, r#"{"kind":"backend_set","vip":"web","name":"b1"}"#),
+            named("backend web/b1", 3)
+        );
         let add = r#"{"kind":"backend_add","vip":"web","name":"b3","address":"10.0.0.3"}"#;
         assert_eq!(of(&state, add), named("backend web/b3", 0));
         assert_eq!(of(&state, r#"{"kind":"bypass_set","on":false}"#), named("bypass", 5));

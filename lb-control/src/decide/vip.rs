@@ -39,6 +39,9 @@ pub(super) fn add(draft: &mut Draft, spec: &VipSpec, prefix: &str) {
         settings,
     });
     for (index, backend) in spec.backends.iter().enumerate() {
+        if draft.is_full() {
+            return;
+        }
         backend::add(draft, &spec.name, backend, &path(prefix, &format!("backend[{index}]")));
     }
 }
@@ -105,5 +108,5 @@ pub(super) fn remove(draft: &mut Draft, name: &str) {
 /// Notes that a vip is not there.
 pub(super) fn unknown(draft: &mut Draft, name: &str, place: &str) {
     let message = not_found("vip", name, draft.state.vips.keys().map(String::as_str));
-    draft.faults.push(Rejection::new(Code::UnknownVip, place, message));
+    draft.note(Rejection::new(Code::UnknownVip, place, message));
 }

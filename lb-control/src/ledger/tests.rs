@@ -150,3 +150,12 @@ fn one_command_makes_no_more_changes_than_one_record_holds() {
     assert_eq!(decided(131_072).unwrap().events.len(), 131_072);
     assert_eq!(decided(131_073).unwrap_err().code, Code::Capacity);
 }
+
+#[test]
+fn a_rejection_shows_no_more_faults_than_a_person_reads() {
+    let tenants: Vec<_> = (0..5_000).map(|_| serde_json::json!({ "name": "Bad Name" })).collect();
+    let json = serde_json::json!({ "kind": "apply", "document": { "tenant": tenants } });
+    let command: Command = serde_json::from_value(json).unwrap();
+    let rejection = rehearse(&State::default(), &Limits::default(), Now(0), &command).unwrap_err();
+    assert_eq!(rejection.also.len(), 99);
+}

@@ -2,20 +2,29 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode};
+use hyper::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use super::envelope::Envelope;
 use crate::problem::{Code, Problem};
 
 /// How long an answer may take: longer than the daemon lets a command wait for the maps.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often a command is sent whose outcome is not known.
+pub const ATTEMPTS: u32 = 6;
+/// Before it is sent again for the first time; each pause is twice the one before. 6.2 s in all: a daemon that is
+/// restarted, or a disk that hangs for a moment, is back by then.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// After this long it is not sent again, however few the attempts.
+const RETRY_WITHIN: Duration = Duration::from_secs(60);
 
 /// A daemon's address.
 #[derive(Clone, Debug)]
@@ -34,7 +43,7 @@ impl Client {
     /// # Errors
     /// No daemon, or it refused.
     pub async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Problem> {
-        parsed(&self.ask(Method::GET, path, Bytes::new()).await?)
+        parsed(&self.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?)
     }
 
     /// Reads text.
@@ -42,7 +51,8 @@ impl Client {
     /// # Errors
     /// No daemon, or it refused.
     pub async fn text(&self, path: &str) -> Result<String, Problem> {
-        Ok(String::from_utf8_lossy(&self.ask(Method::GET, path, Bytes::new()).await?).into_owned())
+        Ok(String::from_utf8_lossy(&self.ask(Method::GET, path, HeaderMap::new(), Bytes::new()).await?)
+            .into_owned())
     }
 
     /// Sends a request with a JSON body.
@@ -50,12 +60,48 @@ impl Client {
     /// # Errors
     /// No daemon, or it refused.
     pub async fn send<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Problem> {
-        let body = serde_json::to_vec(body).map_err(|error| Problem::bug(error.to_string()))?;
-        parsed(&self.ask(Method::POST, path, Bytes::from(body)).await?)
+        self.send_in(path, &Envelope::default(), body, |_| ()).await
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Problem> {
-        match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body)).await {
+    /// Sends a command in an envelope. If it has a key, and nobody knows what became of the command (the connection was
+    /// lost, or the daemon says so), it is sent again with the same key, up to [`ATTEMPTS`] times, each of them said.
+    ///
+    /// # Errors
+    /// No daemon, or it refused, or it is still not known what became of it.
+    pub async fn send_in<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        envelope: &Envelope,
+        body: &impl Serialize,
+        mut say: impl FnMut(&str),
+    ) -> Result<T, Problem> {
+        let headers = envelope.headers()?;
+        let body = serde_json::to_vec(body).map_err(|error| Problem::bug(error.to_string()))?;
+        let (body, begun) = (Bytes::from(body), Instant::now());
+        let mut attempt = 1;
+        loop {
+            let problem = match self.ask(Method::POST, path, headers.clone(), body.clone()).await {
+                Ok(answer) => return parsed(&answer),
+                Err(problem) => problem,
+            };
+            let patient = attempt < ATTEMPTS && begun.elapsed() < RETRY_WITHIN;
+            if envelope.key.is_none() || !patient || !is_in_doubt(&problem, attempt) {
+                return Err(problem);
+            }
+            tokio::time::sleep(FIRST_PAUSE * (1 << (attempt - 1))).await;
+            attempt += 1;
+            say(&format!("{problem}; asking again with the same key ({attempt} of {ATTEMPTS})"));
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, Problem> {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, headers, body)).await {
             Ok(answer) => answer,
             Err(_) => Err(Problem::new(
                 Code::NoAnswer,
@@ -64,7 +110,13 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, Problem> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, Problem> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
         let broken = |error: hyper::Error| {
             Problem::new(Code::NoAnswer, format!("the daemon ended the conversation: {error}"))
@@ -72,13 +124,14 @@ impl Client {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "lb")
             .header("content-type", "application/json")
             .body(Full::new(body))
             .map_err(|error| Problem::bug(error.to_string()))?;
+        request.headers_mut().extend(headers);
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();
         let bytes = answer.into_body().collect().await.map_err(broken)?.to_bytes();
@@ -97,6 +150,14 @@ impl Client {
             _ => Problem::new(Code::NoDaemon, format!("cannot connect to {socket}: {error}")),
         }
     }
+}
+
+/// Whether the command may have been applied, or one that came before it on the same way. A daemon that was not there
+/// from the beginning is another matter: nothing was sent.
+fn is_in_doubt(problem: &Problem, attempt: u32) -> bool {
+    let at_once = problem.is(Code::NoAnswer) || problem.is(Code::OutcomeUnknown) || problem.is(Code::Ending);
+    let later = problem.is(Code::NoDaemon) || problem.is(Code::JournalAway);
+    at_once || (later && attempt > 1)
 }
 
 fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

@@ -1,34 +1,41 @@
 //! Connections of the local socket: bounded in number, in time and in what they may send.
 //!
 //! A request reaches the routes only when its body is here whole, within its size and time; so no route can be held
-//! up by a slow sender, and no route has limits of its own.
+//! up by a slow sender, and no route has limits of its own. Who may hold a place is [`super::places`]' matter.
 
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
+use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::stat::{Mode, umask};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::peer::Actor;
+use super::places::{Places, Seat, UnderWay};
 use crate::problem::{Code, Problem};
 
-/// Connections at a time; the next one waits in the kernel's queue.
-pub const CONNECTIONS: usize = 64;
+/// Connections at a time: well under the 1,024 descriptors that a process may have. For the next one an idle one is
+/// closed, or, if none is idle, it waits in the kernel's queue.
+pub const CONNECTIONS: u32 = 256;
 /// Body of a request, bytes.
 pub const BODY_MAX: usize = 1024 * 1024;
 /// Body of a request that carries a whole configuration, bytes.
 pub const APPLY_BODY_MAX: usize = 64 * 1024 * 1024;
+/// Documents over [`BODY_MAX`] at a time, from then on until they are answered: their memory is a multiple of their size.
+const DOCUMENTS: usize = 4;
 /// From the start of a request to the end of its head; also the rest between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the end of a request's head to the end of its body.
@@ -74,10 +81,12 @@ impl Socket {
 
     /// Answers requests until `ends` turns true, then lets those under way finish.
     pub async fn answer(self, router: Router, mut ends: watch::Receiver<bool>) {
-        let router = router.layer(middleware::from_fn(whole_body));
-        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        let documents = Arc::new(Semaphore::new(DOCUMENTS));
+        // The limits are those of `whole_body`, not the library's own.
+        let router = router.layer(DefaultBodyLimit::disable());
+        let router = router.layer(middleware::from_fn_with_state(documents, whole_body));
+        let places = Places::new(CONNECTIONS);
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
             let stream = tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => stream,
@@ -90,14 +99,17 @@ impl Socket {
                 },
                 () = told(&mut ends) => break,
             };
+            let place = tokio::select! {
+                place = places.take() => place,
+                () = told(&mut ends) => break,
+            };
             let (router, ends) = (router.clone(), ends.clone());
             tokio::spawn(async move {
-                connection(stream, router, ends).await;
+                connection(stream, router, ends, &place.seat).await;
                 drop(place);
             });
         }
-        let all = places.acquire_many(CONNECTIONS as u32);
-        let _ = tokio::time::timeout(GRACE, all).await;
+        let _ = tokio::time::timeout(GRACE, places.all_free()).await;
     }
 }
 
@@ -111,9 +123,10 @@ impl Drop for Socket {
     }
 }
 
-async fn connection(stream: UnixStream, router: Router, mut ends: watch::Receiver<bool>) {
+async fn connection(stream: UnixStream, router: Router, mut ends: watch::Receiver<bool>, seat: &Arc<Seat>) {
     let router = router.layer(axum::Extension(Actor::of(&stream).await));
     let router = router.layer(axum::Extension(Ends(ends.clone())));
+    let router = router.layer(middleware::from_fn_with_state(seat.clone(), under_way));
     let answering = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -122,6 +135,8 @@ async fn connection(stream: UnixStream, router: Router, mut ends: watch::Receive
     let ended = tokio::select! {
         ended = answering.as_mut() => Some(ended),
         () = told(&mut ends) => None,
+        // Nothing is under way: what was not asked yet can be asked again.
+        () = seat.asked_for() => return,
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -140,37 +155,87 @@ async fn told(ends: &mut watch::Receiver<bool>) {
     let _ = ends.wait_for(|ends| *ends).await;
 }
 
+/// Keeps the connection's place until the answer is sent whole, however long it is.
+async fn under_way(State(seat): State<Arc<Seat>>, request: Request, next: Next) -> Response {
+    let held = seat.under_way();
+    next.run(request).await.map(|body| Body::new(Held { body, _held: held }))
+}
+
+/// The body of an answer, with the place that it keeps.
+struct Held {
+    body: Body,
+    _held: UnderWay,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Reads the body before the route runs.
-async fn whole_body(request: Request, next: Next) -> Response {
+async fn whole_body(State(documents): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
     let document = head.uri.path() == "/v1/apply" || head.uri.path() == "/v1/plan";
     let limit = if document { APPLY_BODY_MAX } else { BODY_MAX };
-    match tokio::time::timeout(BODY_TIMEOUT, whole(body, limit)).await {
-        Ok(Some(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
-        Ok(None) => {
-            let text = format!("the request's body is over {limit} bytes, or broke off");
-            Problem::new(Code::BodyTooLarge, text).into_response()
-        }
-        Err(_) => {
-            Problem::new(Code::BodyTimeout, "the request's body did not arrive in time").into_response()
-        }
+    match received(body, limit, documents, BODY_TIMEOUT).await {
+        // The permit of a large document is held until it is answered.
+        Ok((bytes, _permit)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+        Err(problem) => problem.into_response(),
     }
+}
+
+/// The body, if it is here in time.
+async fn received(
+    body: Body,
+    limit: usize,
+    documents: Arc<Semaphore>,
+    within: Duration,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+    let late = |_| Problem::new(Code::BodyTimeout, "the request's body did not arrive in time");
+    tokio::time::timeout(within, whole(body, limit, documents)).await.map_err(late)?
 }
 
 /// The body, if it is not larger than `limit`. What is larger is read on for a while and thrown away, so that the
 /// sender lives to read the refusal.
-async fn whole(mut body: Body, limit: usize) -> Option<Bytes> {
-    let (mut kept, mut size) = (Vec::new(), 0_usize);
+async fn whole(
+    mut body: Body,
+    limit: usize,
+    documents: Arc<Semaphore>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Problem> {
+    let too_large = || Problem::new(Code::BodyTooLarge, format!("the request's body is over {limit} bytes"));
+    let (mut kept, mut size, mut permit) = (Vec::new(), 0_usize, None);
     while let Some(frame) = body.frame().await {
-        let Ok(chunk) = frame.ok()?.into_data() else { continue };
+        let broke_off = |error: axum::Error| {
+            Problem::new(Code::BadRequest, format!("the request's body broke off: {error}"))
+        };
+        let Ok(chunk) = frame.map_err(broke_off)?.into_data() else { continue };
         size += chunk.len();
-        if size <= limit {
-            kept.extend_from_slice(&chunk);
-        } else if size > 2 * APPLY_BODY_MAX {
-            return None;
+        if size > 2 * APPLY_BODY_MAX {
+            return Err(too_large());
         }
+        if size > limit {
+            kept = Vec::new();
+            continue;
+        }
+        if size > BODY_MAX && permit.is_none() {
+            permit = documents.clone().acquire_owned().await.ok();
+        }
+        kept.extend_from_slice(&chunk);
     }
-    (size <= limit).then(|| kept.into())
+    if size > limit { Err(too_large()) } else { Ok((kept.into(), permit)) }
 }
 
 #[cfg(test)]
@@ -188,5 +253,49 @@ mod tests {
         std::fs::write(&path, "somebody's").unwrap();
         assert_eq!(Socket::bind(&path).unwrap_err().code, Code::Socket.to_string());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "somebody's");
+    }
+    /// A body of these pieces that ends, or never does.
+    fn body(pieces: usize, of: usize, ends: bool) -> Body {
+        struct Pieces(usize, usize, bool);
+        impl HttpBody for Pieces {
+            type Data = Bytes;
+            type Error = std::convert::Infallible;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+                match (self.0.checked_sub(1), self.2) {
+                    (Some(left), _) => {
+                        self.0 = left;
+                        Poll::Ready(Some(Ok(Frame::data(vec![b' '; self.1].into()))))
+                    }
+                    (None, true) => Poll::Ready(None),
+                    (None, false) => Poll::Pending,
+                }
+            }
+        }
+        Body::new(Pieces(pieces, of, ends))
+    }
+
+    #[tokio::test]
+    async fn bodies_are_bounded_in_size_time_and_number() {
+        const MIB: usize = 1024 * 1024;
+        let documents = Arc::new(Semaphore::new(1));
+        let get = |body, limit, ms| received(body, limit, documents.clone(), Duration::from_millis(ms));
+        let (bytes, permit) = get(body(2, 512 * 1024, true), BODY_MAX, 9_000).await.unwrap();
+        assert!(bytes.len() == MIB && permit.is_none());
+        let problem = get(body(3, 512 * 1024, true), BODY_MAX, 9_000).await.unwrap_err();
+        assert!(problem.is(Code::BodyTooLarge), "{problem}");
+        let problem = get(body(1_000, MIB, false), APPLY_BODY_MAX, 9_000).await.unwrap_err();
+        assert!(problem.is(Code::BodyTooLarge), "what never ends is not read for ever: {problem}");
+        let problem = get(body(1, 10, false), BODY_MAX, 30).await.unwrap_err();
+        assert!(problem.is(Code::BodyTimeout), "{problem}");
+        let (_, held) = get(body(3, MIB, true), APPLY_BODY_MAX, 9_000).await.unwrap();
+        assert!(held.is_some());
+        let problem = get(body(3, MIB, true), APPLY_BODY_MAX, 30).await.unwrap_err();
+        assert!(problem.is(Code::BodyTimeout), "one large document at a time: {problem}");
+        get(body(1, MIB, true), APPLY_BODY_MAX, 9_000).await.expect("a small one needs no place");
+        drop(held);
+        get(body(3, MIB, true), APPLY_BODY_MAX, 9_000).await.expect("it is free again");
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Who asks is not in here: the kernel says it ([`super::peer`]).
 
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use lb_control::command::Command;
 
 use crate::engine::Request;
@@ -53,6 +53,30 @@ impl Envelope {
         })
     }
 
+    /// Itself as headers.
+    ///
+    /// # Errors
+    /// The reason is not one line.
+    pub fn headers(&self) -> Result<HeaderMap, Problem> {
+        let mut headers = HeaderMap::new();
+        let if_match = self.if_match.map(|revision| format!("\"{revision}\""));
+        let fields = [
+            (KEY, &self.key),
+            (header::IF_MATCH, &if_match),
+            (REASON, &self.reason),
+            (CORRELATION, &self.correlation_id),
+            (CAUSATION, &self.causation_id),
+        ];
+        for (name, value) in fields {
+            let Some(value) = value else { continue };
+            let value = HeaderValue::from_bytes(value.as_bytes());
+            let value = value.map_err(|_| refused(&name, "must be one line without control characters"))?;
+            headers.insert(name, value);
+        }
+        // What the daemon would refuse is refused here, before anything is sent.
+        Self::of(&headers).map(|_| headers)
+    }
+
     /// The request that it makes of a command.
     pub(super) fn around(self, command: Command, actor: String) -> Request {
         let Self { key, if_match, reason, correlation_id, causation_id } = self;
@@ -100,14 +124,13 @@ fn revision(text: &str) -> Result<u64, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
 
     fn of(headers: &[(HeaderName, &[u8])]) -> Result<Envelope, Problem> {
         let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).unwrap();
         let mut map = HeaderMap::new();
-        for (name, bytes) in headers {
+        headers.iter().for_each(|(name, bytes)| {
             map.append(name.clone(), value(bytes));
-        }
+        });
         Envelope::of(&map)
     }
 
@@ -129,6 +152,7 @@ mod tests {
             causation_id: Some("before".to_owned()),
         };
         assert_eq!(all.unwrap(), wanted);
+        assert_eq!(Envelope::of(&wanted.headers().unwrap()).unwrap(), wanted);
         assert_eq!(of(&[(header::IF_MATCH, b"7")]).unwrap().if_match, Some(7));
         assert_eq!(of(&[(REASON, b"  ")]).unwrap().reason, None);
     }

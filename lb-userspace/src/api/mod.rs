@@ -11,6 +11,7 @@ mod explain;
 mod node;
 mod params;
 pub mod peer;
+mod places;
 mod queries;
 pub mod stream;
 mod undo;

@@ -16,6 +16,7 @@ use super::{SCHEMA, blocking, parsed};
 use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane};
 use crate::engine::Engine;
 use crate::journal::LogReader;
+use crate::journal::observation::ObservationJournal;
 use crate::probe::SeenHealth;
 use crate::problem::{Code, Problem};
 use crate::projection::Projections;
@@ -35,6 +36,8 @@ pub struct Node {
     pub projections: Projections,
     /// Who follows the events.
     pub followers: Followers,
+    /// What the node observed, if it is kept.
+    pub observations: Option<ObservationJournal>,
     /// The maps and devices, for readers and for attaching; only the reconciler writes rows.
     pub dataplane: Arc<dyn Dataplane>,
     /// How far the maps are.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use lb_control::command::{Apply as Command, Document};
 
+use super::mutation::Flags;
 use super::{Done, Session};
 use crate::api::views::CommandView;
 use crate::config::report::Report;
@@ -17,9 +18,8 @@ pub(super) struct Apply {
     /// Do it even if it ends traffic.
     #[arg(long)]
     allow_disruption: bool,
-    /// Only say what it would do.
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    flags: Flags,
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,13 +39,12 @@ struct File {
 }
 
 pub(super) async fn apply(session: &mut Session<'_>, args: Apply) -> Done {
-    let path = if args.dry_run { "/v1/apply?dry_run=true" } else { "/v1/apply" };
-    let answer = send(session, path, &args.file, args.allow_disruption).await?;
+    let answer = send(session, "/v1/apply", &args.file, args.allow_disruption, Some(&args.flags)).await?;
     session.tell(&answer)
 }
 
 pub(super) async fn plan(session: &mut Session<'_>, args: Plan) -> Done {
-    let answer = send(session, "/v1/plan", &args.file, false).await?;
+    let answer = send(session, "/v1/plan", &args.file, false, None).await?;
     session.tell(&answer)?;
     if let Some(disruption) = &answer.disruption {
         session
@@ -72,6 +71,7 @@ async fn send(
     path: &str,
     file: &File,
     allow_disruption: bool,
+    flags: Option<&Flags>,
 ) -> Result<CommandView, Problem> {
     let source = Source::read(&file.file)?;
     let loaded = match source.parse() {
@@ -79,7 +79,11 @@ async fn send(
         Err(report) => return Err(shown(session, &report)),
     };
     let command = Command { document: loaded.document.clone(), prune: file.prune, allow_disruption };
-    match session.client.send(path, &command).await {
+    let answer = match flags {
+        Some(flags) => session.send(path, &command, flags).await,
+        None => session.client.send(path, &command).await,
+    };
+    match answer {
         Ok(answer) => Ok(answer),
         Err(problem) if problem.place.is_some() => Err(shown(session, &loaded.locate(problem))),
         Err(problem) => Err(problem),

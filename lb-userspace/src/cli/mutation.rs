@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::text::{count, share};
 use super::{Done, Session};
+use crate::api::envelope::Envelope;
 use crate::api::views::{BackendView, CommandView, ListView};
 use crate::problem::{Code, Exit, Problem};
 
@@ -14,11 +15,20 @@ use crate::problem::{Code, Exit, Problem};
 const POLL: Duration = Duration::from_millis(200);
 
 /// Flags of every change.
-#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Flags {
     /// Only say what it would do.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Why, for whoever reads the history.
+    #[arg(short = 'm', long, value_name = "WHY")]
+    pub(super) reason: Option<String>,
+    /// Only if what it changes was last changed by this revision; 0: only if there is no such thing yet.
+    #[arg(long, value_name = "REVISION")]
+    pub(super) if_match: Option<u64>,
+    /// Idempotency key: a command that is repeated with its key is applied once. A new one unless named.
+    #[arg(long, value_name = "KEY")]
+    pub(super) key: Option<String>,
 }
 
 /// Flags of a change whose effect takes time.
@@ -44,9 +54,35 @@ pub(super) enum Until {
 impl Session<'_> {
     /// Sends a command and tells what came of it.
     pub(super) async fn change(&mut self, command: &Command, flags: Flags) -> Done {
-        let path = if flags.dry_run { "/v1/commands?dry_run=true" } else { "/v1/commands" };
-        let answer: CommandView = self.client.send(path, command).await?;
+        let answer = self.send("/v1/commands", command, &flags).await?;
         self.tell(&answer)
+    }
+
+    /// Sends what changes something, in its envelope.
+    pub(super) async fn send(
+        &mut self,
+        path: &str,
+        body: &impl serde::Serialize,
+        flags: &Flags,
+    ) -> Result<CommandView, Problem> {
+        if flags.dry_run {
+            return self.client.send(&format!("{path}?dry_run=true"), body).await;
+        }
+        let key = flags.key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let envelope = Envelope {
+            key: Some(key.clone()),
+            if_match: flags.if_match,
+            reason: flags.reason.clone(),
+            ..Envelope::default()
+        };
+        let (client, out) = (self.client.clone(), &mut self.out);
+        let answer = client.send_in(path, &envelope, body, |text| out.say(text)).await;
+        answer.map_err(|problem| match problem.is(Code::OutcomeUnknown) || problem.is(Code::NoAnswer) {
+            true => problem.with_help(format!(
+                "Repeat the command with --key {key}: it is applied once, whatever became of it."
+            )),
+            false => problem,
+        })
     }
 
     /// The same, and then waits if asked to.
@@ -58,8 +94,9 @@ impl Session<'_> {
         backend: (&str, &str),
         until: Until,
     ) -> Done {
+        let dry_run = flags.dry_run;
         let done = self.change(command, flags).await?;
-        if wait.wait && !flags.dry_run && done.is_none() {
+        if wait.wait && !dry_run && done.is_none() {
             self.wait_for(backend, until, Duration::from_secs(wait.timeout_s)).await?;
         }
         Ok(done)

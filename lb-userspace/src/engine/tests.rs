@@ -370,7 +370,8 @@ async fn a_command_may_name_the_revision_that_it_rests_on() {
 #[tokio::test]
 async fn a_start_from_a_snapshot_is_the_start_from_all_records() {
     let (engine, store) = engine();
-    let request = |n: u64| keyed(tenant(&format!("t{n}")), &format!("k{n}"));
+    let toggled = |n: u64| Command::BypassSet(lb_control::command::BypassSet { on: n % 2 == 1 });
+    let request = |n: u64| keyed(toggled(n), &format!("k{n}"));
     engine.submit(keyed(vip("web"), "web")).await.unwrap();
     let mut asked = Vec::new();
     for n in 1..SNAPSHOT_RECORDS + 50 {

@@ -119,16 +119,11 @@ impl<S: EventStore> Writer<S> {
         batch
     }
 
-    fn decide(
-        &self,
-        batch: &mut Batch,
-        request: Request,
-        to: oneshot::Sender<Result<Accepted, Problem>>,
-    ) {
-        let key = request.key.as_ref().map(|key| IdempotencyKey {
-            key: key.clone(),
-            content: request.command.digest(),
-        });
+    fn decide(&self, batch: &mut Batch, request: Request, to: oneshot::Sender<Result<Accepted, Problem>>) {
+        let key = request
+            .key
+            .as_ref()
+            .map(|key| IdempotencyKey { key: key.clone(), content: request.command.digest() });
         let known = key.as_ref().and_then(|key| self.find(batch, &request.actor, &key.key));
         let (content, rests_on) = match (known, key) {
             (Some(known), Some(key)) => (self.repeat(batch, &request.command, &known, &key), known.revision),
@@ -171,7 +166,8 @@ impl<S: EventStore> Writer<S> {
         let record = record.filter(|record| record.revision == known.revision);
         let record = record.ok_or_else(|| {
             // Its segment was archived: what it did is known, but not in what words.
-            let text = format!("it was applied at revision {}, which the journal no longer keeps", known.revision);
+            let text =
+                format!("it was applied at revision {}, which the journal no longer keeps", known.revision);
             Problem::new(Code::KeyReused, text).at("Idempotency-Key")
         })?;
         Ok(Accepted { record, touched: touched(&batch.tail, command).revision, states: None })
@@ -310,7 +306,10 @@ impl<S: EventStore> Writer<S> {
             record.events.iter().for_each(|event| state.apply(event));
         }
         if state.revision != head.revision {
-            return Err(format!("its records end at revision {}, and it at {}", state.revision, head.revision));
+            return Err(format!(
+                "its records end at revision {}, and it at {}",
+                state.revision, head.revision
+            ));
         }
         self.take(head, Arc::new(state), &records);
         Ok(())

@@ -232,7 +232,8 @@ impl Walk {
         let from = self.buffer.len() - kept;
         self.buffer.copy_within(from.., 0);
         self.start = self.offset;
-        let room = (self.until.saturating_sub(self.start) as usize).min(length.max(CHUNK));
+        let until = self.until.min(self.file.length()?);
+        let room = (until.saturating_sub(self.start) as usize).min(length.max(CHUNK));
         self.buffer.resize(room.max(kept), 0);
         let mut filled = kept;
         while filled < self.buffer.len() {

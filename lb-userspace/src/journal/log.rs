@@ -257,7 +257,7 @@ impl Log {
                 .notes
                 .push(format!("the journal ended in {cut_bytes} bytes of an unfinished record; {kept}"));
         }
-        settle(&found).map_err(|source| LogError::Io {
+        settle(&*disk, &found).map_err(|source| LogError::Io {
             path: disk.path(&found.last.name),
             doing: "make what was found durable",
             source,
@@ -395,7 +395,7 @@ impl Log {
 }
 
 /// Cuts what is unfinished, and makes durable what is not known to be.
-fn settle(found: &Found) -> io::Result<()> {
+fn settle(disk: &dyn Disk, found: &Found) -> io::Result<()> {
     let (file, reached) = (&*found.last.file, found.reached);
     if !found.torn.is_empty() {
         file.cut(reached.offset)?;
@@ -405,7 +405,9 @@ fn settle(found: &Found) -> io::Result<()> {
         frame.truncate((reached.offset - start) as usize);
         write_all(file, &frame, start).map_err(|(_, error)| error)?;
     }
-    file.sync()
+    file.sync()?;
+    // The last daemon may have ended after it named a segment and before the name was durable.
+    disk.sync("")
 }
 
 fn keep_torn(disk: &dyn Disk, bytes: &[u8]) -> io::Result<()> {

@@ -11,6 +11,7 @@ mod frame;
 pub mod lock;
 pub mod log;
 mod memory;
+pub mod observation;
 pub mod offline;
 mod segment;
 mod snapshot;
@@ -18,6 +19,10 @@ mod verify;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod recording;
 #[cfg(test)]
 mod tests;
 

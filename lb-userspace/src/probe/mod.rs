@@ -1,7 +1,8 @@
 //! Probes: asks every backend whether it answers, each at its own pace, and publishes what changed.
 //!
 //! Which backends, and how: the published state says. What follows from the answers: `lb_control::health` says. What
-//! is done about it: the reconciler's business. Health is never in the journal.
+//! is done about it: the reconciler's business. Health is never in the log of intent: a change is published first, and
+//! then told to whoever keeps observations.
 
 pub mod tcp;
 
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lb_common::ids::BackendId;
 use lb_control::health::{Health, HealthTracker, Outcome, Transition};
+use lb_control::observation::{Cause, Change, OBSERVATION_VERSION, Object, Observation};
 use lb_control::probe::{Probe, ProbeKind};
 use lb_control::state::State;
 use tokio::sync::{Semaphore, watch};
@@ -36,11 +38,16 @@ pub struct Seen {
 /// Health by backend; absent = unknown.
 pub type SeenHealth = Arc<BTreeMap<BackendId, Seen>>;
 
+/// Who keeps what was observed; must not wait.
+pub type Observe = Arc<dyn Fn(Observation) + Send + Sync>;
+
 /// Whom to probe, and how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Target {
     address: SocketAddr,
     probe: Probe,
+    vip: String,
+    backend: String,
 }
 
 /// Starts probing as the published states say, until they end. `adopted`: the health that the maps of a former
@@ -49,12 +56,14 @@ pub fn start(
     states: watch::Receiver<Published>,
     adopted: BTreeMap<BackendId, Health>,
     concurrency: usize,
+    observe: Observe,
 ) -> watch::Receiver<SeenHealth> {
     let seen = adopted.into_iter().map(|(id, health)| (id, Seen { health, last: None })).collect();
     let (seen, follow) = watch::channel(Arc::new(seen));
     let prober = Prober {
         seen: Arc::new(seen),
         places: Arc::new(Semaphore::new(concurrency)),
+        observe,
         tasks: BTreeMap::new(),
     };
     vital::task(prober.run(states));
@@ -64,6 +73,7 @@ pub fn start(
 struct Prober {
     seen: Arc<watch::Sender<SeenHealth>>,
     places: Arc<Semaphore>,
+    observe: Observe,
     tasks: BTreeMap<BackendId, (Target, AbortHandle)>,
 }
 
@@ -98,7 +108,13 @@ impl Prober {
         });
         for (id, target) in wanted {
             self.tasks.entry(id).or_insert_with(|| {
-                let task = Pace { id, target, seen: self.seen.clone(), places: self.places.clone() };
+                let task = Pace {
+                    id,
+                    target: target.clone(),
+                    seen: self.seen.clone(),
+                    places: self.places.clone(),
+                    observe: self.observe.clone(),
+                };
                 (target, vital::task(task.run()))
             });
         }
@@ -107,13 +123,18 @@ impl Prober {
 
 /// Backends that have a probe.
 fn targets(state: &State) -> BTreeMap<BackendId, Target> {
-    let target =
-        |(_, vip, _, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
-            let probe = vip.settings.probe;
-            let port = probe.port.unwrap_or(backend.port);
-            (probe.kind == ProbeKind::Tcp)
-                .then_some((backend.id, Target { address: SocketAddr::new(backend.address, port), probe }))
-        };
+    let target = |(vip_name, vip, name, backend): (
+        &str,
+        &lb_control::vip::Vip,
+        &str,
+        &lb_control::backend::Backend,
+    )| {
+        let probe = vip.settings.probe;
+        let port = probe.port.unwrap_or(backend.port);
+        let address = SocketAddr::new(backend.address, port);
+        let (vip, name) = (vip_name.to_owned(), name.to_owned());
+        (probe.kind == ProbeKind::Tcp).then(|| (backend.id, Target { address, probe, vip, backend: name }))
+    };
     state.backends().filter_map(target).collect()
 }
 
@@ -123,6 +144,7 @@ struct Pace {
     target: Target,
     seen: Arc<watch::Sender<SeenHealth>>,
     places: Arc<Semaphore>,
+    observe: Observe,
 }
 
 impl Pace {
@@ -158,6 +180,28 @@ impl Pace {
         self.seen.send_modify(|seen| {
             Arc::make_mut(seen).insert(self.id, Seen { health: change.to, last: Some(change) });
         });
+        (self.observe)(self.observation(change));
+    }
+
+    fn observation(&self, change: Transition) -> Observation {
+        let Target { address, probe, vip, backend } = self.target.clone();
+        let enough = if change.to == Health::Up { probe.rise } else { probe.fall };
+        let evidence = match change {
+            // The first answer of a backend that nothing is known of is enough.
+            Transition { from: Health::Unknown, to: Health::Up, .. } => {
+                "the first probe that was answered".to_owned()
+            }
+            _ => format!("{enough} probes in a row"),
+        };
+        Observation {
+            v: OBSERVATION_VERSION,
+            at_ms: change.at_ms,
+            seq: 0,
+            object: Object::Backend { id: self.id, vip, backend, address },
+            change: Change::HealthChanged { from: change.from, to: change.to },
+            cause: Cause::Probe { outcome: change.cause },
+            evidence,
+        }
     }
 }
 
@@ -174,9 +218,10 @@ fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_control::event::{Change, Event};
+    use lb_control::event::{Change as Decided, Event};
     use lb_control::vip::{Mode, Protocol, Served, VipSettings};
     use std::net::IpAddr;
+    use std::sync::Mutex;
     use tokio::net::TcpListener;
 
     const B1: BackendId = BackendId(1);
@@ -188,8 +233,8 @@ mod tests {
         settings.probe.interval_ms = 50;
         let (vip, tenant) = ("web".to_owned(), "default".to_owned());
         let changes = [
-            Change::VipAdded { id: lb_common::ids::VipId(1), vip: vip.clone(), tenant, served, settings },
-            Change::BackendAdded {
+            Decided::VipAdded { id: lb_common::ids::VipId(1), vip: vip.clone(), tenant, served, settings },
+            Decided::BackendAdded {
                 id: B1,
                 vip,
                 backend: "b1".to_owned(),
@@ -213,7 +258,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (publisher, states) = watch::channel(state_with(address.port()));
-        let mut seen = start(states, BTreeMap::new(), 8);
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let keep = kept.clone();
+        let observe: Observe = Arc::new(move |one| keep.lock().unwrap().push(one));
+        let mut seen = start(states, BTreeMap::new(), 8, observe);
         becomes(&mut seen, Some(Health::Up)).await;
         drop(listener);
         becomes(&mut seen, Some(Health::Down)).await;
@@ -222,6 +270,10 @@ mod tests {
         becomes(&mut seen, Some(Health::Up)).await;
         publisher.send(Arc::new(State::default())).unwrap();
         becomes(&mut seen, None).await;
+        let kept = kept.lock().unwrap();
+        let told: Vec<String> = kept.iter().map(|one| format!("{} {}", one.object, one.change)).collect();
+        assert_eq!(told, ["web/b1 unknown -> up", "web/b1 up -> down", "web/b1 down -> up"]);
+        assert_eq!(kept[1].cause, Cause::Probe { outcome: Outcome::Refused });
     }
 
     #[tokio::test]
@@ -230,7 +282,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let (_publisher, states) = watch::channel(state_with(port));
-        let mut seen = start(states, BTreeMap::from([(B1, Health::Up)]), 8);
+        let mut seen = start(states, BTreeMap::from([(B1, Health::Up)]), 8, Arc::new(|_| ()));
         assert_eq!(seen.borrow()[&B1], Seen { health: Health::Up, last: None });
         becomes(&mut seen, Some(Health::Down)).await;
     }

@@ -10,8 +10,8 @@ use lb_control::record::Record;
 use lb_userspace::api::connections::Socket;
 use lb_userspace::api::{self, Node};
 use lb_userspace::dataplane::fake::Fake;
-use lb_userspace::engine::fold;
-use lb_userspace::journal::{EventStore, FileStore, read_all};
+use lb_userspace::engine::fold::{self, Folded};
+use lb_userspace::journal::{EventStore, FileStore, MemoryStore, read_all};
 use lb_userspace::reconcile::Ways;
 use lb_userspace::{cli, serve};
 use serde_json::Value;
@@ -57,17 +57,34 @@ impl Bench {
         Self::with(Arc::new(Fake::new()), Arc::new(tempfile::tempdir().unwrap()))
     }
 
+    /// A fresh node whose journal is in memory, and fails on demand.
+    pub(crate) fn in_memory() -> (Self, MemoryStore) {
+        let store = MemoryStore::default();
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        (Self::on(Arc::new(Fake::new()), directory, Folded::default(), store.clone()), store)
+    }
+
     fn with(fake: Arc<Fake>, directory: Arc<tempfile::TempDir>) -> Self {
-        let (ways, follow) = watch::channel(Ways::default());
         let loaded = FileStore::open(directory.path()).unwrap();
         let folded = fold::latest(&*loaded.store.reader()).unwrap();
+        Self::on(fake, directory, folded, loaded.store)
+    }
+
+    fn on<S: EventStore + 'static>(
+        fake: Arc<Fake>,
+        directory: Arc<tempfile::TempDir>,
+        folded: Folded,
+        store: S,
+    ) -> Self {
+        let (ways, follow) = watch::channel(Ways::default());
         let start = serve::Start {
             folded,
-            store: loaded.store,
+            store,
             dataplane: fake.clone(),
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
             resync: Duration::from_secs(1),
+            observations: None,
             notes: Vec::new(),
         };
         let node = serve::start(start).unwrap();
@@ -101,11 +118,6 @@ impl Bench {
     /// What the journal holds.
     pub(crate) fn records(&self) -> Vec<Arc<Record>> {
         read_all(&*self.node.log, 0).unwrap()
-    }
-
-    /// Where the node listens.
-    pub(crate) fn socket(&self) -> &std::path::Path {
-        &self.socket
     }
 
     /// A command straight to the writer, without waiting for maps.
@@ -149,16 +161,36 @@ impl Bench {
         self.all_reached();
     }
 
+    /// The daemon's socket.
+    pub(crate) fn socket(&self) -> &std::path::Path {
+        &self.socket
+    }
+
+    /// A request with a JSON body and these headers: status, head and body.
+    pub(crate) async fn post(&self, path: &str, headers: &str, body: &str) -> (u16, String, Value) {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nhost: lb\r\nconnection: close\r\n{headers}content-length: {length}\r\n\r\n{body}"
+        );
+        let (status, head, body) = self.exchange(&request).await;
+        (status, head, serde_json::from_str(&body).unwrap_or(Value::Null))
+    }
+
     /// One request as any HTTP client makes it: status and body.
     pub(crate) async fn http(&self, request: &str) -> (u16, String) {
+        let (status, _, body) = self.exchange(request).await;
+        (status, body)
+    }
+
+    async fn exchange(&self, request: &str) -> (u16, String, String) {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::UnixStream::connect(&self.socket).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         let status = answer.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (status, body.to_owned())
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        (status, head.to_owned(), body.to_owned())
     }
 }
 

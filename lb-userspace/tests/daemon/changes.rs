@@ -145,6 +145,7 @@ async fn a_lost_journal_is_no_wish_to_remove_every_vip() {
         watch_ways: Box::new(|_| Ok(tokio::sync::watch::channel(Default::default()).1)),
         probe_concurrency: 1,
         resync: Duration::from_secs(10),
+        observations: None,
         notes: Vec::new(),
     };
     let problem = lb_userspace::serve::start(start).err().unwrap();

@@ -29,6 +29,7 @@ pub(super) fn line(difference: Difference) -> LineView {
 fn text(difference: &Difference) -> String {
     let fields = difference.fields.iter();
     match difference.what {
+        What::Replaced if difference.fields.is_empty() => "by another one of the same values".to_owned(),
         What::Changed | What::Replaced => {
             let shift = |field: &FieldDifference| {
                 let side = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());

@@ -15,6 +15,8 @@ use super::super::{Node, SCHEMA};
 use super::answer::Basis;
 use super::vips::{Snapshot, device_name};
 use super::{drop_view, projections};
+use crate::journal::Verification;
+use crate::journal::observation::ObservationJournal;
 
 pub(super) fn view(node: &Node, basis: &Basis) -> StatusView {
     let snapshot = Snapshot::of(node, &basis.model);
@@ -103,6 +105,27 @@ fn about_node(node: &Node, snapshot: &Snapshot, vips: &[VipView], warnings: &mut
     }
     for note in &node.notes {
         warn(warnings, false, "node", note.clone());
+    }
+    about_journal(node, warnings);
+}
+
+fn about_journal(node: &Node, warnings: &mut Vec<WarningView>) {
+    match node.log.verification() {
+        Verification::Damaged { segment, offset, whole, reason } => {
+            let text = format!(
+                "{} is damaged at byte {offset}, after revision {whole}: {reason}. The daemon does not need it now; put \
+                 back a copy of the file, or ask `lb explain LB5009`",
+                segment.display()
+            );
+            warn(warnings, true, "journal", text);
+        }
+        Verification::Unreadable { reason } => {
+            warn(warnings, true, "journal", format!("its older segments could not be verified: {reason}"));
+        }
+        Verification::Pending | Verification::Running { .. } | Verification::Whole { .. } => {}
+    }
+    if let Some(fault) = node.observations.as_ref().and_then(ObservationJournal::fault) {
+        warn(warnings, true, "journal", fault);
     }
 }
 
