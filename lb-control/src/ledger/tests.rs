@@ -97,29 +97,30 @@ fn tenant(name: &str) -> Command {
 
 #[test]
 fn the_oldest_keys_are_forgotten_by_count_and_by_actor() {
-    let mut ledger = Ledger::default();
-    let mut add = |actor: &str, key: &str| {
-        let name = format!("t{}", ledger.state.revision);
-        let one = record(&ledger.state, &tenant(&name), 0, actor, Some(key)).unwrap();
+    let bypass =
+        |on: bool| serde_json::from_value(serde_json::json!({ "kind": "bypass_set", "on": on })).unwrap();
+    let add = |ledger: &mut Ledger, actor: &str, key: &str| {
+        let one = record(&ledger.state, &bypass(!ledger.state.bypass), 0, actor, Some(key)).unwrap();
         ledger.apply(&one);
-        ledger.clone()
     };
-    add("ann", "first");
-    add("bob", "first");
+    let mut ledger = Ledger::default();
+    add(&mut ledger, "ann", "first");
+    add(&mut ledger, "bob", "first");
     for index in 1..KEYS_PER_ACTOR {
-        add("ann", &format!("k{index}"));
+        add(&mut ledger, "ann", &format!("k{index}"));
     }
-    let full = add("bob", "second");
-    assert_eq!(full.keys.find("ann", "first").map(|one| (one.before, one.revision)), Some((0, 1)));
-    assert_eq!(full.keys.find("bob", "first").map(|one| (one.before, one.revision)), Some((1, 2)));
-    let over = add("ann", "one more");
+    add(&mut ledger, "bob", "second");
+    let place =
+        |ledger: &Ledger, actor: &str| ledger.keys.find(actor, "first").map(|one| (one.before, one.revision));
+    assert_eq!((place(&ledger, "ann"), place(&ledger, "bob")), (Some((0, 1)), Some((1, 2))));
+    let mut over = ledger;
+    add(&mut over, "ann", "one more");
     assert_eq!(over.keys.find("ann", "first"), None);
     assert!(over.keys.find("ann", "k1").is_some() && over.keys.find("bob", "first").is_some());
     assert!(over.keys.find("carl", "first").is_none());
     let mut resumed = Ledger::from_snapshot(&over.to_snapshot()).unwrap();
     assert_eq!(resumed, over);
-    let next = record(&over.state, &tenant("another"), 0, "ann", Some("two more")).unwrap();
-    resumed.apply(&next);
+    add(&mut resumed, "ann", "two more");
     assert_eq!(resumed.keys.find("ann", "k1"), None, "a snapshot keeps their order");
 }
 
@@ -149,6 +150,25 @@ fn one_command_makes_no_more_changes_than_one_record_holds() {
     let decided = |count| rehearse(&State::default(), &Limits::default(), Now(0), &names(count));
     assert_eq!(decided(131_072).unwrap().events.len(), 131_072);
     assert_eq!(decided(131_073).unwrap_err().code, Code::Capacity);
+}
+
+#[test]
+fn a_clock_that_goes_back_changes_labels_only() {
+    let gone = serde_json::json!({ "kind": "tenant_remove", "name": "a" });
+    let commands = [tenant("a"), tenant("b"), serde_json::from_value(gone).unwrap()];
+    let folded = |times: [u64; 3]| {
+        let mut ledger = Ledger::default();
+        for (at_ms, command) in times.into_iter().zip(&commands) {
+            let key = format!("k{}", ledger.state.revision);
+            let one = record(&ledger.state, command, at_ms, "ann", Some(&key)).unwrap();
+            ledger.apply(&one);
+        }
+        ledger
+    };
+    let (forth, back) = (folded([1_000, 2_000, 3_000]), folded([1_000, 500, 0]));
+    assert_eq!(forth, back);
+    assert_eq!(back.state.tenants.keys().collect::<Vec<_>>(), ["b", "default"]);
+    assert_eq!(back.keys.find("ann", "k2").map(|one| one.revision), Some(3));
 }
 
 #[test]

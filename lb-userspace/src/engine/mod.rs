@@ -10,7 +10,7 @@ pub mod fold;
 mod writer;
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lb_control::command::Command;
 use lb_control::decide::{self, Now};
@@ -18,6 +18,7 @@ use lb_control::event::Event;
 use lb_control::limits::Limits;
 use lb_control::record::Record;
 use lb_control::state::State;
+use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::journal::{EventStore, Head};
@@ -28,6 +29,10 @@ use writer::Writer;
 
 /// Commands that may wait for the writer; the next sender waits. Also the most that are made durable together.
 const QUEUE: usize = 256;
+
+/// How long whoever asks waits for the writer. A disk that hangs holds the writer up for as long; an append that is only
+/// slow is done by then.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The state of intent as of some revision.
 pub type Published = Arc<State>;
@@ -109,6 +114,7 @@ pub struct Engine {
     inputs: mpsc::Sender<Input>,
     published: watch::Receiver<Published>,
     limits: Limits,
+    patience: Duration,
 }
 
 impl Engine {
@@ -117,7 +123,7 @@ impl Engine {
         let (inputs, queue) = mpsc::channel(QUEUE);
         let (writer, published) = Writer::new(folded, limits, store, inputs.downgrade());
         vital::spawn("engine", move || writer.run(queue));
-        Self { inputs, published, limits }
+        Self { inputs, published, limits, patience: PATIENCE }
     }
 
     /// The state as of now.
@@ -140,8 +146,19 @@ impl Engine {
         let ending = || Problem::new(Code::Ending, "the daemon is ending and takes no more commands");
         let (answer, answered) = oneshot::channel();
         let input = Input::Command(Box::new(request), answer);
-        self.inputs.send(input).await.map_err(|_| ending())?;
-        answered.await.map_err(|_| ending())?
+        match self.inputs.send_timeout(input, self.patience).await {
+            Ok(()) => {}
+            Err(SendTimeoutError::Closed(_)) => return Err(ending()),
+            Err(SendTimeoutError::Timeout(_)) => {
+                let text = "the journal has not taken a command for long, and too many wait";
+                return Err(Problem::new(Code::JournalAway, text));
+            }
+        }
+        match tokio::time::timeout(self.patience, answered).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(ending()),
+            Err(_) => Err(Problem::new(Code::OutcomeUnknown, "the journal has not answered in time")),
+        }
     }
 
     /// What a command would do to the state as of now. Nothing happens.
