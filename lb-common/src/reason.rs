@@ -54,7 +54,7 @@ reasons! {
     NatReply Forward "nat_reply" "a backend's reply, translated and sent back to the client";
     IcmpErrorForwarded Forward "icmp_error_forwarded" "an ICMP error, sent to the party of the flow that it quotes";
     EchoReplied Forward "echo_replied" "an ICMP echo to a vip, answered by the node";
-    TooBigReplied Forward "too_big_replied" "larger than the way to the backend allows: the sender was told the MTU";
+    TooBigReplied Forward "too_big_replied" "larger than the way onwards allows: the sender was told the MTU";
     HopLimitReplied Forward "hop_limit_replied" "TTL or hop limit used up: the sender was told";
 
     NotIp Pass "not_ip" "neither IPv4 nor IPv6, such as ARP";
@@ -79,7 +79,7 @@ reasons! {
     BackendDead Drop "backend_dead" "the flow's backend is down or gone and its slot not yet moved: it will be in moments";
     NoNextHop Drop "no_next_hop" "the way to the backend is not known: no route, or its neighbour does not answer";
     HopLimit Drop "hop_limit" "TTL or hop limit used up, and no answer was due";
-    TooBig Drop "too_big" "larger than the way onwards allows, and no answer was due (fragmenting allowed, or a reply)";
+    TooBig Drop "too_big" "larger than the way onwards allows, and no answer was due (fragmenting allowed, or an ICMP error)";
     IcmpLimited Drop "icmp_limited" "an answer by ICMP was due, but the node has sent as many as it may";
     NatPorts Drop "nat_ports" "every NAT port that a new flow may have is in use: `lb serve --max-nat-flows` makes room for more";
     NatBusy Drop "nat_busy" "the flow's NAT entry was replaced while this packet was on its way";

@@ -113,6 +113,8 @@ codes! {
         "Fewer distinct devices and VLANs are supported than the routes name.";
     SourcesFull 2005 "no free number for a source address of the node"
         "Route the backends so that fewer of the node's own addresses are used, or raise --max-sources.";
+    SourceIsVip 2006 "the node's own address towards a backend by NAT is a vip's"
+        "The vip would take the backend's replies for clients' packets. Give the node another address, and its route to the backend that one as `src`.";
 
     ConfigFile 3001 "the file cannot be read"
         "Check its name and your rights; `-` reads standard input.";

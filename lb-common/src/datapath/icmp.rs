@@ -59,7 +59,7 @@ pub fn echo<P: Packet, T: Tables>(
     Err(Halt::answer(Reason::EchoReplied))
 }
 
-/// Tells the sender that the way to the backend takes `mtu` bytes at most.
+/// Tells the sender that the way onwards takes `mtu` bytes at most.
 #[inline(always)]
 pub fn too_big<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, mtu: u16, tables: &T) -> Halt {
     let floor = if parsed.v4 { MTU_FLOOR_V4 } else { MTU_FLOOR_V6 };

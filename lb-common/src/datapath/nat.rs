@@ -238,6 +238,18 @@ fn touch<T: Tables>(row: &NatRow, parsed: &Parsed, now_s: u32, from_client: bool
     }
 }
 
+/// What became of a backend's reply.
+pub enum Reply {
+    /// It is on its way.
+    Sent(Verdict),
+    /// The way to the client takes `mtu` bytes at most, and the kernel would lose the packet without a word: the backend
+    /// is to be told, by the address that it sent to. Not here: this function and that one share a BPF stack.
+    TooBig {
+        /// Largest IP packet, bytes.
+        mtu: u16,
+    },
+}
+
 /// A packet to one of the node's source addresses: a backend's reply to NAT, or not ours.
 #[inline(never)]
 pub fn reply<P: Packet, T: Tables>(
@@ -245,7 +257,7 @@ pub fn reply<P: Packet, T: Tables>(
     parsed: &Parsed,
     tables: &T,
     trail: &mut Trail,
-) -> Result<Verdict, Halt> {
+) -> Result<Reply, Halt> {
     const NOT_OURS: Halt = Halt::pass(Reason::NoVip);
     let (flow, port) = (&parsed.flow, u32::from(parsed.flow.dst_port.host()));
     if !(NAT_PORT_FIRST..NAT_PORTS).contains(&port) {
@@ -274,9 +286,8 @@ pub fn reply<P: Packet, T: Tables>(
     }
     trail.backend_row = before.backend().into();
     let out = tables.egress(back.egress().into()).ok_or(Halt::drop(Reason::TableInconsistent))?;
-    // The kernel would lose it without a word.
     if parsed.ip_length > out.mtu() {
-        return Err(Halt::drop(Reason::TooBig));
+        return Ok(Reply::TooBig { mtu: out.mtu() });
     }
     if hops_left(packet, parsed)? <= 1 {
         return Err(Halt::drop(Reason::HopLimit));
@@ -284,7 +295,7 @@ pub fn reply<P: Packet, T: Tables>(
     take_hop(packet, parsed)?;
     rewrite(packet, parsed, &mapping).ok_or(CUT)?;
     relink(packet, parsed, &link)?;
-    Ok(leave(Reason::NatReply, out.ifindex(), back.egress(), tables))
+    Ok(Reply::Sent(leave(Reason::NatReply, out.ifindex(), back.egress(), tables)))
 }
 
 /// Whether a packet comes from a backend's address and port.

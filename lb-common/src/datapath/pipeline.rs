@@ -1,6 +1,7 @@
 //! The packet path. `?` is its only control flow: a stage either has the next one's input or the packet's verdict.
 
 use super::connection::Tracker;
+use super::nat::Reply;
 use super::packet::Packet;
 use super::parse::Parsed;
 use super::tables::{NO_ROW, Tables};
@@ -33,7 +34,10 @@ fn path<P: Packet, T: Tables, K: Tracker>(
             let backend = connection::backend::<T, K>(parsed, vip, tables, trail)?;
             forward::forward(packet, parsed, vip, backend, tables, trail)
         }
-        Target::Reply => nat::reply(packet, parsed, tables, trail),
+        Target::Reply => match nat::reply(packet, parsed, tables, trail)? {
+            Reply::Sent(verdict) => Ok(verdict),
+            Reply::TooBig { mtu } => Err(icmp::too_big(packet, parsed, mtu, tables)),
+        },
         Target::Echo => icmp::echo(packet, parsed, tables),
     }
 }

@@ -1,8 +1,10 @@
 //! What the maps should hold: rows and tables by serial numbers. Row numbers are found by [`super::diff`].
 
+use super::diff::Problem;
 use super::op::{EgressContent, Key};
 use super::tables::{Candidate, TableCache};
 use crate::backend::{Backend, Intent};
+use crate::code::Code;
 use crate::health::Health;
 use crate::probe::ProbeKind;
 use crate::state::{DEFAULT_TENANT_ID, State};
@@ -71,6 +73,8 @@ pub struct Desired {
     pub vips: BTreeMap<VipId, DesiredVip>,
     /// Devices that packets come in by.
     pub devices: BTreeMap<u32, Device>,
+    /// What cannot be as it is wanted.
+    pub problems: Vec<Problem>,
 }
 
 /// A vip's row and table.
@@ -116,13 +120,31 @@ pub struct DesiredBackend {
 /// What the maps should hold, given intent and observation. Tables are taken from `tables` where nothing that makes
 /// them has changed.
 pub fn desired(state: &State, observed: &Observed, tables: &mut TableCache) -> Desired {
+    let (observed, problems) = without_vip_sources(state, observed);
+    let observed = &observed;
     let lives: BTreeSet<VipId> = state.vips.values().map(|vip| vip.id).collect();
     tables.retain(|vip| lives.contains(&vip));
     let vips = state.vips.iter().map(|(name, vip)| {
         let tenant = state.tenants.get(&vip.tenant).map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
         (vip.id, desired_vip(name, tenant, vip, observed, tables))
     });
-    Desired { bypass: state.bypass, vips: vips.collect(), devices: observed.devices.clone() }
+    Desired { bypass: state.bypass, vips: vips.collect(), devices: observed.devices.clone(), problems }
+}
+
+/// A way by NAT whose source address is a vip's is none: the vip would take replies to it for clients' packets. The
+/// backend takes no new flows, and what its row has stays.
+fn without_vip_sources(state: &State, observed: &Observed) -> (Observed, Vec<Problem>) {
+    let vips: BTreeSet<IpAddr> = state.vips.values().map(|vip| vip.served.address).collect();
+    let (mut observed, mut problems) = (observed.clone(), Vec::new());
+    let by_nat = |vip: &Vip| vip.settings.mode == Mode::Nat;
+    for (vip_name, _, name, backend) in state.backends().filter(|(_, vip, ..)| by_nat(vip)) {
+        if observed.ways.get(&backend.id).is_some_and(|way| vips.contains(&way.source)) {
+            observed.ways.remove(&backend.id);
+            observed.unreached.insert(backend.id);
+            problems.push(Problem { code: Code::SourceIsVip, object: format!("backend {vip_name}/{name}") });
+        }
+    }
+    (observed, problems)
 }
 
 fn desired_vip(

@@ -48,6 +48,7 @@ pub(super) struct Layout {
 pub(super) fn layout<S>(desired: &Desired, actual: &Actual<S>) -> Layout {
     let mut layout =
         Layout { egresses: actual.egresses.clone(), sources: actual.sources.clone(), ..Layout::default() };
+    layout.problems.clone_from(&desired.problems);
     layout.place_vips(desired, actual);
     layout.place_ports(desired, actual);
     layout.place_backends(desired, actual);

@@ -1,6 +1,9 @@
 //! A node in memory for tests: intent, observation and maps, driven step by step. After every single operation the
 //! maps are checked.
 
+pub(crate) mod frames;
+
+use self::frames::Frames;
 use super::memory::Memory;
 use super::{Device, Observed, Op, Plan, Sweep, TableCache, Way, adopted_health, desired, diff, unnamed};
 use crate::command::Command;
@@ -60,6 +63,8 @@ pub(crate) struct Node {
     pub(crate) memory: Memory,
     pub(crate) tables: TableCache,
     pub(crate) now_s: u32,
+    /// Packets that come between the operations, if any do.
+    pub(crate) frames: Option<Frames>,
 }
 
 impl Node {
@@ -67,7 +72,7 @@ impl Node {
     pub(crate) fn new(state: State) -> Self {
         let mut observed = Observed::default();
         observed.devices.insert(1, Device { mtu: 1_500, mac: Mac::from_octets([2, 0, 0, 0, 0, 1]) });
-        Self { state, observed, memory: Memory::new(LIMITS), tables: TableCache::default(), now_s: 1_000 }
+        Self { state, observed, memory: Memory::new(LIMITS), tables: TableCache::default(), now_s: 1_000, frames: None }
     }
     /// A node whose backends are all up, with a way each, and settled.
     pub(crate) fn up(state: State) -> Self {
@@ -108,6 +113,9 @@ impl Node {
             let missed = self.memory.apply(op).unwrap_or_else(|why| panic!("{op:?}: {why}"));
             assert_eq!(missed, 0, "{op:?}");
             self.memory.check(self.now_s).unwrap_or_else(|why| panic!("after {op:?}: {why}"));
+            if let Some(frames) = &mut self.frames {
+                frames.check(&self.memory, self.now_s).unwrap_or_else(|why| panic!("after {op:?}: {why}"));
+            }
         }
     }
     /// Plans and carries out; there must be nothing left to do then. Returns what was done.
@@ -140,7 +148,8 @@ impl Node {
         let desired = desired(&self.state, &self.observed, &mut self.tables);
         let watched = unnamed(&desired, &self.memory.actual, self.now_s);
         let mut referenced = watched.clone();
-        referenced.backends.retain(|row, _| named(*row));
+        let remembered = |row| self.frames.as_ref().is_some_and(|frames| frames.names(row));
+        referenced.backends.retain(|row, _| named(*row) || remembered(*row));
         referenced.egresses.clear();
         self.memory.actual.sweep = Some(Sweep { watched, referenced });
     }

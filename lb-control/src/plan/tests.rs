@@ -212,6 +212,30 @@ fn nat_marks_its_source_and_the_mark_goes_with_the_last_user() {
 }
 
 #[test]
+fn a_source_of_nat_that_is_a_vips_address_is_no_way() {
+    let mut state = world(&[]);
+    accept(
+        &mut state,
+        r#"{"kind":"vip_add","name":"n","address":"203.0.113.11","port":80,"table_size":251,
+            "backend":[{"name":"a","address":"10.0.1.1","port":8080}]}"#,
+    );
+    let mut node = Node::up(state);
+    let uses = |node: &Node| node.memory.actual.slots.iter().filter(|slot| slot.current() != 0).count();
+    assert_eq!(uses(&node), 251);
+    let mark = Key::mark([192, 0, 2, 1].into());
+    node.accept(r#"{"kind":"vip_add","name":"x","address":"192.0.2.1","port":443,"mode":"l2","table_size":251}"#);
+    let problems = node.settle().problems;
+    assert_eq!((problems[0].code, problems[0].object.as_str()), (Code::SourceIsVip, "backend n/a"));
+    assert_eq!(uses(&node), 0);
+    // Its flows go on meanwhile, and with another source or another mode all is well.
+    assert!(node.memory.actual.keys[&mark].is_source());
+    let id = node.ids()[0];
+    node.observed.ways.insert(id, way(2, Some(1)));
+    assert_eq!(node.settle().problems, []);
+    assert_eq!(uses(&node), 251);
+}
+
+#[test]
 fn a_new_way_takes_a_fresh_row_and_the_old_one_goes_after_a_sweep() {
     let mut node = Node::up(world(&["10.0.0.1"]));
     let id = node.id("b0");

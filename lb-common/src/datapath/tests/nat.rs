@@ -280,6 +280,26 @@ fn a_closed_flows_port_is_reused_and_a_syn_opens_it_again() {
 }
 
 #[test]
+fn a_reply_that_is_too_big_for_the_clients_side_is_told_to_the_backend() {
+    for (family, kind, header) in [(V4, 3, 40), (V6, 2, 60)] {
+        let site = site(family);
+        let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
+        site.way(PORT, super::site::HERE, 1400, crate::abi::egress::Tags::NONE);
+        assert_eq!(send_reply(&site, &reply(&site, &tcp("A", 7, 1400 - header), port)).verdict, REPLIED);
+        let long = reply(&site, &tcp("A", 7, 1401 - header), port);
+        let out = send_reply(&site, &long);
+        assert_eq!(out.verdict, Verdict::Transmit(Reason::TooBigReplied));
+        let (code, quote) = if kind == 3 { (4, 28) } else { (0, 48) };
+        let body = long.bytes()[..quote].to_vec();
+        let told = Content::Icmp { kind, code, rest: 1_400, body };
+        let told = Packet::new(family.node, family.backend, told);
+        let told = Packet { df: false, ..told };
+        assert_eq!(out.bytes, frame(OUT_MAC, HOP_MAC, &[], &told.bytes()));
+        assert_sound(&out.bytes);
+    }
+}
+
+#[test]
 fn the_way_back_follows_the_client() {
     let site = site(V4);
     let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);

@@ -3,7 +3,8 @@
 
 use crate::command::Command;
 use crate::health::Health;
-use crate::plan::testing::{Node, way, world};
+use crate::plan::testing::frames::Frames;
+use crate::plan::testing::{LIMITS, Node, way, world};
 use crate::testing::any_command;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -56,7 +57,11 @@ fn take(node: &mut Node, step: Step) {
         Step::NoWay(which) => {
             pick(which).map(|id| node.observed.ways.remove(&id));
         }
-        Step::Time(seconds) => node.now_s += seconds,
+        Step::Time(seconds) => {
+            node.now_s += seconds;
+            // Who is silent for so long is promised nothing.
+            node.frames.iter_mut().for_each(Frames::end_flows);
+        }
         Step::Crash(after) => {
             let plan = node.plan();
             node.carry_out(&plan.ops[..after.min(plan.ops.len())]);
@@ -77,6 +82,25 @@ fn catch_up(node: &mut Node) {
         }
     }
     panic!("never done: {:?}", node.plan().ops);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn no_prefix_of_a_plan_leads_a_packet_astray(
+        steps in proptest::collection::vec((any_step(), any::<bool>()), 1..60)
+    ) {
+        let mut node = Node::new(world(&["10.0.0.1", "10.0.0.2"]));
+        node.frames = Some(Frames::new(LIMITS.slots));
+        take(&mut node, Step::AllUp);
+        for (step, pass) in steps {
+            take(&mut node, step);
+            if pass {
+                catch_up(&mut node);
+            }
+        }
+        catch_up(&mut node);
+    }
 }
 
 proptest! {
