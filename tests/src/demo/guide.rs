@@ -12,11 +12,10 @@ use anyhow::{Context, Result};
 use super::cast::WEB4;
 use super::stage::Stage;
 
-/// The script and the names that its words need.
+/// The script, and the name of a client.
 #[derive(Debug)]
 pub struct Guide {
     script: PathBuf,
-    enter: String,
     client: String,
 }
 
@@ -35,25 +34,19 @@ impl Guide {
         fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         fs::write(&script, text).with_context(|| format!("write {}", script.display()))?;
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).context("make lb a program")?;
-        Ok(Self { script, enter, client: stage.net().client().name().to_owned() })
+        Ok(Self { script, client: stage.net().client().name().to_owned() })
     }
 
-    /// How to enter the node and a client.
+    /// What to try in another terminal.
     #[must_use]
-    pub fn ways_in(&self) -> [String; 2] {
-        let url = crate::traffic::url(WEB4.socket(), "/");
-        [format!("{} status", self.enter), format!("ip netns exec {} curl {url}", self.client)]
-    }
-
-    /// Three commands to try in another terminal.
-    #[must_use]
-    pub fn commands(&self) -> [String; 3] {
+    pub fn commands(&self) -> [String; 4] {
         let lb = near(&self.script);
-        let vip = WEB4.socket();
+        let url = crate::traffic::url(WEB4.socket(), "/");
         [
-            format!("{lb} vip list"),
-            format!("{lb} explain 198.51.100.7:40001 {vip}"),
+            format!("{lb} status"),
             format!("{lb} drops --all"),
+            format!("{lb} explain 198.51.100.7:40001 {}", WEB4.name),
+            format!("ip netns exec {} curl {url}", self.client),
         ]
     }
 }

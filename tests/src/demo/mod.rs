@@ -105,14 +105,14 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let guide = Guide::write(&stage, &report_dir()?)?;
     let traffic = Traffic::start(stage.net())?;
     board.lock().start = Instant::now();
-    board.say("requests run: HTTP, datagrams and long-lived connections, over IPv4 and IPv6");
+    board.say("requests run: HTTP, UDP and long-lived TCP connections, IPv4 and IPv6");
     let client = stage.balancer().client();
     let observer = Observer::start(client.clone(), board.clone())?;
     let conductor = Conductor::start(stage, board.clone(), interrupt.clone())?;
     if options.is_headless() {
         play(options, &board, &conductor, &traffic, &interrupt);
     } else {
-        let footer = Footer { hints: hints(&guide) };
+        let footer = Footer { hints: guide.commands().into() };
         let (mode, length) = (options.mode.word(), options.seconds.map(Duration::from_secs));
         let (conductor, traffic, interrupt) = (&conductor, &traffic, &interrupt);
         board.tell(false);
@@ -184,12 +184,6 @@ fn say_farewells(board: &Board, traffic: &Traffic) {
         let count = traffic.retire(&backend);
         board.say(format!("{backend}: the users of its {count} long-lived connections finish"));
     }
-}
-
-fn hints(guide: &Guide) -> Vec<String> {
-    let [enter, curl] = guide.ways_in();
-    let commands = guide.commands().join("    ");
-    vec![commands, enter, curl]
 }
 
 /// `target/demo` of the build that this program is of.

@@ -82,11 +82,10 @@ impl Picture {
 /// What is said of the daemon: well, or not.
 fn daemon(known: &Known) -> Result<String, String> {
     match &known.status {
-        Some(status) if known.is_daemon_up => Ok(format!(
-            "lb {}, process {}, revision {}",
-            status.node.version, status.node.pid, status.revision
-        )),
-        _ => Err("lb serve is dead; packets go on without it".to_owned()),
+        Some(status) if known.is_daemon_up => {
+            Ok(format!("lb {}, revision {}", status.node.version, status.revision))
+        }
+        _ => Err("lb serve is dead, packets go on".to_owned()),
     }
 }
 

@@ -145,25 +145,21 @@ impl Report {
         line(
             "requests",
             format!(
-                "{} answered ({} IPv4, {} IPv6), {} failed, {} more met a killed backend",
-                tally.requests_ok,
-                tally.requests_ok_v4,
-                tally.requests_ok_v6,
-                tally.requests_failed,
-                tally.failed_on_killed
+                "{} answered, {} failed, {} met a killed backend",
+                tally.requests_ok, tally.requests_failed, tally.failed_on_killed
             ),
         );
         line(
             "datagrams",
             format!(
-                "{} of {} answered, {} lost, {} more met a killed backend",
+                "{} of {} answered, {} lost, {} met a killed backend",
                 tally.udp_answered, tally.udp_sent, tally.udp_lost, tally.udp_lost_on_killed
             ),
         );
         line(
             "connections",
             format!(
-                "{} opened, {} broken, {} more died with their backend",
+                "{} opened, {} broken, {} died with their backend",
                 tally.connections_opened, tally.connections_broken, tally.broken_on_killed
             ),
         );

@@ -10,19 +10,24 @@ use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Sparkline, Sparklin
 
 use super::picture::{BackendPicture, Picture};
 
-/// Height of the curve, lines.
+/// Height of the curve, lines, and on a low screen.
 const CURVE: u16 = 4;
+const CURVE_LOW: u16 = 2;
+/// A screen with fewer lines is low: what can be done without is left out.
+const LOW: u16 = 32;
+/// A screen with fewer columns is narrow: it has no bars, and rates of requests only.
+const NARROW: u16 = 110;
 /// Cells of the longest bar, at least and at most, and of all that stands beside it.
 const BAR_MIN: u16 = 4;
 const BAR_MAX: u16 = 30;
-const BESIDE: u16 = 95;
-/// The keys, each with what it does.
+const BESIDE: u16 = 97;
+/// The keys, each with what it does; they fit into 80 columns.
 const KEYS: [(&str, &str); 6] = [
     ("↑↓", "choose"),
-    ("k", "kill, start again"),
+    ("k", "kill, start"),
     ("d", "drain, enable"),
-    ("a", "add one"),
-    ("r", "kill -9 lb serve, restart"),
+    ("a", "add"),
+    ("r", "kill daemon"),
     ("q", "quit"),
 ];
 
@@ -36,24 +41,26 @@ pub(super) struct Footer {
 /// Draws everything; `chosen` is the number of the backend that the keys mean.
 pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture, chosen: usize, footer: &Footer) {
     let backends = u16::try_from(picture.backends.len()).unwrap_or(u16::MAX);
+    let low = frame.area().height < LOW;
+    let keys = key_lines(footer, frame.area().width, low);
     let areas: [Rect; 7] = Layout::vertical([
         Constraint::Length(1),
-        Constraint::Length(4),
-        Constraint::Length(CURVE + 1),
+        Constraint::Length(3),
+        Constraint::Length(1 + if low { CURVE_LOW } else { CURVE }),
         Constraint::Length(backends.saturating_add(2)),
         Constraint::Length(1),
-        Constraint::Min(3),
-        Constraint::Length(u16::try_from(footer.hints.len()).unwrap_or(0) + 3),
+        Constraint::Min(if low { 2 } else { 3 }),
+        Constraint::Length(u16::try_from(keys.len()).unwrap_or(0) + 1),
     ])
     .areas(frame.area());
-    let [title, sums, curve, table, drops, events, keys] = areas;
+    let [title, sums, curve, table, drops, events, bottom] = areas;
     frame.render_widget(headline(picture), title);
     frame.render_widget(totals(picture), sums);
     draw_curve(frame, picture, curve);
     frame.render_widget(backend_table(picture, chosen, table.width), table);
     frame.render_widget(drop_line(picture), drops);
     draw_events(frame, picture, events);
-    frame.render_widget(key_lines(footer), keys);
+    frame.render_widget(Paragraph::new(keys).block(line_above()), bottom);
 }
 
 fn headline(picture: &Picture) -> Line<'static> {
@@ -61,7 +68,7 @@ fn headline(picture: &Picture) -> Line<'static> {
         Ok(text) => text.clone().dark_gray(),
         Err(text) => format!(" {text} ").white().on_red(),
     };
-    let words = format!("  mode {}, {}, {}  ", picture.mode, picture.device, clock(picture.running));
+    let words = format!("  {}, {}, {}  ", picture.mode, picture.device, clock(picture.running));
     Line::from(vec![" Switchyard ".black().on_cyan().bold(), words.into(), daemon])
 }
 
@@ -73,7 +80,6 @@ fn totals(picture: &Picture) -> Paragraph<'static> {
         Line::from(spans)
     };
     let lines = vec![
-        Line::default(),
         line(
             "HTTP requests",
             format!("{:.0}/s", picture.requests_per_s),
@@ -116,7 +122,7 @@ fn met(number: u64, what: &str) -> Span<'static> {
 }
 
 fn draw_curve(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
-    let block = Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray());
+    let block = line_above();
     let inner = block.inner(area);
     let top = picture.beats.iter().map(|beat| beat.requests_per_s as u64).max().unwrap_or(1).max(1);
     let title = format!(" requests/s, at most {} ", count(top)).dark_gray();
@@ -134,66 +140,81 @@ fn draw_curve(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
     frame.render_widget(Sparkline::default().data(bars).max(top), inner);
 }
 
-fn backend_table(picture: &Picture, chosen: usize, width: u16) -> Table<'static> {
+/// The columns: heading, width, and whether numbers stand in it. A narrow screen has fewer.
+fn columns(width: u16) -> Vec<(&'static str, Constraint, bool)> {
     let bar = width.saturating_sub(BESIDE).clamp(BAR_MIN, BAR_MAX);
-    let widths = [
-        Constraint::Length(6),
-        Constraint::Length(9),
-        Constraint::Length(9),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(bar + 6),
-        Constraint::Length(5),
-        Constraint::Length(4),
-        Constraint::Length(7),
-        Constraint::Fill(1),
+    let all = [
+        ("  name", Constraint::Length(6), false),
+        ("intent", Constraint::Length(8), false),
+        ("health", Constraint::Length(9), false),
+        ("breaker", Constraint::Length(7), false),
+        ("slots", Constraint::Length(6), true),
+        ("req/s", Constraint::Length(5), true),
+        ("", Constraint::Length(bar), false),
+        ("udp/s", Constraint::Length(5), true),
+        ("long", Constraint::Length(4), true),
+        ("tracked", Constraint::Length(7), true),
+        ("what happened", Constraint::Fill(1), false),
     ];
-    let top = picture.backends.iter().map(|backend| backend.requests_per_s).fold(1.0, f64::max);
-    let left = |heading: &'static str| Cell::from(heading);
-    let right = |heading: &'static str| Cell::from(Text::from(heading).right_aligned());
-    let headings = [
-        left("  name"),
-        left("intent"),
-        left("health"),
-        left("breaker"),
-        right("slots"),
-        left("requests/s"),
-        right("udp/s"),
-        right("long"),
-        right("tracked"),
-        left("what happened"),
-    ];
-    let rows = picture.backends.iter().enumerate();
-    let rows = rows.map(|(index, backend)| backend_row(backend, (top, bar), index == chosen));
-    let block = Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray());
-    Table::new(rows, widths).header(Row::new(headings).dark_gray()).column_spacing(1).block(block)
+    let narrow = width < NARROW;
+    all.into_iter().filter(|(name, ..)| !narrow || !["", "udp/s", "tracked"].contains(name)).collect()
 }
 
-/// One backend; `scale`: the rate that has the longest bar, and its cells.
-fn backend_row(backend: &BackendPicture, scale: (f64, u16), is_chosen: bool) -> Row<'static> {
-    let cells = (f64::from(scale.1) * backend.requests_per_s / scale.0).round() as usize;
-    let bar = Line::from(vec!["█".repeat(cells).green(), format!(" {:.0}", backend.requests_per_s).into()]);
-    let mark = if is_chosen { "▶ " } else { "  " };
-    let health = match backend.health.as_str() {
-        "up" => backend.health.clone().green(),
-        "unknown" | "-" | "coming up" => backend.health.clone().yellow(),
-        _ => backend.health.clone().red().bold(),
-    };
-    let intent =
-        if backend.is_enabled() { backend.intent.clone().into() } else { backend.intent.clone().yellow() };
-    let row = Row::new(vec![
-        Cell::from(format!("{mark}{}", backend.name).bold()),
-        Cell::from(intent),
-        Cell::from(health),
-        Cell::from(backend.breaker.clone()),
-        Cell::from(Text::from(format!("{:.1} %", backend.share * 100.0)).right_aligned()),
-        Cell::from(bar),
-        Cell::from(Text::from(format!("{:.0}", backend.datagrams_per_s)).right_aligned()),
-        Cell::from(Text::from(backend.long_lived.to_string()).right_aligned()),
-        Cell::from(Text::from(count(backend.tracked_flows)).right_aligned()),
-        Cell::from(backend.note.clone().dark_gray()),
-    ]);
-    if is_chosen { row.style(Style::new().add_modifier(Modifier::BOLD).bg(Color::Indexed(236))) } else { row }
+fn backend_table(picture: &Picture, chosen: usize, width: u16) -> Table<'static> {
+    let columns = columns(width);
+    let top = picture.backends.iter().map(|backend| backend.requests_per_s).fold(1.0, f64::max);
+    let headings = columns.iter().map(|(name, _, number)| cell((*name).into(), *number));
+    let headings = Row::new(headings.collect::<Vec<_>>()).dark_gray();
+    let rows = picture.backends.iter().enumerate().map(|(index, backend)| {
+        let cells = columns.iter().map(|(name, width, number)| {
+            cell(backend_cell(backend, name, *width, top, index == chosen), *number)
+        });
+        let row = Row::new(cells.collect::<Vec<_>>());
+        let marked = Style::new().add_modifier(Modifier::BOLD).bg(Color::Indexed(236));
+        if index == chosen { row.style(marked) } else { row }
+    });
+    let widths = columns.iter().map(|(_, width, _)| *width);
+    Table::new(rows.collect::<Vec<_>>(), widths).header(headings).column_spacing(1).block(line_above())
+}
+
+fn cell(text: Line<'static>, is_number: bool) -> Cell<'static> {
+    if is_number { Cell::from(Text::from(text).right_aligned()) } else { Cell::from(text) }
+}
+
+/// What stands in a column for a backend; `top`: the rate that has the longest bar.
+fn backend_cell(
+    backend: &BackendPicture,
+    column: &str,
+    width: Constraint,
+    top: f64,
+    is_chosen: bool,
+) -> Line<'static> {
+    match column {
+        "  name" => format!("{}{}", if is_chosen { "▶ " } else { "  " }, backend.name).bold().into(),
+        "intent" if backend.is_enabled() => backend.intent.clone().into(),
+        "intent" => backend.intent.clone().yellow().into(),
+        "health" => match backend.health.as_str() {
+            "up" => backend.health.clone().green().into(),
+            "unknown" | "-" | "coming up" => backend.health.clone().yellow().into(),
+            _ => backend.health.clone().red().bold().into(),
+        },
+        "breaker" => backend.breaker.clone().into(),
+        "slots" => format!("{:.1} %", backend.share * 100.0).into(),
+        "req/s" => format!("{:.0}", backend.requests_per_s).into(),
+        "udp/s" => format!("{:.0}", backend.datagrams_per_s).into(),
+        "long" => backend.long_lived.to_string().into(),
+        "tracked" => count(backend.tracked_flows).into(),
+        "what happened" => backend.note.clone().dark_gray().into(),
+        _ => {
+            let Constraint::Length(longest) = width else { return Line::default() };
+            let cells = (f64::from(longest) * backend.requests_per_s / top).round() as usize;
+            "█".repeat(cells).green().into()
+        }
+    }
+}
+
+fn line_above() -> Block<'static> {
+    Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray())
 }
 
 fn drop_line(picture: &Picture) -> Line<'static> {
@@ -207,7 +228,7 @@ fn drop_line(picture: &Picture) -> Line<'static> {
 
 /// The newest events, the newest at the bottom.
 fn draw_events(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
-    let block = Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray());
+    let block = line_above();
     let room = usize::from(block.inner(area).height);
     let newest = picture.events.len().saturating_sub(room);
     let line = |event: &super::board::Event| {
@@ -219,17 +240,26 @@ fn draw_events(frame: &mut Frame<'_>, picture: &Picture, area: Rect) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-fn key_lines(footer: &Footer) -> Paragraph<'static> {
+/// The keys, and below them what else can be tried: as many in a line as fit, and on a low screen one line.
+fn key_lines(footer: &Footer, width: u16, low: bool) -> Vec<Line<'static>> {
     let mut keys = vec![Span::raw(" ")];
     for (key, what) in KEYS {
         keys.push(format!(" {key} ").black().on_gray());
-        keys.push(format!(" {what}  ").into());
+        keys.push(format!(" {what} ").into());
     }
-    let mut lines = vec![Line::from(keys), Line::from(" try in another terminal:".dark_gray())];
+    let mut hints = vec![" in another terminal:".to_owned()];
     for hint in &footer.hints {
-        lines.push(Line::from(format!("   {hint}").dark_gray()));
+        match hints.last_mut() {
+            Some(last) if last.len() + 3 + hint.len() <= usize::from(width) => {
+                last.push_str("   ");
+                last.push_str(hint);
+            }
+            _ => hints.push(format!("   {hint}")),
+        }
     }
-    Paragraph::new(lines).block(Block::new().borders(Borders::TOP).border_style(Style::new().dark_gray()))
+    hints.truncate(if low { 1 } else { hints.len() });
+    let hints = hints.into_iter().map(|line| Line::from(line.dark_gray()));
+    [Line::from(keys)].into_iter().chain(hints).collect()
 }
 
 /// `1:05`.
@@ -273,7 +303,7 @@ mod tests {
         Picture {
             mode: "l2",
             running: Duration::from_secs(65),
-            daemon: Err("lb serve is dead; packets go on without it".to_owned()),
+            daemon: Err("lb serve is dead, packets go on".to_owned()),
             device: "native XDP on eth0".to_owned(),
             tally: Tally { requests_ok: 1_234_567, failed_on_killed: 41, ..Tally::default() },
             requests_per_s: 1_280.0,
@@ -304,7 +334,23 @@ mod tests {
             "killed; out after 612 ms",
             "no_backend 3",
             "1:01 b1 was killed",
-            "kill -9 lb serve",
+            "kill daemon",
+            "lb status",
+        ] {
+            assert!(screen.contains(words), "no {words:?} in\n{screen}");
+        }
+    }
+
+    #[test]
+    fn eighty_columns_and_24_lines_show_what_one_must_know() {
+        let screen = drawn(80, 24);
+        for words in [
+            "packets go on",
+            "41 met a killed backend",
+            "b0",
+            "▶ b1",
+            "killed; out after 612 ms",
+            " q  quit",
             "lb status",
         ] {
             assert!(screen.contains(words), "no {words:?} in\n{screen}");

@@ -137,7 +137,7 @@ impl Stage {
         self.index(name)?;
         self.board.lock().drains.insert(name.to_owned(), Wish::now());
         let line = self.in_every_vip("backend drain", name)?;
-        self.board.say(format!("{line}: no new flows, those that it has go on"));
+        self.board.say(line);
         Ok(())
     }
 
@@ -168,7 +168,7 @@ impl Stage {
                 first = line;
             }
         }
-        self.board.say(format!("`lb {first}` and so for the other {} vips", SERVED.len() - 1));
+        self.board.say(format!("`lb {first}`, and in the other {} vips", SERVED.len() - 1));
         Ok(())
     }
 
@@ -182,8 +182,7 @@ impl Stage {
         let (died, former) = (Wish::now(), self.balancer.pid().unwrap_or_default());
         self.balancer.kill();
         self.board.lock().is_daemon_up = false;
-        self.board
-            .say(format!("lb serve (process {former}) was killed by SIGKILL; packets go on without it"));
+        self.board.say(format!("lb serve (process {former}) was killed by SIGKILL; packets go on"));
         pause();
         let before = self.balancer.log().matches(ADOPTED).count();
         self.balancer.restart(&self.net)?;
@@ -192,8 +191,7 @@ impl Stage {
         let (pid, seconds) =
             (self.balancer.pid().unwrap_or_default(), wish.took().unwrap_or_default().as_secs_f64());
         if self.balancer.log().matches(ADOPTED).count() > before {
-            self.board
-                .say(format!("a new lb serve (process {pid}) {ADOPTED}; {seconds:.1} s without a daemon"));
+            self.board.say(format!("a new lb serve ({pid}) {ADOPTED}; away for {seconds:.1} s"));
         } else {
             self.board.complain("the new lb serve did not adopt the data plane that ran");
         }
@@ -205,7 +203,7 @@ impl Stage {
         for served in SERVED {
             self.balancer.lb(&format!("{verb} {}/{name}", served.name))?;
         }
-        Ok(format!("`lb {verb} {}/{name}` and so for the other {} vips", SERVED[0].name, SERVED.len() - 1))
+        Ok(format!("`lb {verb} {}/{name}`, and in the other {} vips", SERVED[0].name, SERVED.len() - 1))
     }
 
     fn index(&self, name: &str) -> Result<usize> {
