@@ -83,6 +83,7 @@ fn node(scratch: &ScratchDir, pins: &PinDir, ways: watch::Receiver<Ways>) -> Res
         probe_concurrency: 8,
         resync: Duration::from_secs(3_600),
         notes: Vec::new(),
+        observations: None,
     };
     serve::start(start).map_err(|problem| anyhow!("start a node: {problem}"))
 }
