@@ -76,7 +76,6 @@ pub fn bare_redirect(context: XdpContext) -> u32 {
     BENCH_DEVICES.redirect(header.src.host() & 3, 0).unwrap_or(XDP_DROP)
 }
 
-
 /// No hash: what all else of the next four costs.
 #[xdp(frags)]
 pub fn hash_nothing(context: XdpContext) -> u32 {

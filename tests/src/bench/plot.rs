@@ -55,8 +55,9 @@ fn draw_cells(cells: &[Cell], area: &Area<'_>) -> Drawn {
     let Some(mode) = cells.first().map(|cell| cell.mode) else { return not_measured(title, area) };
     let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.mode == mode).collect();
     let top = cells.iter().map(|cell| cell.net_ns).fold(0.0, f64::max);
+    let mode = format!("{mode:?}").to_lowercase();
     let mut chart = ChartBuilder::on(area)
-        .caption(format!("{title} ({mode:?})"), (FONT, 19))
+        .caption(format!("{title}, mode {mode}"), (FONT, 19))
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(64)
@@ -142,13 +143,12 @@ fn grouped(bars: impl Iterator<Item = (String, Bar)>) -> Vec<(String, Vec<Bar>)>
     groups
 }
 
-/// Horizontal bars under headings, all on one scale.
+/// Horizontal bars under headings; the longest of each group has the whole width.
 fn draw_bars(title: &str, groups: &[(String, Vec<Bar>)], area: &Area<'_>) -> Drawn {
     if groups.is_empty() {
         return not_measured(title, area);
     }
     area.draw(&Text::new(title.to_owned(), (16, 12), (FONT, 19).into_font()))?;
-    let longest = groups.iter().flat_map(|(_, bars)| bars).map(|bar| bar.value).fold(0.0, f64::max);
     let (begin, end) = BARS;
     let style = TextStyle::from((FONT, 13).into_font());
     let to_the_left = style.pos(Pos::new(HPos::Right, VPos::Center));
@@ -157,6 +157,7 @@ fn draw_bars(title: &str, groups: &[(String, Vec<Bar>)], area: &Area<'_>) -> Dra
     for (heading, bars) in groups {
         area.draw(&Text::new(heading.clone(), (16, y + 8), (FONT, 14).into_font()))?;
         y += HEADING;
+        let longest = bars.iter().map(|bar| bar.value).fold(0.0, f64::max);
         for bar in bars {
             let length = f64::from(end - begin) * bar.value / longest;
             let tip = begin + length.round() as i32;

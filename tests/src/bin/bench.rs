@@ -1,11 +1,15 @@
 //! Measures the balancer and what it is compared with; see `docs/guide/benchmarks.md`. The last line of stdout is one
 //! JSON object with the keys.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use clap::Parser;
 use lb_tests::bench::control::ControlReport;
 use lb_tests::bench::report::Report;
 use lb_tests::bench::{Effort, hash, http, path, rate, table};
+use lb_tests::interrupt::Interrupt;
+use lb_tests::sweep::sweep_own;
 
 /// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table; or its control plane.
 #[derive(Parser)]
@@ -46,8 +50,26 @@ enum Part {
     Table,
 }
 
+/// Longest sleep between two looks at the signal.
+const LOOK: Duration = Duration::from_secs(3_600);
+/// Exit code of a run that a signal ended, as after SIGINT.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// A signal ends the run at once, and what it made goes.
+fn end_by_signal() -> Result<()> {
+    let interrupt = Interrupt::install()?;
+    let wait = move || {
+        while !interrupt.wait(LOOK) {}
+        sweep_own();
+        std::process::exit(EXIT_INTERRUPTED);
+    };
+    std::thread::Builder::new().name("ending".to_owned()).spawn(wait).context("start a thread")?;
+    Ok(())
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    end_by_signal()?;
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
     let mut report = Report::default();
     match arguments.what {

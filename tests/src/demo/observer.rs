@@ -111,11 +111,9 @@ fn see_deaths(known: &mut Known, status: &StatusView, at: Instant) -> Vec<String
 
 /// What still keeps a dead backend in a vip.
 fn late(row: &BackendView) -> String {
-    let (vip, name, health, former) = (&row.vip, &row.name, row.health, row.former_slots);
-    let share = row.share * 100.0;
-    format!(
-        "{vip}/{name} is not out yet: {health}, {share:.1} % of the slots, {former} slots in their window"
-    )
+    let (vip, name, health) = (&row.vip, &row.name, row.health);
+    let (share, former) = (row.share * 100.0, row.former_slots);
+    format!("{vip}/{name} is {health} and not out: {share:.1} % of the slots, {former} former")
 }
 
 fn see_wishes(known: &mut Known, status: &StatusView, at: Instant) -> Vec<String> {
