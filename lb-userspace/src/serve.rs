@@ -85,7 +85,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     refuse_lost_journal(state, &actual)?;
     let adopted = adopted_health(state, &actual);
     let log = start.store.reader();
-    let projections = projection::start(log.clone());
+    let projections = projection::start(log.clone(), start.observations.clone());
     let engine = Engine::start(start.folded, actual.limits, start.store);
     let observations = start.observations;
     let keep = observations.clone();

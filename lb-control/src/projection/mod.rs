@@ -13,6 +13,7 @@
 pub mod audit;
 pub mod difference;
 pub mod field;
+pub mod health;
 pub mod inventory;
 pub mod object;
 pub mod tenant_usage;

@@ -55,6 +55,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/views/diff", get(queries::diff))
         .route("/v1/views/blame", get(queries::blame))
         .route("/v1/views/audit", get(queries::audit))
+        .route("/v1/views/health", get(queries::health))
         .route("/v1/views/projections", get(queries::projections))
         .route("/v1/projections/rebuild", post(queries::rebuild))
         .route("/v1/events", get(stream::events))

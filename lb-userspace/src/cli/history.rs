@@ -3,7 +3,7 @@
 use super::object::{named, query, when};
 use super::{Done, Session};
 use crate::api::client::encoded;
-use crate::api::views::past::{CauseView, EntryView, HistoryView, LineView};
+use crate::api::views::past::{CauseView, EntryView, HistoryView, LineView, ObservationView};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -50,22 +50,37 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
         session.out.value(&view)?;
         return Ok(None);
     }
-    if view.items.is_empty() {
+    if view.items.is_empty() && view.observations.is_empty() {
         session.out.line(&format!("nothing is known of that, up to revision {}", view.revision));
         return Ok(None);
     }
-    session.out.table(&["rev", "when (UTC)", "who", "what", "why"], rows(&view.items));
+    session.out.table(&["rev", "when (UTC)", "who", "what", "why"], rows(&view));
     if let Some(before) = view.before {
         session.out.say(&format!("there is more before: --before {before}"));
     }
     Ok(None)
 }
 
-/// A row for each line of each record; what a record says of itself stands in its first.
-fn rows(entries: &[EntryView]) -> Vec<Vec<String>> {
-    entries.iter().flat_map(entry).collect()
+/// Rows of records in the order of revisions, and between them what was observed before the next of them was decided.
+fn rows(view: &HistoryView) -> Vec<Vec<String>> {
+    let (mut rows, mut observed) = (Vec::new(), view.observations.iter().peekable());
+    for record in &view.items {
+        while let Some(earlier) = observed.next_if(|one| one.at < record.act.at) {
+            rows.push(observation(earlier));
+        }
+        rows.extend(entry(record));
+    }
+    rows.extend(observed.map(observation));
+    rows
 }
 
+/// What was observed has no revision: nobody asked for it.
+fn observation(one: &ObservationView) -> Vec<String> {
+    let what = format!("{}: {}", one.object, one.text);
+    vec!["-".to_owned(), when(&one.at), "observed".to_owned(), what, one.evidence.clone()]
+}
+
+/// A row for each line of a record; what it says of itself stands in the first.
 fn entry(entry: &EntryView) -> Vec<Vec<String>> {
     let act = &entry.act;
     let mut whats: Vec<String> = entry.lines.iter().map(said).collect();

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::object::when;
-use super::text::count;
+use super::text::{count, several};
 use super::{Done, Session};
 use crate::api::SCHEMA;
 use crate::journal::Head;
@@ -123,9 +123,9 @@ async fn verify(session: &mut Session<'_>, dir: &Path, head: Option<String>) -> 
         return Ok(None);
     }
     session.out.line(&format!(
-        "whole: {} records in {} segments, revisions {} to {}, every checksum and every link of the chain",
+        "whole: {} records in {}, revisions {} to {}, every checksum and every link of the chain",
         count(found.records),
-        found.segments,
+        several(found.segments, "segment"),
         count(found.first),
         count(found.head.revision)
     ));

@@ -3,19 +3,17 @@
 //! its flows of then are over.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use hyper::Method;
 use lb_control::command::{Apply, BackendSpec, BypassSet, Command, Document, VipSpec};
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::diff::{between, lines};
-use super::http;
 use super::object::{query, when};
 use super::text::several;
 use super::{Done, Session};
 use crate::api::client::{Client, encoded};
+use crate::api::envelope::Envelope;
 use crate::api::views::CommandView;
 use crate::api::views::past::{DiffView, InventoryView};
 use crate::problem::{Code, Exit, Problem};
@@ -32,8 +30,8 @@ pub(super) struct Args {
     #[arg(long)]
     allow_disruption: bool,
     /// Why, for the history.
-    #[arg(short, long = "message", value_name = "WHY")]
-    message: Option<String>,
+    #[arg(short = 'm', long, value_name = "WHY")]
+    reason: Option<String>,
 }
 
 /// What `--json` prints.
@@ -66,18 +64,18 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
     if let Some(problem) = refused {
         return Err(problem);
     }
-    let reason = args.message.unwrap_or_else(|| format!("rollback to revision {}", diff.to.revision));
+    let reason = args.reason.unwrap_or_else(|| format!("rollback to revision {}", diff.to.revision));
     let (chain, mut cause, mut answers) = (Uuid::now_v7().to_string(), None::<String>, Vec::new());
     for (command, number) in commands.iter().zip(1..) {
-        let key = format!("{chain}-{number}");
-        let mut headers = vec![
-            ("content-type", "application/json"),
-            ("idempotency-key", key.as_str()),
-            ("lb-correlation-id", chain.as_str()),
-            ("lb-reason", reason.as_str()),
-        ];
-        headers.extend(cause.as_deref().map(|cause| ("lb-causation-id", cause)));
-        let sent = send(&session.socket, command, "", &headers).await;
+        let envelope = Envelope {
+            key: Some(format!("{chain}-{number}")),
+            reason: Some(reason.clone()),
+            correlation_id: Some(chain.clone()),
+            causation_id: cause,
+            ..Envelope::default()
+        };
+        let (client, out) = (session.client.clone(), &mut session.out);
+        let sent = send(&client, command, "", &envelope, |text| out.say(text)).await;
         let answer = sent.map_err(|problem| stuck(problem, &answers))?;
         if !session.out.json {
             session.out.line(&format!("revision {}", answer.revision));
@@ -153,26 +151,22 @@ async fn rehearse(
         let text = "something has the name of what was another: it goes first, and its flows end";
         return Err(Problem::new(Code::Disruption, text).with_help("Say --allow-disruption if it is meant."));
     }
-    send(&session.socket, first, "?dry_run=true", &[]).await.map(drop)
+    let none = Envelope::default();
+    send(&session.client.clone(), first, "?dry_run=true", &none, |_| ()).await.map(drop)
 }
 
 async fn send(
-    socket: &Path,
+    client: &Client,
     command: &Command,
     query: &str,
-    headers: &[(&str, &str)],
+    envelope: &Envelope,
+    say: impl FnMut(&str),
 ) -> Result<CommandView, Problem> {
     // The larger limit of a whole configuration is the path's.
-    let (path, body) = match command {
-        Command::Apply(apply) => ("/v1/apply", serde_json::to_vec(apply)),
-        other => ("/v1/commands", serde_json::to_vec(other)),
-    };
-    let body = body.map_err(|error| Problem::bug(error.to_string()))?;
-    let path = format!("{path}{query}");
-    let answer = http::open(socket, Method::POST, &path, headers, body).await?;
-    let bytes = http::whole(answer).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Problem::new(Code::NoAnswer, format!("the daemon's answer cannot be read: {error}")))
+    match command {
+        Command::Apply(apply) => client.send_in(&format!("/v1/apply{query}"), envelope, apply, say).await,
+        other => client.send_in(&format!("/v1/commands{query}"), envelope, other, say).await,
+    }
 }
 
 /// The commands that lead from the first point of a comparison to the second.

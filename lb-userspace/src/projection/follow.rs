@@ -4,26 +4,59 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lb_control::projection::Projection;
+use lb_control::projection::health::Health;
 use lb_control::record::Record;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::{BATCH, Shared, held, now_ms};
 use crate::journal::LogReader;
+use crate::journal::observation::ObservationJournal;
 use crate::vital;
 
 /// Without news for so long, it looks whether it missed some; also the pause after a log that could not be read.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Starts the thread. It does not keep the log open: it ends when all others have let go of it.
-pub(super) fn start(shared: Arc<Shared>, log: &Arc<dyn LogReader>) {
+pub(super) fn start(shared: Arc<Shared>, log: &Arc<dyn LogReader>, observations: Option<ObservationJournal>) {
     // Before the first look, so that nothing falls between the two.
     let live = log.subscribe();
-    let follower = Follower { shared, log: Arc::downgrade(log) };
+    let follower = Follower { shared: shared.clone(), log: Arc::downgrade(log) };
     vital::spawn("projections", move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime.expect("a daemon that starts can have a timer").block_on(follower.run(live));
+        let both = async {
+            tokio::select! {
+                () = follower.run(live) => {}
+                () = observe(&shared, observations) => {}
+            }
+        };
+        runtime.expect("a daemon that starts can have a timer").block_on(both);
     });
+}
+
+/// Follows what the node observes. It has no end of its own.
+async fn observe(shared: &Shared, observations: Option<ObservationJournal>) {
+    let Some(journal) = observations else { return std::future::pending().await };
+    let mut live = journal.subscribe();
+    loop {
+        let mut health = Health::default();
+        match journal.read(0, usize::MAX) {
+            Ok(kept) => kept.iter().for_each(|one| health.observe(one)),
+            // What is to come can still be heard of.
+            Err(error) => tracing::warn!(%error, "cannot read what was observed before"),
+        }
+        loop {
+            shared.health.store(Arc::new(health.clone()));
+            match live.recv().await {
+                Ok(observation) => health.observe(&observation),
+                Err(RecvError::Lagged(_)) => break,
+                Err(RecvError::Closed) => return std::future::pending().await,
+            }
+            while let Ok(observation) = live.try_recv() {
+                health.observe(&observation);
+            }
+        }
+    }
 }
 
 struct Follower {

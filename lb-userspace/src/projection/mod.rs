@@ -19,12 +19,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use lb_control::projection::Projection;
 use lb_control::projection::audit::Audit;
+use lb_control::projection::health::Health;
 use lb_control::projection::inventory::Inventory;
 use lb_control::projection::tenant_usage::TenantUsage;
 use lb_control::projection::timeline::Timeline;
 use lb_control::record::Record;
 use tokio::sync::watch;
 
+use crate::journal::observation::ObservationJournal;
 use crate::journal::{LogReader, StoreError};
 use past::Past;
 
@@ -137,6 +139,8 @@ pub struct Projections {
 
 struct Shared {
     published: ArcSwap<Model>,
+    /// What was observed: it has no revision, and changes without the model.
+    health: ArcSwap<Health>,
     /// The published revision, for those who wait.
     revision: watch::Sender<u64>,
     /// The model that grows; held while records are taken in.
@@ -155,16 +159,17 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
-/// Starts to follow a log, until its store is gone.
-pub fn start(log: Arc<dyn LogReader>) -> Projections {
+/// Starts to follow a log, and what the node observes if that is kept, until the log's store is gone.
+pub fn start(log: Arc<dyn LogReader>, observations: Option<ObservationJournal>) -> Projections {
     let shared = Arc::new(Shared {
         published: ArcSwap::default(),
+        health: ArcSwap::default(),
         revision: watch::Sender::new(0),
         model: Mutex::default(),
         past: Mutex::default(),
         progress: Mutex::default(),
     });
-    follow::start(shared.clone(), &log);
+    follow::start(shared.clone(), &log, observations);
     Projections { shared, log }
 }
 
@@ -172,6 +177,11 @@ impl Projections {
     /// What is published now, however old.
     pub fn model(&self) -> Arc<Model> {
         self.shared.published.load_full()
+    }
+
+    /// What was observed, as published now.
+    pub fn health(&self) -> Arc<Health> {
+        self.shared.health.load_full()
     }
 
     /// How the following gets on.

@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 async fn what_was_there_and_what_comes_is_read_by_whoever_asks_for_it() {
     let mut store = MemoryStore::default();
     append(&mut store, 3);
-    let projections = start(store.reader());
+    let projections = start(store.reader(), None);
     append(&mut store, 2);
     let reading = projections.read_from(5, PATIENCE).await.unwrap();
     assert_eq!((reading.model.revision(), reading.lag_ms), (5, 0));
@@ -48,7 +48,7 @@ async fn what_was_there_and_what_comes_is_read_by_whoever_asks_for_it() {
 #[tokio::test]
 async fn a_burst_that_overflows_the_subscription_is_read_from_the_log() {
     let mut store = MemoryStore::default();
-    let projections = start(store.reader());
+    let projections = start(store.reader(), None);
     let burst = 4 * SUBSCRIBER_BACKLOG as u64;
     append(&mut store, burst);
     let reading = projections.read_from(burst, PATIENCE).await.unwrap();
@@ -79,7 +79,7 @@ impl LogReader for Silent {
 async fn a_record_that_nobody_told_of_is_found_and_is_lag_until_then() {
     let mut store = MemoryStore::default();
     let silent = Arc::new(Silent(store.clone(), tokio::sync::broadcast::Sender::new(4)));
-    let projections = start(silent.clone());
+    let projections = start(silent.clone(), None);
     projections.read().await;
     append(&mut store, 2);
     assert!(projections.lag_ms(0, now_ms() + 5) >= 5);
@@ -95,7 +95,7 @@ async fn a_record_that_nobody_told_of_is_found_and_is_lag_until_then() {
 #[tokio::test]
 async fn a_rebuild_is_the_same_and_the_past_is_as_it_was() {
     let mut store = MemoryStore::default();
-    let projections = start(store.reader());
+    let projections = start(store.reader(), None);
     append(&mut store, 5_000);
     projections.read_from(5_000, PATIENCE).await.unwrap();
     for revision in [0, 1, 1_023, 1_024, 1_025, 4_999, 5_000, 9_000] {
@@ -117,7 +117,7 @@ async fn a_rebuild_is_the_same_and_the_past_is_as_it_was() {
 async fn the_thread_ends_with_the_store() {
     let mut store = MemoryStore::default();
     append(&mut store, 1);
-    let projections = start(store.reader());
+    let projections = start(store.reader(), None);
     projections.read_from(1, PATIENCE).await.unwrap();
     let shared = Arc::downgrade(&projections.shared);
     store.fail(Failing::No);
@@ -127,4 +127,49 @@ async fn the_thread_ends_with_the_store() {
         assert!(Instant::now() < deadline, "the thread holds on");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn what_is_observed_is_followed_and_read_again_by_the_next_daemon() {
+    use lb_control::health::{Health as Known, Outcome};
+    use lb_control::observation::{Cause, Change as Seen, Object, Observation};
+    let directory = tempfile::tempdir().unwrap();
+    let open = || {
+        ObservationJournal::open(directory.path(), crate::journal::observation::Limits::default()).unwrap()
+    };
+    let id = lb_common::ids::BackendId(7);
+    let seen = |to| Observation {
+        v: 1,
+        at_ms: now_ms(),
+        seq: 0,
+        object: Object::Backend {
+            id,
+            vip: "web".to_owned(),
+            backend: "b1".to_owned(),
+            address: "10.0.0.1:80".parse().unwrap(),
+        },
+        change: Seen::HealthChanged { from: Known::Unknown, to },
+        cause: Cause::Probe { outcome: Outcome::Success },
+        evidence: "10.0.0.1:80 answered".to_owned(),
+    };
+    let until = async |projections: &Projections, changes: u64, health: Known| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = projections.health();
+            if now.backends.get(&id).is_some_and(|one| one.changes == changes && one.health == health) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not seen: {now:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let (store, journal) = (MemoryStore::default(), open());
+    let projections = start(store.reader(), Some(journal.clone()));
+    journal.record(seen(Known::Up));
+    until(&projections, 1, Known::Up).await;
+    journal.record(seen(Known::Down));
+    until(&projections, 2, Known::Down).await;
+    journal.close();
+    let again = start(store.reader(), Some(open()));
+    until(&again, 2, Known::Down).await;
 }

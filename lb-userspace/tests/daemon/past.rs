@@ -150,6 +150,25 @@ async fn a_rollback_brings_everything_back_and_leaves_the_history() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_led_to_a_change_is_told_back_to_its_beginning() {
+    let bench = changed().await;
+    // A rollback of two commands: an address goes first, and what it was comes back because of that.
+    bench.lb("backend remove web/b2 --allow-disruption").await.ok();
+    bench.lb("backend add web/b2 10.0.0.99").await.ok();
+    bench.lb("rollback --to 5 --allow-disruption -m mistake").await.ok();
+    let json = bench.lb("--json history --why --limit 2").await.ok().json();
+    let (first, second) = (&json["items"][0], &json["items"][1]);
+    assert_eq!(first["correlation_id"], second["correlation_id"], "{json}");
+    assert_eq!((&first["reason"], &second["causation_id"]), (&"mistake".into(), &first["command_id"]));
+    assert_eq!(second["causes"][0]["command"]["revision"], first["revision"]);
+    assert!(first["causes"].is_null() && first["causation_id"].is_null(), "a person asked for it: {json}");
+    let text = bench.lb("history --why --limit 1").await.ok().stdout;
+    assert!(text.contains("<- apply by ") && text.contains("(mistake)"), "{text}");
+    let json = bench.lb("--json blame backend web/b2 address").await.ok().json();
+    assert_eq!(json["items"][0]["reason"], "mistake", "{json}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_while_it_answers_is_the_same() {
     let bench = changed().await;
     let json = bench.lb("--json projection rebuild").await.ok().json();

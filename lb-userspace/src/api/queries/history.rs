@@ -17,11 +17,12 @@ use lb_control::record::Record;
 
 use super::super::params::Params;
 use super::super::views::past::{
-    ActView, ActorView, BlameView, CauseView, DiffView, EntryView, HistoryView, PointView,
+    ActView, ActorView, BlameView, CauseView, DiffView, EntryView, HistoryView, ObservationView, PointView,
 };
 use super::super::{Node, SCHEMA, blocking};
 use super::answer::{basis, inventory_at, point, unread};
 use super::lines::line;
+use super::observed;
 use crate::problem::{Code, Problem};
 use crate::projection::moment::{Moment, rfc3339};
 use crate::projection::{Model, now_ms};
@@ -56,16 +57,42 @@ pub(in crate::api) async fn history(
         let text = format!("`{actor}` never changed anything{hint}");
         return Err(Problem::new(Code::BadRequest, text).at("actor"));
     }
-    if let Some(unchanged) = basis.unchanged(&headers) {
+    // What was observed comes without a revision, so that only the actor's records are known not to have changed.
+    if let Some(unchanged) = basis.unchanged(&headers).filter(|_| actor.is_some()) {
         return Ok(unchanged);
     }
     let limits = (since_ms(&model, since.as_deref())?, since_ms(&model, until.as_deref())?);
     let up_to = before.map(|before| before.saturating_sub(1));
     let wanted = Wanted { object, actor, since_ms: limits.0, until_ms: limits.1, up_to };
-    let (items, more) = blocking(move || entries(&node, &model, &wanted, limit, why)).await??;
+    let found = blocking(move || {
+        let (items, more) = entries(&node, &model, &wanted, limit, why)?;
+        let observations = beside(&node, &model, &wanted, &items, more)?;
+        Ok::<_, Problem>((items, more, observations))
+    });
+    let (items, more, observations) = found.await??;
     let before = items.first().filter(|_| more).map(|first| first.act.revision);
     let (schema, revision, as_of, lag_ms) = (SCHEMA.to_owned(), basis.revision, basis.as_of(), basis.lag_ms);
-    Ok(basis.pure(&HistoryView { schema, revision, as_of, lag_ms, before, items }))
+    let view = HistoryView { schema, revision, as_of, lag_ms, before, items, observations };
+    Ok(if view.observations.is_empty() { basis.pure(&view) } else { basis.mixed(&view) })
+}
+
+/// What was observed in the time of the shown records. Nobody did it, so one who asks for an actor gets none.
+fn beside(
+    node: &Node,
+    model: &Model,
+    wanted: &Wanted,
+    items: &[EntryView],
+    more: bool,
+) -> Result<Vec<ObservationView>, Problem> {
+    if wanted.actor.is_some() {
+        return Ok(Vec::new());
+    }
+    let at_ms = |entry: &EntryView| model.timeline.at_revision(entry.act.revision).map(|place| place.at_ms);
+    let first = items.first().filter(|_| more).and_then(at_ms);
+    let last = items.last().filter(|_| wanted.up_to.is_some()).and_then(at_ms);
+    let from_ms = wanted.since_ms.unwrap_or(0).max(first.unwrap_or(0));
+    let until_ms = wanted.until_ms.unwrap_or(u64::MAX).min(last.unwrap_or(u64::MAX));
+    observed::within(node, model, wanted.object.as_ref(), (from_ms, until_ms))
 }
 
 /// A limit in time. That of a revision is its record's.

@@ -83,6 +83,41 @@ pub struct HistoryView {
     pub before: Option<u64>,
     /// The records.
     pub items: Vec<EntryView>,
+    /// What the node observed in the same time, oldest first; some may be missing.
+    #[serde(default)]
+    pub observations: Vec<ObservationView>,
+}
+
+/// Something that the node observed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObservationView {
+    /// Its number in the node's journal of observations.
+    pub seq: u64,
+    /// When.
+    pub at: String,
+    /// `backend VIP/NAME` or `node`.
+    pub object: String,
+    /// What changed, in words.
+    pub text: String,
+    /// What it was seen by; empty if there is nothing to say.
+    pub evidence: String,
+}
+
+/// What is observed of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthView {
+    /// The vip's name.
+    pub vip: String,
+    /// Its name.
+    pub backend: String,
+    /// Its health.
+    pub health: lb_control::health::Health,
+    /// Since when.
+    pub since: String,
+    /// Changes that are known of.
+    pub changes: u64,
+    /// What it was seen by.
+    pub evidence: String,
 }
 
 /// A record and what it changed.
