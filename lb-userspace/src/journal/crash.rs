@@ -143,7 +143,8 @@ impl Life {
                 self.disk.fail(Failing::OneIn(self.rng.u32(2..5)));
                 self.append()?;
                 self.disk.fail(Failing::Nothing);
-                self.settle()
+                // Killed before it could read the store again: the next start meets what the failed sync left.
+                if self.rng.bool() { self.start_again() } else { self.settle() }
             }
             _ => {
                 self.append()?;
@@ -183,7 +184,7 @@ impl Life {
     fn start_again(&mut self) -> Result<(), String> {
         self.disk.watch(None);
         let owed = self.gallery.lock().unwrap().owed.clone();
-        photograph(&self.disk, &self.gallery, self.rng.fork(), 12);
+        photograph(&self.disk, &self.gallery, self.rng.fork(), 4);
         self.store = check(&self.disk, &owed)?.0;
         self.judge()
     }
@@ -204,7 +205,7 @@ impl Life {
 fn look_at(image: &Image, rng: &mut Rng, depth: u32) -> Result<usize, String> {
     let gallery = Arc::new(Mutex::new(Gallery { owed: image.owed.clone(), images: Vec::new() }));
     if depth > 0 {
-        photograph(&image.disk, &gallery, rng.fork(), 3);
+        photograph(&image.disk, &gallery, rng.fork(), 8);
     }
     let (mut store, taken) = check(&image.disk, &image.owed)?;
     if taken {

@@ -260,8 +260,8 @@ pub(super) enum Tail {
 
 /// Judges the bytes from `offset` (where no whole frame is) to the end of the last segment.
 ///
-/// An append that was cut short lacks sectors: they read as zeros, or lie behind the end of the file. Where none is
-/// missing, or whole frames follow, something that was acknowledged has changed since.
+/// An append that was cut short lacks its end or sectors: they read as zeros (which no record ends in), or lie behind the
+/// end of the file. Where nothing is missing, or whole frames follow, something that was acknowledged has changed since.
 pub(super) fn judge(tail: &[u8], offset: u64, head: Head) -> Tail {
     let written = tail.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     if written == 0 {
@@ -275,7 +275,7 @@ pub(super) fn judge(tail: &[u8], offset: u64, head: Head) -> Tail {
         return Tail::Damaged("whole records follow it");
     }
     let length = FrameHead::parse(tail).map_or(HEAD, |frame| frame.length());
-    let Some(frame) = tail.get(..length) else { return Tail::Torn };
+    let Some(frame) = tail.get(..length).filter(|_| written >= length) else { return Tail::Torn };
     let first = ((SECTOR - offset % SECTOR) as usize).min(length);
     let (first, rest) = frame.split_at(first);
     let missing = |sector: &[u8]| sector.iter().all(|&byte| byte == 0);

@@ -92,6 +92,21 @@ fn a_tail_that_lacks_its_end_is_cut_kept_and_said() {
 }
 
 #[test]
+fn a_write_that_took_only_a_part_is_cut_wherever_it_stopped() {
+    let (directory, _) = written(2);
+    let path = files(directory.path(), ".log").remove(0);
+    let two = used(&std::fs::read(&path).unwrap());
+    fill(&mut open(directory.path()).unwrap(), 3);
+    let whole = std::fs::read(&path).unwrap();
+    for length in (two + 1..used(&whole)).step_by(5) {
+        let mut bytes = whole.clone();
+        bytes[length..].fill(0);
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(open(directory.path()).unwrap().reader().latest().revision, 2, "{length} bytes");
+    }
+}
+
+#[test]
 fn a_flipped_bit_anywhere_in_what_the_start_needs_stops_it_and_says_where() {
     let (directory, _) = written(5);
     let path = files(directory.path(), ".log").remove(0);
