@@ -128,7 +128,7 @@ fn a_run_ends_with_one_object_and_nothing_left() {
     for key in ["requests_failed", "connections_broken", "udp_lost"] {
         assert_eq!(report[key], 0, "{key}: {report:#}");
     }
-    for key in ["requests_ok", "detect_ms", "udp_sent", "udp_answered"] {
+    for key in ["requests_ok", "detect_ms", "udp_sent", "udp_answered", "rolled_back_ms"] {
         assert!(report[key].as_u64().is_some_and(|count| count > 0), "{key}: {report:#}");
     }
     assert!(report["failed_on_killed"].is_u64(), "{report:#}");

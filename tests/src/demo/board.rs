@@ -65,6 +65,8 @@ pub struct Known {
     pub farewells: Vec<(Instant, String)>,
     /// Deaths of the daemon, and when its successor answered.
     pub restarts: Vec<Wish>,
+    /// Mistakes, and when the state before them was back.
+    pub rollbacks: Vec<Wish>,
     /// What the balancer said last.
     pub status: Option<StatusView>,
     /// Whether the daemon answers.
@@ -109,6 +111,7 @@ impl Board {
             arrivals: BTreeMap::new(),
             farewells: Vec::new(),
             restarts: Vec::new(),
+            rollbacks: Vec::new(),
             status: None,
             is_daemon_up: true,
         };

@@ -33,6 +33,8 @@ pub enum Act {
     Add,
     /// Kill the daemon and start another one this long after.
     RestartDaemon(Duration),
+    /// Give it weight 0 by mistake, and bring back what was.
+    TravelBack(String),
 }
 
 /// The thread that owns the stage; dropping it waits for what is under way and takes the stage down.
@@ -119,6 +121,7 @@ fn perform(stage: &mut Stage, act: &Act, board: &Board, interrupt: &Interrupt) -
         }
         Act::Enable(name) => stage.enable(name),
         Act::Add => stage.add(),
+        Act::TravelBack(name) => stage.travel_back(name),
         Act::RestartDaemon(after) => stage.restart_daemon(|| {
             // Told to stop: the successor starts at once, and all is taken down in order.
             let _ = interrupt.wait(*after);

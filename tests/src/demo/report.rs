@@ -49,6 +49,8 @@ pub struct Report {
     pub added_ms: Option<u64>,
     /// From the daemon's death until its successor answered.
     pub daemon_away_ms: Option<u64>,
+    /// From a mistake until `lb rollback` had brought back what was.
+    pub rolled_back_ms: Option<u64>,
     /// Packets that the balancer dropped, by its reasons.
     pub drops: BTreeMap<String, u64>,
     /// What was wrong.
@@ -76,6 +78,7 @@ impl Report {
             drained_ms: took(known.drains.values().next()),
             added_ms: took(known.arrivals.values().next()),
             daemon_away_ms: took(known.restarts.last()),
+            rolled_back_ms: took(known.rollbacks.last()),
             drops: dropped(drops),
             problems: known.problems().map(str::to_owned).collect(),
             events: known.events.clone(),
@@ -170,6 +173,7 @@ impl Report {
             ("drained", self.drained_ms),
             ("added, serving", self.added_ms),
             ("without a daemon", self.daemon_away_ms),
+            ("a mistake undone", self.rolled_back_ms),
         ] {
             if let Some(ms) = ms {
                 line(

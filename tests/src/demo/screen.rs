@@ -22,12 +22,13 @@ const BAR_MIN: u16 = 4;
 const BAR_MAX: u16 = 30;
 const BESIDE: u16 = 97;
 /// The keys, each with what it does; they fit into 80 columns.
-const KEYS: [(&str, &str); 6] = [
+const KEYS: [(&str, &str); 7] = [
     ("↑↓", "choose"),
-    ("k", "kill, start"),
-    ("d", "drain, enable"),
+    ("k", "kill"),
+    ("d", "drain"),
     ("a", "add"),
     ("r", "kill daemon"),
+    ("t", "time travel"),
     ("q", "quit"),
 ];
 

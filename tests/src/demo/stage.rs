@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lb_userspace::api::views::StatusView;
 
 use super::account::Kill;
 use super::board::{Board, Wish};
@@ -195,6 +196,37 @@ impl Stage {
         } else {
             self.board.complain("the new lb serve did not adopt the data plane that ran");
         }
+        Ok(())
+    }
+
+    /// Somebody takes a backend's weight away in every vip; the history says who, and a rollback brings all of it back.
+    pub(super) fn travel_back(&mut self, name: &str) -> Result<()> {
+        self.index(name)?;
+        let slip = Wish::now();
+        let before: StatusView = self.balancer.view("/v1/views/status")?;
+        for served in SERVED {
+            let target = format!("{}/{name}", served.name);
+            let words = ["backend", "weight", &target, "0", "-m", "a slip of the hand"];
+            let answer = self.balancer.try_lb(&words)?;
+            ensure!(answer.is_success(), "lb {}: {}", words.join(" "), answer.stderr.trim());
+        }
+        self.board.say(format!("{name} has weight 0 in every vip, by a slip of the hand: who did that?"));
+        self.tell_lines(&format!("blame backend {}/{name} weight", SERVED[0].name))?;
+        let back = format!("rollback --to {}", before.revision);
+        self.balancer.lb(&back)?;
+        let differs = self.balancer.lb(&format!("diff --from {} --to now --json", before.revision))?;
+        let differs: serde_json::Value = serde_json::from_str(&differs)?;
+        ensure!(differs["items"].as_array().is_some_and(Vec::is_empty), "not all is back: {differs}");
+        self.board.lock().rollbacks.push(Wish { seen: Some(std::time::Instant::now()), ..slip });
+        self.board.say(format!("`lb {back}`: all is as it was, and the history has both"));
+        self.tell_lines(&format!("history backend {}/{name} --since {}", SERVED[0].name, before.revision))
+    }
+
+    /// Shows what `lb` prints, line by line.
+    fn tell_lines(&self, line: &str) -> Result<()> {
+        let text = self.balancer.lb(line)?;
+        self.board.say(format!("`lb {line}`"));
+        text.lines().filter(|line| !line.trim().is_empty()).for_each(|line| self.board.say(format!("  {line}")));
         Ok(())
     }
 

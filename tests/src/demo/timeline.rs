@@ -17,6 +17,7 @@ pub fn acts(length: Duration) -> Vec<(Duration, Act)> {
         (part(0.25), Act::Add),
         (part(0.45), Act::Kill("b2".to_owned())),
         (part(0.62), Act::RestartDaemon(part(0.05))),
+        (part(0.69), Act::TravelBack("b0".to_owned())),
     ]
 }
 
@@ -29,6 +30,6 @@ mod tests {
         let length = Duration::from_secs(SECONDS_MIN);
         let acts = acts(length);
         assert!(acts.is_sorted_by_key(|(at, _)| *at));
-        assert!(acts.iter().all(|(at, _)| *at < length.mul_f64(0.7)));
+        assert!(acts.iter().all(|(at, _)| *at < length.mul_f64(0.75)));
     }
 }
