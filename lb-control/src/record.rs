@@ -185,7 +185,11 @@ mod tests {
         let record = Record::parse(newest.as_bytes()).unwrap();
         let written: Value = serde_json::from_slice(&record.to_bytes()).unwrap();
         assert_eq!(written, serde_json::from_str::<Value>(newest).unwrap());
-        let kinds = written["events"].as_array().unwrap().iter().map(|event| event["change"]["kind"].as_str().unwrap());
+        let kinds = written["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| event["change"]["kind"].as_str().unwrap());
         let kinds: std::collections::BTreeSet<_> = kinds.collect();
         assert_eq!(kinds.len(), 11, "the sample has every kind of event: {kinds:?}");
     }

@@ -116,6 +116,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         followers: Followers::default(),
         observations,
         dataplane,
+        tables: Default::default(),
         standing,
         health,
         ways,

@@ -20,8 +20,8 @@ pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_health, unnamed}
 pub use desired::{Desired, DesiredBackend, DesiredVip, Device, Observed, Way, desired};
 pub use diff::{Plan, Problem, diff};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
-pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise};
-pub use tables::TableCache;
+pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise, summarise_with};
+pub use tables::{TableCache, TableMemo};
 
 #[cfg(test)]
 mod testing;

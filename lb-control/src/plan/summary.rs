@@ -1,7 +1,7 @@
 //! What a change would do, for people: `lb plan`, `--dry-run` and the answer of `apply`.
 
 use super::desired::{Observed, candidates};
-use super::tables::{Candidate, build};
+use super::tables::{Candidate, TableMemo};
 use crate::backend::Backend;
 use crate::health::Health;
 use crate::probe::ProbeKind;
@@ -59,6 +59,11 @@ pub struct PlanSummary {
 /// What going from one state to another would do. Every backend that is not known to be down is taken to be up; a
 /// table that had no backend moves nothing.
 pub fn summarise(before: &State, after: &State, observed: &Observed) -> PlanSummary {
+    summarise_with(before, after, observed, &TableMemo::default())
+}
+
+/// The same with tables that are known from before.
+pub fn summarise_with(before: &State, after: &State, observed: &Observed, tables: &TableMemo) -> PlanSummary {
     let mut summary = PlanSummary::default();
     for tenant in before.tenants.keys().filter(|tenant| !after.tenants.contains_key(*tenant)) {
         summary.line(ObjectChange::Removed, format!("tenant {tenant}"), "");
@@ -76,7 +81,7 @@ pub fn summarise(before: &State, after: &State, observed: &Observed) -> PlanSumm
             // Most vips of most changes: the same one, not an equal one.
             Some(was) if std::ptr::eq(was, &**vip) => {}
             None => summary.created_vip(name, vip),
-            Some(was) => summary.changed_vip(name, was, vip, observed),
+            Some(was) => summary.changed_vip(name, was, vip, (observed, tables)),
         }
     }
     if before.bypass != after.bypass {
@@ -122,7 +127,7 @@ impl PlanSummary {
         self.line(ObjectChange::Created, format!("backend {vip}/{name}"), text);
     }
 
-    fn changed_vip(&mut self, name: &str, was: &Vip, is: &Vip, observed: &Observed) {
+    fn changed_vip(&mut self, name: &str, was: &Vip, is: &Vip, seen: (&Observed, &TableMemo)) {
         let changes = changed_fields("", &json(&was.settings), &json(&is.settings));
         if !changes.is_empty() {
             self.line(ObjectChange::Changed, format!("vip {name}"), changes.join(", "));
@@ -139,7 +144,7 @@ impl PlanSummary {
                 Some(old) => self.changed_backend(name, backend, &old, new),
             }
         }
-        self.slots_of(name, was, is, observed);
+        self.slots_of(name, was, is, seen);
     }
 
     fn changed_backend(&mut self, vip: &str, name: &str, was: &Backend, is: &Backend) {
@@ -155,7 +160,7 @@ impl PlanSummary {
         }
     }
 
-    fn slots_of(&mut self, name: &str, was: &Vip, is: &Vip, observed: &Observed) {
+    fn slots_of(&mut self, name: &str, was: &Vip, is: &Vip, (observed, memo): (&Observed, &TableMemo)) {
         let (before, after) = (pool(was, observed), pool(is, observed));
         let (slots, same_size) = (is.settings.table_size, was.settings.table_size == is.settings.table_size);
         if before == after || before.is_empty() || !same_size {
@@ -163,7 +168,7 @@ impl PlanSummary {
         }
         let backend =
             |pool: &[Candidate], one: u16| usize::from(one).checked_sub(1).map(|index| pool[index].id);
-        let tables = (build(slots, &before), build(slots, &after));
+        let tables = (memo.table(slots, &before), memo.table(slots, &after));
         let moved = (0..slots as usize)
             .filter(|&slot| {
                 let new = tables.1.get(slot).and_then(|&one| backend(&after, one));

@@ -3,9 +3,9 @@
 use lb_common::addr::Addr;
 use lb_common::ids::{BackendId, VipId};
 use lb_common::maglev;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A backend that wants slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,30 @@ impl TableCache {
     }
 }
 
+/// Tables of late that a memo keeps: two for each of 64 who change vips at once; 131 kB each at the usual size.
+const MEMO: usize = 128;
+
+/// Tables of late, for any number of threads: what a change does to the slots is told from the tables before and after
+/// it, and the one before was mostly the one after the last change.
+#[derive(Debug, Default)]
+pub struct TableMemo(Mutex<VecDeque<Built>>);
+
+impl TableMemo {
+    /// The table of these candidates. Nobody waits while another one's is built.
+    pub(super) fn table(&self, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |built: &&Built| built.size == size && built.candidates == candidates;
+        if let Some(built) = known().iter().find(same) {
+            return built.table.clone();
+        }
+        let table = build(size, candidates);
+        let mut known = known();
+        known.push_front(Built { candidates: candidates.to_vec(), size, table: table.clone() });
+        known.truncate(MEMO);
+        table
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +111,19 @@ mod tests {
         let heavier = cache.table(VipId(1), 251, &[candidate(1, 3), candidate(2, 1)]);
         assert!(heavier.iter().filter(|&&one| one == 1).count() > 180);
         assert!(cache.table(VipId(1), 251, &[]).is_empty());
+    }
+
+    #[test]
+    fn a_memo_gives_the_same_tables_and_is_bounded() {
+        let candidates = |weight| vec![Candidate::new(BackendId(1), [10, 0, 0, 1].into(), 80, weight)];
+        let memo = TableMemo::default();
+        let first = memo.table(251, &candidates(1));
+        assert_eq!(first, build(251, &candidates(1)));
+        assert!(Arc::ptr_eq(&first, &memo.table(251, &candidates(1))));
+        assert_eq!(memo.table(257, &candidates(1)).len(), 257);
+        for weight in 2..MEMO as u16 + 2 {
+            memo.table(251, &candidates(weight));
+        }
+        assert!(!Arc::ptr_eq(&first, &memo.table(251, &candidates(1))), "the oldest is forgotten");
     }
 }

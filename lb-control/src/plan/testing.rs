@@ -72,7 +72,14 @@ impl Node {
     pub(crate) fn new(state: State) -> Self {
         let mut observed = Observed::default();
         observed.devices.insert(1, Device { mtu: 1_500, mac: Mac::from_octets([2, 0, 0, 0, 0, 1]) });
-        Self { state, observed, memory: Memory::new(LIMITS), tables: TableCache::default(), now_s: 1_000, frames: None }
+        Self {
+            state,
+            observed,
+            memory: Memory::new(LIMITS),
+            tables: TableCache::default(),
+            now_s: 1_000,
+            frames: None,
+        }
     }
     /// A node whose backends are all up, with a way each, and settled.
     pub(crate) fn up(state: State) -> Self {

@@ -12,7 +12,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::{Extension, Json};
 use lb_control::command::{Apply, Command};
-use lb_control::plan::{ObjectChange, Observed, PlanSummary, summarise};
+use lb_control::plan::{ObjectChange, Observed, PlanSummary, summarise_with};
 use serde::Deserialize;
 
 use super::envelope::Envelope;
@@ -158,11 +158,11 @@ fn values(events: &[lb_control::event::Event]) -> Result<Vec<serde_json::Value>,
 
 /// What a change means for people: tables are built for it, which takes milliseconds.
 async fn effects_of(node: &Node, states: States) -> Result<EffectsView, Problem> {
-    let health = node.health.borrow().clone();
+    let (health, tables) = (node.health.borrow().clone(), node.tables.clone());
     blocking(move || {
         let health = health.iter().map(|(id, seen)| (*id, seen.health)).collect();
         let observed = Observed { health, ..Observed::default() };
-        effects(summarise(&states.before, &states.after, &observed))
+        effects(summarise_with(&states.before, &states.after, &observed, &tables))
     })
     .await
 }

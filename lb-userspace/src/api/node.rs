@@ -22,6 +22,7 @@ use crate::problem::{Code, Problem};
 use crate::projection::Projections;
 use crate::reconcile::{Standing, Ways};
 use crate::samples::Samples;
+use lb_control::plan::TableMemo;
 
 /// Longest wait for the reconciler to see a device come or go.
 const SEEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,6 +41,8 @@ pub struct Node {
     pub observations: Option<ObservationJournal>,
     /// The maps and devices, for readers and for attaching; only the reconciler writes rows.
     pub dataplane: Arc<dyn Dataplane>,
+    /// Tables of late, for those who are told what their change does.
+    pub tables: Arc<TableMemo>,
     /// How far the maps are.
     pub standing: watch::Receiver<Standing>,
     /// Health of the backends.

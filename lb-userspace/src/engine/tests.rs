@@ -141,7 +141,7 @@ async fn an_accepted_command_is_in_the_journal_with_who_why_and_its_connection()
     let accepted = engine.submit(request.clone()).await.unwrap();
     assert_eq!(accepted.record.revision, engine.state().revision);
     let records = store.records();
-    assert_eq!(records, [accepted.record.clone()]);
+    assert_eq!(records, std::slice::from_ref(&accepted.record));
     let record = &records[0];
     assert_eq!((record.actor.as_str(), record.command.as_str()), ("ann", "vip_add"));
     assert_eq!(record.reason.as_deref(), Some("black friday"));
