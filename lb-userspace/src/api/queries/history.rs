@@ -57,8 +57,9 @@ pub(in crate::api) async fn history(
         let text = format!("`{actor}` never changed anything{hint}");
         return Err(Problem::new(Code::BadRequest, text).at("actor"));
     }
-    // What was observed comes without a revision, so that only the actor's records are known not to have changed.
-    if let Some(unchanged) = basis.unchanged(&headers).filter(|_| actor.is_some()) {
+    // What was observed comes without a revision: where it can stand beside the records, nothing says that it is the same.
+    let pure = actor.is_some() || node.observations.is_none();
+    if let Some(unchanged) = basis.unchanged(&headers).filter(|_| pure) {
         return Ok(unchanged);
     }
     let limits = (since_ms(&model, since.as_deref())?, since_ms(&model, until.as_deref())?);
@@ -73,7 +74,7 @@ pub(in crate::api) async fn history(
     let before = items.first().filter(|_| more).map(|first| first.act.revision);
     let (schema, revision, as_of, lag_ms) = (SCHEMA.to_owned(), basis.revision, basis.as_of(), basis.lag_ms);
     let view = HistoryView { schema, revision, as_of, lag_ms, before, items, observations };
-    Ok(if view.observations.is_empty() { basis.pure(&view) } else { basis.mixed(&view) })
+    Ok(if pure { basis.pure(&view) } else { basis.mixed(&view) })
 }
 
 /// What was observed in the time of the shown records. Nobody did it, so one who asks for an actor gets none.
