@@ -223,7 +223,9 @@ fn a_source_of_nat_that_is_a_vips_address_is_no_way() {
     let uses = |node: &Node| node.memory.actual.slots.iter().filter(|slot| slot.current() != 0).count();
     assert_eq!(uses(&node), 251);
     let mark = Key::mark([192, 0, 2, 1].into());
-    node.accept(r#"{"kind":"vip_add","name":"x","address":"192.0.2.1","port":443,"mode":"l2","table_size":251}"#);
+    node.accept(
+        r#"{"kind":"vip_add","name":"x","address":"192.0.2.1","port":443,"mode":"l2","table_size":251}"#,
+    );
     let problems = node.settle().problems;
     assert_eq!((problems[0].code, problems[0].object.as_str()), (Code::SourceIsVip, "backend n/a"));
     assert_eq!(uses(&node), 0);

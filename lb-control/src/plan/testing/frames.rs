@@ -121,7 +121,11 @@ impl Frames {
                 let of_vip = vip.is_some_and(|vip| {
                     maps.vips.get(&row.control.vip_row()).is_some_and(|owner| *owner == vip)
                 });
-                return if of_vip { Ok(Some(row.id)) } else { Err(format!("{flow:?} went to another vip's {row:?}")) };
+                return if of_vip {
+                    Ok(Some(row.id))
+                } else {
+                    Err(format!("{flow:?} went to another vip's {row:?}"))
+                };
             }
             _ => false,
         };
@@ -129,7 +133,13 @@ impl Frames {
     }
 
     /// Whether a frame left by the way and for the address of a backend.
-    fn went_there(&self, memory: &Memory, row: &BackendContent, verdict: Verdict, bytes: &[u8]) -> Result<(), String> {
+    fn went_there(
+        &self,
+        memory: &Memory,
+        row: &BackendContent,
+        verdict: Verdict,
+        bytes: &[u8],
+    ) -> Result<(), String> {
         let maps = &memory.actual;
         let egress = maps.egresses.get(&row.next_hop.egress());
         let device = match verdict {
