@@ -427,6 +427,10 @@ mod tests {
         let port = |attempt| port_of(77, attempt) as u16;
         assert_eq!(free(), port(0), "never used");
         for attempt in 0..NAT_PROBES {
+            set(attempt, NatState::Claimed, NOW);
+        }
+        assert_eq!(free(), 0, "being filled");
+        for attempt in 0..NAT_PROBES {
             set(attempt, NatState::Closing, NAT_CLOSING_S);
         }
         assert_eq!(free(), 0, "closing just now");
