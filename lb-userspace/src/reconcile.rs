@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lb_common::ids::BackendId;
 use lb_control::code::Code;
-use lb_control::plan::{self, Actual, Desired, Observed, Op, Rows, TableCache, Way};
+use lb_control::plan::{self, Actual, Desired, Observed, Op, Rows, Settled, TableCache, Way};
 use lb_control::state::State;
 use lb_control::vip::{Mode, Tracking};
 use tokio::sync::{Notify, watch};
@@ -94,7 +94,15 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
         swept: swept.clone(),
         states: inputs.states.clone(),
     };
-    let passer = Passer { dataplane, inputs, standing, to_sweep, swept, tables: TableCache::default() };
+    let passer = Passer {
+        dataplane,
+        inputs,
+        standing,
+        to_sweep,
+        swept,
+        tables: TableCache::default(),
+        settled: Settled::default(),
+    };
     spawn("reconcile", passer.run());
     spawn("sweep", sweeper.run());
     follow
@@ -115,6 +123,8 @@ struct Passer {
     to_sweep: Arc<Mutex<ToSweep>>,
     swept: Arc<Notify>,
     tables: TableCache,
+    /// What the slots rested on after the last whole pass.
+    settled: Settled,
 }
 
 /// Why a pass runs.
@@ -186,7 +196,7 @@ impl Passer {
             || self.inputs.health.has_changed().unwrap_or(true)
             || self.inputs.ways.has_changed().unwrap_or(true);
         let state = self.inputs.states.borrow_and_update().clone();
-        match self.compare_and_apply(&state) {
+        match self.compare_and_apply(&state, cause) {
             Ok(done) => {
                 let quiet = cause == Cause::Resync && !changed;
                 let drift = if quiet { drifted(&done.ops) } else { 0 };
@@ -211,21 +221,26 @@ impl Passer {
         }
     }
 
-    fn compare_and_apply(&mut self, state: &State) -> Result<Done, Fault> {
+    fn compare_and_apply(&mut self, state: &State, cause: Cause) -> Result<Done, Fault> {
         let attached = self.dataplane.attached()?;
         let mut actual = self.dataplane.read()?;
         let observed = self.observed(&attached, state, &actual);
         let desired = plan::desired(state, &observed, &mut self.tables);
         let mut ops = Vec::new();
+        // After a fault, and when it is time, every slot is looked at.
+        let was_settled = std::mem::take(&mut self.settled);
+        let was_settled = if cause == Cause::Resync { Settled::default() } else { was_settled };
         for _ in 0..ROUNDS {
-            let plan = plan::diff(&desired, &actual, self.dataplane.now_s());
+            let (plan, settled) = plan::diff_since(&desired, &actual, self.dataplane.now_s(), &was_settled);
             if plan.ops.is_empty() {
+                self.settled = settled;
                 return Ok(Done { desired, actual, ops, problems: plan.problems, attached });
             }
             let missed = self.dataplane.apply(&plan.ops)?;
             ops.extend(plan.ops);
             actual = self.dataplane.read()?;
             if missed == 0 {
+                self.settled = settled;
                 return Ok(Done { desired, actual, ops, problems: plan.problems, attached });
             }
             tracing::debug!(slots = missed, "slots changed while they were planned; planning again");

@@ -44,7 +44,10 @@ impl Traffic {
             pool: pool.open(site.client()).unwrap(),
             http: [http.start(site.client()).unwrap(), fresh],
             // As patient as the others: an answer that is late on a busy machine is no lost one.
-            udp: UdpLoad::new(site.vip(Served::Udp, Family::V4)).timeout(5 * SECOND).start(site.client()).unwrap(),
+            udp: UdpLoad::new(site.vip(Served::Udp, Family::V4))
+                .timeout(5 * SECOND)
+                .start(site.client())
+                .unwrap(),
         }
     }
 

@@ -12,9 +12,9 @@ use lb_tests::wait::wait_until;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn site(served: &[Served]) -> Site {
+fn site(kinds: &[Served]) -> Site {
     let builder = Site::builder(Topology::builder(), Mode::L2).families(&[Family::V4]);
-    builder.kinds(served).start().unwrap()
+    builder.kinds(kinds).start().unwrap()
 }
 
 /// Writes a file and runs `lb VERB -f` on it.

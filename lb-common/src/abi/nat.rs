@@ -206,6 +206,19 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_carries_no_tags_priority() {
+        let word = ports_word(Be16::new(1), Be16::new(2), Tags::two(0xe00a, 0x6123));
+        assert_eq!(tags_of(word), Tags::two(0x00a, 0x123));
+    }
+
+    #[test]
+    fn another_cpus_next_second_is_now() {
+        let live = NatControl::new(1, NatState::Live, 0, 1_001);
+        assert_eq!((live.age_s(1_000), live.age_s(1_003)), (0, 2));
+        assert!(!live.is_over(1_000, false, 900));
+    }
+
+    #[test]
     fn ports_and_rows_stay_in_range() {
         for hash in [0, 1, u64::MAX, 0x8000_0000, 0xdead_beef_dead_beef] {
             for attempt in 0..crate::limits::NAT_PROBES {

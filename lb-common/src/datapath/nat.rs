@@ -401,6 +401,7 @@ fn quoted_checksum<P: Packet>(packet: &P, parsed: &Parsed) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::abi::backend::Mode;
+    use crate::abi::egress::Tags;
     use crate::datapath::host::{HostFrame, HostTables};
     use crate::datapath::wire::transport::{ACK, SYN};
     use crate::hash::HashKey;
@@ -426,6 +427,10 @@ mod tests {
         };
         let port = |attempt| port_of(77, attempt) as u16;
         assert_eq!(free(), port(0), "never used");
+        for attempt in 0..NAT_PROBES {
+            set(attempt, NatState::Claimed, NOW);
+        }
+        assert_eq!(free(), 0, "being filled");
         for attempt in 0..NAT_PROBES {
             set(attempt, NatState::Closing, NAT_CLOSING_S);
         }
@@ -475,6 +480,60 @@ mod tests {
             row.control.store(NatControl::new(1, NatState::Live, 0, NOW).0);
         }
         assert_eq!(port_of_segment(&tables, 2_000, SYN, 3), Err(Halt::drop(Reason::NatPorts)));
+    }
+
+    #[test]
+    fn a_row_is_a_flows_only_if_all_of_it_is() {
+        let tables = node();
+        tables.backends[2].control.store(tables.backends[1].control.load());
+        let mut parsed = Parsed::default();
+        parsed.flow.src = Addr([1, 2, 3, 4]);
+        parsed.flow.dst = Addr([5, 6, 7, 8]);
+        (parsed.flow.src_port, parsed.flow.dst_port) = (Be16::new(40_001), Be16::new(80));
+        let port = port_of(77, 0);
+        let row = &tables.nat[port as usize];
+        let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
+        row.client
+            .iter()
+            .zip(client)
+            .chain(row.vip.iter().zip(vip))
+            .for_each(|(word, value)| word.store(value));
+        row.ports.store(ports_word(parsed.flow.src_port, parsed.flow.dst_port, Tags::NONE));
+        let found = |change: &dyn Fn(&mut Parsed), backend, state| {
+            row.control.store(NatControl::new(backend, state, 0, NOW).0);
+            let (mut other, mut search) = (parsed, search(900, NOW));
+            change(&mut other);
+            find(&other, &mut search, &tables);
+            u32::from(search.found)
+        };
+        for state in [NatState::Opening, NatState::Live, NatState::Closing] {
+            assert_eq!(found(&|_| {}, 1, state), port, "{state:?}");
+            assert_eq!(found(&|_| {}, 2, state), 0, "another backend's");
+        }
+        for state in [NatState::Free, NatState::Claimed] {
+            assert_eq!(found(&|_| {}, 1, state), 0, "{state:?}");
+        }
+        for word in 0..4 {
+            assert_eq!(
+                found(&|other| other.flow.src.0[word] = 9, 1, NatState::Live),
+                0,
+                "client's word {word}"
+            );
+            assert_eq!(found(&|other| other.flow.dst.0[word] = 9, 1, NatState::Live), 0, "vip's word {word}");
+        }
+        assert_eq!(found(&|other| other.flow.src_port = Be16::new(40_002), 1, NatState::Live), 0);
+        assert_eq!(found(&|other| other.flow.dst_port = Be16::new(81), 1, NatState::Live), 0);
+    }
+
+    #[test]
+    fn of_beginnings_the_oldest_yields() {
+        let tables = node();
+        for attempt in 0..NAT_PROBES {
+            let age_s = if attempt == 5 { 20 } else { attempt };
+            let row = &tables.nat[port_of(77, attempt) as usize];
+            row.control.store(NatControl::new(1, NatState::Opening, 0, NOW - age_s).0);
+        }
+        assert_eq!(port_of_segment(&tables, 9, SYN, 0), Ok(port_of(77, 5) as u16));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::actual::{Actual, Slots};
 use super::desired::Desired;
 use super::layout::{Layout, Placed, layout};
 use super::op::{BackendContent, Key, Op, VipContent};
+use super::settled::{self, Basis, Settled};
 use super::slots::{self, Alive, Rows};
 use crate::code::Code;
 use crate::vip::Mode;
@@ -46,8 +47,25 @@ pub struct Problem {
 /// The operations that make `actual` what is desired. `now_s` is on the data plane's clock, seconds since boot.
 /// Nothing to do gives no operations.
 pub fn diff<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> Plan {
-    let mut builder =
-        Builder { desired, actual, now_s, layout: layout(desired, actual), stages: Stages::default() };
+    diff_since(desired, actual, now_s, &Settled::default()).0
+}
+
+/// The same without a look at the slots of vips that are `settled`; and what is when the plan has been carried out whole.
+pub fn diff_since<S: Slots>(
+    desired: &Desired,
+    actual: &Actual<S>,
+    now_s: u32,
+    settled: &Settled,
+) -> (Plan, Settled) {
+    let mut builder = Builder {
+        desired,
+        actual,
+        now_s,
+        layout: layout(desired, actual),
+        stages: Stages::default(),
+        was_settled: settled,
+        settled: Settled::default(),
+    };
     builder.bypass();
     builder.ways();
     builder.keys();
@@ -55,7 +73,7 @@ pub fn diff<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> Plan
     builder.vips();
     builder.frees();
     let problems = std::mem::take(&mut builder.layout.problems);
-    Plan { ops: builder.stages.in_order(), problems }
+    (Plan { ops: builder.stages.in_order(), problems }, builder.settled)
 }
 
 /// The stages of a plan, as in the table above.
@@ -103,6 +121,8 @@ struct Builder<'a, S> {
     now_s: u32,
     layout: Layout,
     stages: Stages,
+    was_settled: &'a Settled,
+    settled: Settled,
 }
 
 impl<S: Slots> Builder<'_, S> {
@@ -164,19 +184,22 @@ impl<S: Slots> Builder<'_, S> {
 
     fn vips(&mut self) {
         let alive = Alive::of(&self.layout);
+        let mut lives = settled::lives(&self.layout, self.actual);
         for (id, vip) in &self.desired.vips {
             let Some(Placed { row, content, was }) = self.layout.vips.get(id).copied() else { continue };
             let rows = Rows::of(vip, &self.layout);
             let (first, extent) = (content.extent.0, content.extent);
+            let basis = Basis::of(vip, extent, &rows, lives.remove(&row).unwrap_or_default());
             if was.is_none_or(|was| was.extent != extent) {
                 self.stages.vips.push(Op::WriteSlots { first, values: slots::fresh(vip, &rows) });
-            } else {
+            } else if !self.was_settled.holds(*id, &basis) {
                 let changes = slots::changes(vip, &rows, &alive, first, self.actual, self.now_s);
                 if !changes.is_empty() {
                     self.stages.slots.push(Op::ChangeSlots { vip_row: row, first, changes });
                 }
             }
             self.vip_row(row, content, was);
+            self.settled.insert(*id, basis);
         }
     }
 

@@ -25,6 +25,7 @@ impl Alive {
 }
 
 /// The row that each entry of a vip's table stands for: 0 = none, `None` = its backend found no row.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rows(Vec<Option<u16>>);
 
 impl Rows {

@@ -5,7 +5,8 @@ pub(crate) mod frames;
 
 use self::frames::Frames;
 use super::memory::Memory;
-use super::{Device, Observed, Op, Plan, Sweep, TableCache, Way, adopted_health, desired, diff, unnamed};
+use super::{Device, Observed, Op, Plan, Settled, Sweep, TableCache, Way};
+use super::{adopted_health, desired, diff, diff_since, unnamed};
 use crate::command::Command;
 use crate::decide::{Now, decide};
 use crate::health::Health;
@@ -63,6 +64,8 @@ pub(crate) struct Node {
     pub(crate) memory: Memory,
     pub(crate) tables: TableCache,
     pub(crate) now_s: u32,
+    /// What the slots rested on after the last whole pass.
+    pub(crate) settled: Settled,
     /// Packets that come between the operations, if any do.
     pub(crate) frames: Option<Frames>,
 }
@@ -78,6 +81,7 @@ impl Node {
             memory: Memory::new(LIMITS),
             tables: TableCache::default(),
             now_s: 1_000,
+            settled: Settled::default(),
             frames: None,
         }
     }
@@ -113,6 +117,14 @@ impl Node {
     pub(crate) fn plan(&mut self) -> Plan {
         let desired = desired(&self.state, &self.observed, &mut self.tables);
         diff(&desired, &self.memory.actual, self.now_s)
+    }
+    /// Plans by what is settled and carries it out; whether there was anything to do.
+    pub(crate) fn pass(&mut self) -> bool {
+        let desired = desired(&self.state, &self.observed, &mut self.tables);
+        let (plan, settled) = diff_since(&desired, &self.memory.actual, self.now_s, &self.settled);
+        self.carry_out(&plan.ops);
+        self.settled = settled;
+        !plan.ops.is_empty()
     }
     /// Carries out operations; every prefix must be safe.
     pub(crate) fn carry_out(&mut self, ops: &[Op]) {
@@ -163,6 +175,7 @@ impl Node {
     /// The daemon dies and another one begins with the maps.
     pub(crate) fn restart(&mut self) {
         self.tables = TableCache::default();
+        self.settled = Settled::default();
         self.memory.actual.sweep = None;
         self.observed.health = adopted_health(&self.state, &self.memory.actual);
     }

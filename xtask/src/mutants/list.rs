@@ -11,6 +11,52 @@ macro_rules! mutations {
 }
 
 mutations! {
+    "abi/nat.rs" {
+        "a closed flow's port is free at once": "live_s, NAT_CLOSING_S + 1," => "live_s, 0,";
+        "a beginning lasts as long as a flow":
+            "if udp || idle_s < SYN_TIMEOUT_S { idle_s } else { SYN_TIMEOUT_S }" => "idle_s";
+        "UDP's flows are beginnings that end early": "if udp || idle_s < SYN_TIMEOUT_S {" => "if idle_s < SYN_TIMEOUT_S {";
+        "a row that is being filled is free": "[0, u32::MAX, live_s," => "[0, 0, live_s,";
+        "another CPU's next second counts as 136 years": "if age > i32::MAX as u32 { 0 } else { age }" => "age";
+        "a reply carries the priority of a tag": "(tags.first() as u64 & 0xfff) << 36" => "(tags.first() as u64) << 36";
+    }
+    "datapath/nat.rs" {
+        "UDP without a checksum gets one": "if checksum.raw() != 0 {" => "if true {";
+        "a UDP checksum may become 0": "if sum.raw() == 0 { Be16::from_raw(0xffff) } else { sum }" => "sum";
+        "a reply's port is not checked": "row.address() == parsed.flow.src && port == parsed.flow.src_port"
+            => "row.address() == parsed.flow.src";
+        "a reply's address is not checked": "row.address() == parsed.flow.src && port == parsed.flow.src_port"
+            => "port == parsed.flow.src_port";
+        "the quoted header's checksum is not counted":
+            "change = change.replace(inner_before, inner_after);" => "let _ = (inner_before, inner_after);";
+        "an ICMP error takes a port": "if !parsed.teaches() {\n        return Err(Halt::drop(Reason::IcmpQuote));"
+            => "if false {\n        return Err(Halt::drop(Reason::IcmpQuote));";
+        "two clients of one port share a row": "        | (row.client[1].load() ^ client[1])\n" => "";
+        "two vips' flows share a row": "        | (row.vip[1].load() ^ vip[1])\n" => "";
+        "two ports of a client share a row": "u64::from(row.ports.load() as u32 ^ pair)" => "0 * u64::from(pair)";
+        "a free row is taken for a flow": "differs == 0 && word.is_flow()" => "differs == 0";
+        "another backend's flow is taken for this one's": "word.backend() == search.backend && is_flow(" => "is_flow(";
+        "a live flow's port is given away": "age_s >= self.rest_s[word.state_bits()] ||" => "true ||";
+        "a dead backend's ports stay taken": "(word.is_flow() && !alive(word.backend(), tables))" => "false";
+        "a port rests for nobody": "if age_s > NAT_REST_S { RESTED } else { FREE }" => "FREE";
+        "a flood keeps what it took": "if word.state_bits() == NatState::Opening as usize {" => "if false {";
+        "the youngest beginning yields": "OPENING + u64::from(age_s)" => "FREE - 1 - u64::from(age_s)";
+        "a port that another flow just took is taken again":
+            "if search.rank(old, tables) < search.best_rank || !search" => "if !search";
+        "a lost claim counts as won": "|| !search.claim(row, old, tables)" => "|| (search.claim(row, old, tables) && false)";
+        "a new flow begins as a live one": "search.control(NatState::Opening, old)" => "search.control(NatState::Live, old)";
+        "a flow that goes on stays a beginning": "NatState::Opening if from_client && !parsed.is_syn() => NatState::Live,"
+            => "";
+        "the backend's answer ends a beginning": "NatState::Opening if from_client && !parsed.is_syn()"
+            => "NatState::Opening if !parsed.is_syn()";
+        "a closed flow cannot begin again": "NatState::Closing if from_client && parsed.is_syn() => NatState::Opening,"
+            => "";
+        "the way back stays the first one": "let same = NextHop(row.back.load()).mac() == back.dst"
+            => "let same = true || NextHop(row.back.load()).mac() == back.dst";
+        "a reply larger than the client's side is sent": "if parsed.ip_length > out.mtu() {" => "if false {";
+        "a reply's last hop is forwarded": "    if hops_left(packet, parsed)? <= 1 {" => "    if false {";
+        "any port of the node is NAT's": "if !(NAT_PORT_FIRST..NAT_PORTS).contains(&port) {" => "if port >= NAT_PORTS {";
+    }
     "datapath/wire/checksum.rs" {
         "the fold forgets the upper half": "let mut sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);"
             => "let mut sum = self.0 & 0xffff_ffff;";
@@ -43,15 +89,6 @@ mutations! {
     }
     "abi/counter.rs" {
         "the meter never runs dry": "let allowed = refilled >= PACKET;" => "let allowed = true;";
-    }
-    "abi/nat.rs" {
-        "a closed flow's port is free at once": "live_s, NAT_CLOSING_S + 1," => "live_s, 0,";
-        "a beginning lasts as long as a flow":
-            "if udp || idle_s < SYN_TIMEOUT_S { idle_s } else { SYN_TIMEOUT_S }" => "idle_s";
-        "UDP's flows are beginnings that end early": "if udp || idle_s < SYN_TIMEOUT_S {" => "if idle_s < SYN_TIMEOUT_S {";
-        "a row that is being filled is free": "[0, u32::MAX, live_s," => "[0, 0, live_s,";
-        "another CPU's next second counts as 136 years": "if age > i32::MAX as u32 { 0 } else { age }" => "age";
-        "a reply carries the priority of a tag": "(tags.first() as u64 & 0xfff) << 36" => "(tags.first() as u64) << 36";
     }
     "datapath/connection.rs" {
         "a failed insert is ignored": "if !stored && previous != 0 {" => "if stored && previous != 0 && false {";
@@ -119,43 +156,6 @@ mutations! {
         "errors are answered with errors": "if !df || parsed.content != Content::Segment {" => "if !df {";
         "an MTU under the floor is told": "let mtu = if mtu < floor { floor } else { mtu };" => "";
         "the answer's checksum misses its pseudo header": "pseudo.join(icmp_header(error))" => "icmp_header(error)";
-    }
-    "datapath/nat.rs" {
-        "UDP without a checksum gets one": "if checksum.raw() != 0 {" => "if true {";
-        "a UDP checksum may become 0": "if sum.raw() == 0 { Be16::from_raw(0xffff) } else { sum }" => "sum";
-        "a reply's port is not checked": "row.address() == parsed.flow.src && port == parsed.flow.src_port"
-            => "row.address() == parsed.flow.src";
-        "a reply's address is not checked": "row.address() == parsed.flow.src && port == parsed.flow.src_port"
-            => "port == parsed.flow.src_port";
-        "the quoted header's checksum is not counted":
-            "change = change.replace(inner_before, inner_after);" => "let _ = (inner_before, inner_after);";
-        "an ICMP error takes a port": "if !parsed.teaches() {\n        return Err(Halt::drop(Reason::IcmpQuote));"
-            => "if false {\n        return Err(Halt::drop(Reason::IcmpQuote));";
-        "two clients of one port share a row": "        | (row.client[1].load() ^ client[1])\n" => "";
-        "two vips' flows share a row": "        | (row.vip[1].load() ^ vip[1])\n" => "";
-        "two ports of a client share a row": "u64::from(row.ports.load() as u32 ^ pair)" => "0 * u64::from(pair)";
-        "a free row is taken for a flow": "differs == 0 && word.is_flow()" => "differs == 0";
-        "another backend's flow is taken for this one's": "word.backend() == search.backend && is_flow(" => "is_flow(";
-        "a live flow's port is given away": "age_s >= self.rest_s[word.state_bits()] ||" => "true ||";
-        "a dead backend's ports stay taken": "(word.is_flow() && !alive(word.backend(), tables))" => "false";
-        "a port rests for nobody": "if age_s > NAT_REST_S { RESTED } else { FREE }" => "FREE";
-        "a flood keeps what it took": "if word.state_bits() == NatState::Opening as usize {" => "if false {";
-        "the youngest beginning yields": "OPENING + u64::from(age_s)" => "FREE - 1 - u64::from(age_s)";
-        "a port that another flow just took is taken again":
-            "if search.rank(old, tables) < search.best_rank || !search" => "if !search";
-        "a lost claim counts as won": "|| !search.claim(row, old, tables)" => "|| (search.claim(row, old, tables) && false)";
-        "a new flow begins as a live one": "search.control(NatState::Opening, old)" => "search.control(NatState::Live, old)";
-        "a flow that goes on stays a beginning": "NatState::Opening if from_client && !parsed.is_syn() => NatState::Live,"
-            => "";
-        "the backend's answer ends a beginning": "NatState::Opening if from_client && !parsed.is_syn()"
-            => "NatState::Opening if !parsed.is_syn()";
-        "a closed flow cannot begin again": "NatState::Closing if from_client && parsed.is_syn() => NatState::Opening,"
-            => "";
-        "the way back stays the first one": "let same = NextHop(row.back.load()).mac() == back.dst"
-            => "let same = true || NextHop(row.back.load()).mac() == back.dst";
-        "a reply larger than the client's side is sent": "if parsed.ip_length > out.mtu() {" => "if false {";
-        "a reply's last hop is forwarded": "    if hops_left(packet, parsed)? <= 1 {" => "    if false {";
-        "any port of the node is NAT's": "if !(NAT_PORT_FIRST..NAT_PORTS).contains(&port) {" => "if port >= NAT_PORTS {";
     }
     "datapath/decap.rs" {
         "anybody may tunnel": "if !tables.decap_peer(&outer.flow.src) {" => "if false {";

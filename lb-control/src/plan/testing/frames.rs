@@ -90,7 +90,8 @@ impl Frames {
             let watched = self.flows.keys().filter(|flow| flow.key == key).count();
             let Some(vip) = vip_of(memory, &key).filter(|_| watched < WATCHED) else { continue };
             // Of these nobody promises that they stay.
-            if !vip.policy.never() && !(vip.policy.udp_stateless() && key.protocol != TCP) {
+            let stateless = vip.policy.udp_stateless() && key.protocol != TCP;
+            if !vip.policy.never() && !stateless {
                 self.flows.insert(flow, (backend, vip));
             }
         }
