@@ -80,10 +80,10 @@ mod tests {
             past.note(&inventory);
         }
         assert!(past.kept.len() < 2 * KEPT, "{}", past.kept.len());
-        let longest = EVERY.max(2 * records / KEPT as u64);
+        assert!(past.every <= EVERY.max(2 * records / KEPT as u64), "{}", past.every);
         for revision in (0..=records).step_by(997) {
             let near = past.before(revision);
-            assert!(near.revision() <= revision && revision - near.revision() <= longest);
+            assert!(near.revision() <= revision && revision - near.revision() <= past.every);
             assert_eq!(near.bypass, near.revision() % 2 == 0 && near.revision() > 0);
         }
     }

@@ -280,6 +280,21 @@ fn a_closed_flows_port_is_reused_and_a_syn_opens_it_again() {
 }
 
 #[test]
+fn only_the_clients_next_packet_makes_more_of_a_beginning() {
+    let site = site(V4);
+    let state = || {
+        let mut states = site.tables.nat.iter().map(|row| NatControl(row.control.load()).state());
+        states.find(|state| *state != NatState::Free)
+    };
+    let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
+    // A backend answers every beginning of a flood.
+    assert_eq!(send_reply(&site, &reply(&site, &tcp("SA", 7, 0), port)).verdict, REPLIED);
+    assert_eq!(state(), Some(NatState::Opening));
+    site.send_packet(&site.packet(tcp("A", 8, 0)));
+    assert_eq!(state(), Some(NatState::Live));
+}
+
+#[test]
 fn a_reply_that_is_too_big_for_the_clients_side_is_told_to_the_backend() {
     for (family, kind, header) in [(V4, 3, 40), (V6, 2, 60)] {
         let site = site(family);

@@ -199,6 +199,17 @@ fn a_retransmitted_syn_stays_even_where_its_backend_drains() {
 }
 
 #[test]
+fn a_new_connection_of_an_old_tuple_leaves_a_backend_that_drains() {
+    let site = moving();
+    assert_eq!(send(&site, tcp("A", 500_000, 9)).0, 1);
+    assert_eq!(send(&site, tcp("S", 900, 0)).0, 1, "it takes new ones, so the tuple stays");
+    site.tables.backends[1].control.store(site.tables.backends[1].control.load() & !Control::NEW);
+    assert_eq!(send(&site, tcp("S", 900, 0)).0, 2);
+    assert_eq!(send(&site, tcp("A", 500_009, 9)).0, 1, "the older one stays until the new one is confirmed");
+    assert_eq!(send(&site, tcp("A", 901, 9)).0, 2);
+}
+
+#[test]
 fn a_syn_gives_an_old_entry_new_life() {
     let site = moving();
     send(&site, tcp("A", 2, 9));
