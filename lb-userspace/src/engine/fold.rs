@@ -3,9 +3,15 @@
 //! A snapshot is only ever a shorter way: one that cannot be read is passed over and said. Not here: who keeps
 //! snapshots (the writer), and views of the past (the projections).
 
+use std::sync::mpsc::sync_channel;
+
 use lb_control::ledger::Ledger;
 
-use crate::journal::{LogReader, SUBSCRIBER_BACKLOG, StoreError};
+use crate::journal::{LogReader, StoreError};
+
+/// Records that are read at once, and how many such pages may wait to be folded.
+const PAGE: usize = 8_192;
+const PAGES_AHEAD: usize = 2;
 
 /// What a log folds to.
 #[derive(Clone, Debug, Default)]
@@ -51,17 +57,33 @@ pub fn all(log: &dyn LogReader) -> Result<Ledger, StoreError> {
     Ok(ledger)
 }
 
-/// Takes in the records after a ledger's revision; how many they were.
+/// Takes in the records after a ledger's revision; how many they were. One thread reads on while another folds.
 fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
-    let mut replayed = 0;
-    loop {
-        let more = log.read(ledger.state.revision, SUBSCRIBER_BACKLOG)?;
-        if more.is_empty() {
-            return Ok(replayed);
+    let (pages, next) = sync_channel(PAGES_AHEAD);
+    let mut after = ledger.state.revision;
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            loop {
+                let page = log.read(after, PAGE);
+                let last = page.as_ref().ok().and_then(|records| records.last()).map(|record| record.revision);
+                // Whoever folds gave up.
+                if pages.send(page).is_err() {
+                    return;
+                }
+                match last {
+                    Some(revision) => after = revision,
+                    None => return,
+                }
+            }
+        });
+        let mut replayed = 0;
+        for page in next {
+            let records = page?;
+            records.iter().for_each(|record| ledger.apply(record));
+            replayed += records.len() as u64;
         }
-        more.iter().for_each(|record| ledger.apply(record));
-        replayed += more.len() as u64;
-    }
+        Ok(replayed)
+    })
 }
 
 impl Folded {

@@ -14,8 +14,9 @@ use lb_control::record::{Record, RecordError};
 use tokio::sync::broadcast;
 
 use super::disk::{Access, Directory, Disk};
-use super::frame::Walk;
+use super::frame::{Frame, Walk};
 use super::log::{Limits, Log, LogError, TORN};
+use super::page::Page;
 use super::segment::{self, ARCHIVE, HEADER, Pass};
 use super::snapshot::{self, Place};
 use super::verify::{self, Verification};
@@ -195,6 +196,35 @@ pub(super) fn folder(state_dir: &Path) -> Result<PathBuf, LogError> {
     }
 }
 
+/// How many records of a frame end at or before a revision.
+fn read_before(frame: &Frame<'_>, after: u64) -> Result<usize, StoreError> {
+    let mut count = 0;
+    for bytes in frame.records() {
+        let unreadable = |reason| StoreError::Unreadable { after: frame.head.before, reason };
+        if Record::parse(bytes).map_err(unreadable)?.revision > after {
+            break;
+        }
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// The records of a page, each of which must begin where the one before it ended.
+fn in_order(page: &Page, after: u64, records: &mut Vec<Arc<Record>>) -> Result<(), StoreError> {
+    let mut at = after;
+    for parsed in page.parse() {
+        let unreadable = |reason| StoreError::Unreadable { after: at, reason };
+        let record = parsed.map_err(unreadable)?;
+        if record.revision_before() != at {
+            let reason = format!("it begins at revision {}, not {at}", record.revision_before());
+            return Err(unreadable(RecordError::Malformed(reason)));
+        }
+        at = record.revision;
+        records.push(Arc::new(record));
+    }
+    Ok(())
+}
+
 impl EventStore for FileStore {
     fn append(&mut self, expected: u64, records: &[Arc<Record>]) -> Result<Head, AppendError> {
         let latest = self.log.head().revision;
@@ -313,31 +343,22 @@ impl LogFiles {
         };
         let mut walk = Walk::new(file, stretch.offset, stretch.until.unwrap_or(u64::MAX));
         walk.skip_to(after).map_err(io)?;
-        let mut at = after;
-        while at < stretch.ends && records.len() < limit {
+        let (mut at, mut page) = (after, Page::default());
+        while at < stretch.ends && records.len() + page.len() < limit {
             let offset = walk.offset();
             let Some(frame) = walk.step().map_err(io)? else {
                 let reason = "no whole record is there".to_owned();
                 return Err(LogError::Damaged { path, offset, whole: at, reason }.into());
             };
-            for bytes in frame.records() {
-                let unreadable = |reason| StoreError::Unreadable { after: at, reason };
-                let record = Record::parse(bytes).map_err(unreadable)?;
-                if record.revision <= after || records.len() == limit {
-                    continue;
-                }
-                if record.revision_before() != at {
-                    let reason = format!("it begins at revision {}, not {at}", record.revision_before());
-                    return Err(unreadable(RecordError::Malformed(reason)));
-                }
-                at = record.revision;
-                records.push(Arc::new(record));
-            }
-            if frame.head.after().revision == at {
-                self.learn(stretch.base, at, frame.end());
-            }
+            // Only the first frame can begin before what is wanted.
+            let known = if frame.head.before < after { read_before(&frame, after)? } else { 0 };
+            let room = limit - records.len() - page.len();
+            let wanted = frame.records().skip(known);
+            wanted.take(room).for_each(|bytes| page.push(bytes));
+            at = frame.head.after().revision;
+            self.learn(stretch.base, at, frame.end());
         }
-        Ok(())
+        in_order(&page, after, records)
     }
 
     /// Where the log was at a head.

@@ -13,6 +13,7 @@ pub mod log;
 mod memory;
 pub mod observation;
 pub mod offline;
+mod page;
 mod segment;
 mod snapshot;
 mod verify;

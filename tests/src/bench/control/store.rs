@@ -25,8 +25,8 @@ const LONG: u64 = 1_000_000;
 const SHORT: u64 = 10_000;
 /// Records behind the snapshot.
 const TAIL: u64 = 1_000;
-/// Records in one append while a log is written: the size does not matter for reading it.
-const BATCH: u64 = 4_096;
+/// Records in one append while a log is written: as many as 64 clients would share one.
+const BATCH: u64 = 64;
 
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
