@@ -224,7 +224,7 @@ mod tests {
             causation_id: None,
             key: None,
             reason: None,
-            events: vec![crate::event::Event { v: 1, at_ms, change }],
+            events: vec![crate::event::Event { v: crate::event::EVENT_VERSION, at_ms, change }],
         }
     }
 

@@ -65,7 +65,8 @@ fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
         scope.spawn(move || {
             loop {
                 let page = log.read(after, PAGE);
-                let last = page.as_ref().ok().and_then(|records| records.last()).map(|record| record.revision);
+                let last =
+                    page.as_ref().ok().and_then(|records| records.last()).map(|record| record.revision);
                 // Whoever folds gave up.
                 if pages.send(page).is_err() {
                     return;

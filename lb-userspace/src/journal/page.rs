@@ -35,7 +35,8 @@ impl Page {
     pub(super) fn parse(&self) -> Vec<Result<Record, RecordError>> {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
         let share = self.len().div_ceil(threads).max(WORTH_A_THREAD);
-        let parts: Vec<_> = (0..self.len()).step_by(share).map(|from| from..self.len().min(from + share)).collect();
+        let parts: Vec<_> =
+            (0..self.len()).step_by(share).map(|from| from..self.len().min(from + share)).collect();
         let Some((first, others)) = parts.split_first() else { return Vec::new() };
         std::thread::scope(|scope| {
             let running: Vec<_> =
@@ -69,8 +70,10 @@ mod tests {
                 );
                 page.push(if revision == 7 { b"damaged" } else { text.as_bytes() });
             }
-            let revisions: Vec<_> = page.parse().into_iter().map(|one| one.ok().map(|one| one.revision)).collect();
-            let due: Vec<_> = (1..=count as u64).map(|revision| (revision != 7).then_some(revision)).collect();
+            let revisions: Vec<_> =
+                page.parse().into_iter().map(|one| one.ok().map(|one| one.revision)).collect();
+            let due: Vec<_> =
+                (1..=count as u64).map(|revision| (revision != 7).then_some(revision)).collect();
             assert_eq!(revisions, due);
         }
     }

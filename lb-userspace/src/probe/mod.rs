@@ -218,7 +218,7 @@ fn now_ms() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_control::event::{Change as Decided, Event};
+    use lb_control::event::{Change as Decided, EVENT_VERSION, Event};
     use lb_control::vip::{Mode, Protocol, Served, VipSettings};
     use std::net::IpAddr;
     use std::sync::Mutex;
@@ -244,7 +244,7 @@ mod tests {
                 intent: Default::default(),
             },
         ];
-        let events = changes.map(|change| Event { v: 1, at_ms: 0, change });
+        let events = changes.map(|change| Event { v: EVENT_VERSION, at_ms: 0, change });
         Arc::new(State::replay(&events))
     }
 

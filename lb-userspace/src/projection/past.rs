@@ -55,7 +55,7 @@ impl Past {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_control::event::{Change, Event};
+    use lb_control::event::{Change, EVENT_VERSION, Event};
     use lb_control::record::Record;
 
     #[test]
@@ -75,7 +75,7 @@ mod tests {
                 causation_id: None,
                 key: None,
                 reason: None,
-                events: vec![Event { v: 1, at_ms: 0, change }],
+                events: vec![Event { v: EVENT_VERSION, at_ms: 0, change }],
             });
             past.note(&inventory);
         }

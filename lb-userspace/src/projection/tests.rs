@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::journal::{EventStore, Failing, MemoryStore, SUBSCRIBER_BACKLOG};
-use lb_control::event::{Change, Event};
+use lb_control::event::{Change, EVENT_VERSION, Event};
 
 fn record(revision: u64) -> Arc<Record> {
     let change =
@@ -20,7 +20,7 @@ fn record(revision: u64) -> Arc<Record> {
         causation_id: None,
         key: None,
         reason: None,
-        events: vec![Event { v: 1, at_ms, change }],
+        events: vec![Event { v: EVENT_VERSION, at_ms, change }],
     })
 }
 
@@ -89,7 +89,8 @@ async fn a_record_that_nobody_told_of_is_found_and_is_lag_until_then() {
     append(&mut store, 2);
     silent.1.send(record(4)).unwrap();
     assert_eq!(projections.read_from(4, PATIENCE).await.unwrap().model.inventory.tenants.len(), 5);
-    assert!(projections.progress().resyncs >= 2);
+    // The first two may have come while the thread still read what was there at its start.
+    assert!(projections.progress().resyncs >= 1);
 }
 
 #[tokio::test]

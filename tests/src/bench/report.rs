@@ -92,7 +92,8 @@ impl Report {
 
     /// The keys as one object; what was not measured is null.
     pub fn line(&self) -> Value {
-        let pairs = self.reaches().iter().map(|(key, _)| ((*key).to_owned(), json!(self.value(key).map(rounded))));
+        let pairs =
+            self.reaches().iter().map(|(key, _)| ((*key).to_owned(), json!(self.value(key).map(rounded))));
         Value::Object(pairs.collect::<Map<_, _>>())
     }
 

@@ -226,7 +226,9 @@ impl Stage {
     fn tell_lines(&self, line: &str) -> Result<()> {
         let text = self.balancer.lb(line)?;
         self.board.say(format!("`lb {line}`"));
-        text.lines().filter(|line| !line.trim().is_empty()).for_each(|line| self.board.say(format!("  {line}")));
+        text.lines()
+            .filter(|line| !line.trim().is_empty())
+            .for_each(|line| self.board.say(format!("  {line}")));
         Ok(())
     }
 

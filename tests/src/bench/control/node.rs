@@ -199,11 +199,7 @@ impl Bed {
     }
 
     /// Asks its share of the questions until it is told to end.
-    fn ask(
-        &self,
-        end: &Arc<AtomicBool>,
-        answered: &Arc<AtomicU64>,
-    ) -> tokio::task::JoinHandle<Result<()>> {
+    fn ask(&self, end: &Arc<AtomicBool>, answered: &Arc<AtomicU64>) -> tokio::task::JoinHandle<Result<()>> {
         let (client, end, answered) = (self.client.clone(), end.clone(), answered.clone());
         self.runtime.spawn(async move {
             let mut pace = tokio::time::interval(Duration::from_micros(1_000_000 * ASKERS / QUERIES_PER_S));
