@@ -3,6 +3,7 @@
 use super::{Now, decide};
 use crate::code::Code;
 use crate::command::Command;
+use crate::event::EVENT_VERSION;
 use crate::event::{Change, Event};
 use crate::limits::Limits;
 use crate::rejection::Rejection;
@@ -54,7 +55,7 @@ fn a_vip_gets_its_defaults() {
     let mut state = State::default();
     let events = run(&mut state, WEB).unwrap();
     assert_eq!(events.len(), 4);
-    assert!(events.iter().all(|event| event.v == 1 && event.at_ms == 7));
+    assert!(events.iter().all(|event| event.v == EVENT_VERSION && event.at_ms == 7));
     let vip = &state.vips["web"];
     assert_eq!((vip.settings.window_s, vip.settings.idle_s, vip.settings.table_size), (900, 900, 65_537));
     assert_eq!(vip.backends["b1"].port, 80);

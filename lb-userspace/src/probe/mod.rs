@@ -133,7 +133,7 @@ fn targets(state: &State) -> BTreeMap<BackendId, Target> {
         let port = probe.port.unwrap_or(backend.port);
         let address = SocketAddr::new(backend.address, port);
         let (vip, name) = (vip_name.to_owned(), name.to_owned());
-        (probe.kind == ProbeKind::Tcp).then(|| (backend.id, Target { address, probe, vip, backend: name }))
+        (probe.kind == ProbeKind::Tcp).then_some((backend.id, Target { address, probe, vip, backend: name }))
     };
     state.backends().filter_map(target).collect()
 }

@@ -157,9 +157,12 @@ struct Walk<'a> {
     inventory: Inventory,
 }
 
+/// A record and what it changed.
+type Step = (Arc<Record>, Vec<Difference>);
+
 impl Walk<'_> {
     /// The record at a place, and what it changed.
-    fn step(&mut self, place: Place) -> Result<Option<(Arc<Record>, Vec<Difference>)>, Problem> {
+    fn step(&mut self, place: Place) -> Result<Option<Step>, Problem> {
         let (projections, now) = (&self.node.projections, self.inventory.revision());
         if place.before.checked_sub(now).is_none_or(|gap| gap > STRIDE) {
             self.inventory = projections.inventory_at(place.before).map_err(unread)?;
