@@ -89,7 +89,10 @@ fn one_of_three_fails(mode: Mode, detected_within: Duration, fail: fn(&mut Site)
         fresh.snapshot().per_backend["b1"] > back.per_backend["b1"] + 20
     })
     .unwrap();
-    assert_eq!(fresh.finish().unwrap().requests_failed, back.requests_failed);
+    // A request that met the death may fail as late as its own time runs out.
+    for failure in &fresh.finish().unwrap().failures {
+        assert!(failure.began < detected, "{failure:?}");
+    }
     let pool_end = pool.finish().unwrap();
     assert_eq!(pool_end.live_per_backend, pool_seen.live_per_backend);
 }
