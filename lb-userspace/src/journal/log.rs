@@ -39,7 +39,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { segment_bytes: 8 << 20, room_bytes: 1 << 20, retain_bytes: None }
+        Self { segment_bytes: 8 << 20, room_bytes: 256 << 10, retain_bytes: None }
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::{GROUP, Size, filled, percentiles, record, timed};
 use crate::journal::{EventStore, FileStore, read_all};
+use crate::{GROUP, Size, filled, percentiles, record, timed};
 
 /// An engine under comparison.
 trait Engine {
@@ -65,8 +65,10 @@ impl Engine for Fjall {
     }
 }
 
+#[cfg(feature = "sqlite")]
 struct Sqlite(rusqlite::Connection);
 
+#[cfg(feature = "sqlite")]
 impl Engine for Sqlite {
     fn append(&mut self, records: &[(u64, Vec<u8>)]) -> Result<()> {
         let transaction = self.0.transaction()?;
@@ -90,6 +92,7 @@ impl Engine for Sqlite {
     }
 }
 
+#[cfg(feature = "sqlite")]
 fn sqlite(path: &Path) -> Result<Sqlite> {
     let connection = rusqlite::Connection::open(path.join("records.sqlite"))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -118,7 +121,11 @@ impl Engine for Log {
     }
 }
 
-fn measured(name: &str, size: &Size, open: impl Fn(&Path) -> Result<Box<dyn Engine>>) -> Result<serde_json::Value> {
+fn measured(
+    name: &str,
+    size: &Size,
+    open: impl Fn(&Path) -> Result<Box<dyn Engine>>,
+) -> Result<serde_json::Value> {
     let directory = tempfile::tempdir_in(".")?;
     let mut engine = open(directory.path())?;
     let mut times = Vec::new();
@@ -158,12 +165,15 @@ fn disk_bytes(directory: &Path) -> Result<u64> {
 pub(crate) fn compare(size: &Size) -> Result<Vec<serde_json::Value>> {
     Ok(vec![
         measured("log", size, |path| Ok(Box::new(Log(filled(path, 0)?))))?,
-        measured("redb", size, |path| Ok(Box::new(Redb(redb::Database::create(path.join("records.redb"))?))))?,
+        measured("redb", size, |path| {
+            Ok(Box::new(Redb(redb::Database::create(path.join("records.redb"))?)))
+        })?,
         measured("fjall", size, |path| {
             let database = fjall::Database::builder(path.join("fjall")).open()?;
             let records = database.keyspace("records", fjall::KeyspaceCreateOptions::default)?;
             Ok(Box::new(Fjall(database, records)))
         })?,
+        #[cfg(feature = "sqlite")]
         measured("sqlite", size, |path| Ok(Box::new(sqlite(path)?)))?,
     ])
 }

@@ -6,9 +6,9 @@
 
 #![allow(dead_code)]
 
+mod engines;
 #[path = "../../../lb-userspace/src/journal/mod.rs"]
 mod journal;
-mod engines;
 
 use std::fs::File;
 use std::ops::ControlFlow;
