@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lb_control::event::{Change, Event};
+use lb_control::event::{Change, EVENT_VERSION, Event};
 use lb_control::record::Record;
 use tokio::sync::broadcast::error::TryRecvError;
 
@@ -13,7 +13,8 @@ use super::{
 /// A record of `span` events that follows `revision`; `text` is whatever is to be in it.
 pub(super) fn record(revision: u64, span: u64, text: &str) -> Arc<Record> {
     let change = |number| Change::TenantRemoved { tenant: format!("{text}-{number}") };
-    let event = |number| Event { v: 1, at_ms: 1_700_000_000_000 + revision, change: change(number) };
+    let event =
+        |number| Event { v: EVENT_VERSION, at_ms: 1_700_000_000_000 + revision, change: change(number) };
     Arc::new(Record {
         v: 1,
         revision: revision + span,

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::journal::{EventStore, Failing, MemoryStore, SUBSCRIBER_BACKLOG};
-use lb_control::event::{Change, Event};
+use lb_control::event::{Change, EVENT_VERSION, Event};
 
 fn record(revision: u64) -> Arc<Record> {
     let change =
@@ -20,7 +20,7 @@ fn record(revision: u64) -> Arc<Record> {
         causation_id: None,
         key: None,
         reason: None,
-        events: vec![Event { v: 1, at_ms, change }],
+        events: vec![Event { v: EVENT_VERSION, at_ms, change }],
     })
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use journal::{EventStore, FileStore, LogReader, Verification, read_all};
-use lb_control::event::{Change, Event};
+use lb_control::event::{Change, EVENT_VERSION, Event};
 use lb_control::ledger::Ledger;
 use lb_control::record::Record;
 
@@ -55,7 +55,7 @@ fn record(revision: u64) -> Arc<Record> {
         causation_id: None,
         key: None,
         reason: None,
-        events: vec![Event { v: 1, at_ms, change }],
+        events: vec![Event { v: EVENT_VERSION, at_ms, change }],
     })
 }
 
