@@ -223,8 +223,8 @@ codes! {
         "Send it again with the same Idempotency-Key: it is applied once, whatever became of the first one. `lb` does so by itself.";
     JournalAway 5017 "the journal cannot be read"
         "Nothing was changed. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
-    JournalArchived 5020 "what is asked for lies in the journal's archive"
-        "Move the segments from `archive/` back beside the others while the daemon is stopped; `lb log export` and `lb log verify` read the archive as it is.";
+    JournalArchived 5020 "what is asked for was archived, and is no longer in the archive"
+        "Put the segments that were taken away back into `journal/archive/` in the state directory. A start that lacks them because every snapshot is gone or damaged needs them beside the others, in `journal/`.";
     ViewBehind 5030 "the view did not come to the wanted revision in time"
         "Ask again, or for an earlier revision; `lb status` shows how far the views are behind.";
     TooManyFollowers 5031 "too many already follow the events"

@@ -23,7 +23,7 @@ use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
 use crate::engine::fold::{self, Folded};
 use crate::engine::{Engine, Published, Request};
 use crate::journal::lock::{DirectoryLock, LockError};
-use crate::journal::log::LogError;
+use crate::journal::log::{Limits, LogError};
 use crate::journal::observation::{self, ObservationJournal};
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, LogFiles, StoreError, Verification};
 use crate::problem::{Code, Problem};
@@ -40,6 +40,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Where the journal is.
     pub state_dir: PathBuf,
+    /// Sizes of the journal.
+    pub journal: Limits,
     /// Where the data plane is pinned.
     pub pin_dir: PathBuf,
     /// A document for the first start; later starts go by the journal.
@@ -141,10 +143,10 @@ fn refuse_lost_journal(state: &State, actual: &Actual<LiveSlots>) -> Result<(), 
 /// # Errors
 /// It cannot start; nothing that runs was touched then.
 pub async fn serve(settings: Settings) -> Result<(), Problem> {
-    let Settings { socket, state_dir, pin_dir, first_config, capacities, probe_concurrency, resync } =
-        settings;
+    let Settings { socket, state_dir, journal, pin_dir, first_config, capacities, .. } = settings;
+    let (probe_concurrency, resync) = (settings.probe_concurrency, settings.resync);
     let _held = hold(&state_dir)?;
-    let Loaded { store, .. } = open_journal(&state_dir)?;
+    let Loaded { store, .. } = open_journal(&state_dir, journal)?;
     let folded = fold::latest(&*store.reader()).map_err(|error| journal_problem(&error, &state_dir))?;
     let notes = [store.notes(), &folded.passed_over].concat();
     notes.iter().for_each(|note| tracing::warn!("{note}"));
@@ -225,8 +227,8 @@ fn hold(state_dir: &Path) -> Result<DirectoryLock, Problem> {
     })
 }
 
-fn open_journal(state_dir: &Path) -> Result<Loaded, Problem> {
-    FileStore::open(state_dir).map_err(|error| journal_problem(&error, state_dir))
+fn open_journal(state_dir: &Path, limits: Limits) -> Result<Loaded, Problem> {
+    FileStore::open_with(state_dir, limits).map_err(|error| journal_problem(&error, state_dir))
 }
 
 fn journal_problem(error: &StoreError, state_dir: &Path) -> Problem {

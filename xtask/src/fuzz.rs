@@ -10,7 +10,10 @@ use crate::{build, process};
 /// Frames of an ordinary run; takes seconds.
 const FRAMES: u64 = 1_000_000;
 /// Frames of `--long`; takes minutes to an hour.
-const LONG_FRAMES: u64 = 100_000_000;
+pub(crate) const LONG_FRAMES: u64 = 100_000_000;
+
+/// Variable that tells the test how many.
+pub(crate) const COUNT: &str = "LB_FRAMES";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     build::program()?;
     let frames = if args.long { LONG_FRAMES } else { FRAMES };
     let mut test = process::cargo();
-    test.env("LB_FRAMES", frames.to_string());
+    test.env(COUNT, frames.to_string());
     test.args(["test", "--release", "--package", "lb-tests", "--test", "differential", "--"]);
     process::replace_by(test.args(["--test-threads=1", "--nocapture"]).args(&args.rest))
 }

@@ -15,6 +15,7 @@ mod fuzz;
 mod mutants;
 mod process;
 mod setup;
+mod soak;
 mod test;
 mod tidy;
 mod toolchain;
@@ -51,13 +52,14 @@ enum Command {
     Attach(attach::Args),
     /// Detach the balancer from a device through the running `lb serve`.
     Detach(detach::Args),
-    /// Load the BPF objects into this kernel and compare size, instructions, stack and JIT with the budget.
     /// Load the BPF object into this kernel; compare size, instructions, stack and JIT with the budget.
     Verify(verify::Args),
     /// Check the rules of the rooms, formatting and lints.
     Tidy(tidy::Args),
     /// Random frames through host and kernel: same verdict, bytes and counters.
     Fuzz(fuzz::Args),
+    /// The tests that draw lots, with the numbers of a long run; takes hours.
+    Soak(soak::Args),
 }
 
 fn main() -> ExitCode {
@@ -82,5 +84,6 @@ fn dispatch() -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&args),
         Command::Tidy(args) => tidy::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Soak(args) => soak::run(&args),
     }
 }

@@ -8,16 +8,18 @@ use tracing_subscriber::EnvFilter;
 
 use super::{Done, Session};
 use crate::dataplane::Capacities;
-use crate::probe;
 use crate::problem::{Code, Problem};
-use crate::reconcile;
 use crate::serve::{Settings, serve};
+use crate::{journal, probe, reconcile};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Directory of the journal.
     #[arg(long, value_name = "PATH", default_value = "/var/lib/lb")]
     state_dir: PathBuf,
+    /// Archive the journal's oldest segments while those before its oldest snapshot take more, MiB. Without it all stay.
+    #[arg(long, allow_negative_numbers = true, value_name = "MIB")]
+    journal_retain_mib: Option<u64>,
     /// Directory of the pinned data plane, in a BPF file system; one for each node.
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/lb")]
     pin_dir: PathBuf,
@@ -81,6 +83,10 @@ fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
     Ok(Settings {
         socket,
         state_dir: args.state_dir,
+        journal: journal::log::Limits {
+            retain_bytes: args.journal_retain_mib.map(|mib| mib.saturating_mul(1 << 20)),
+            ..Default::default()
+        },
         pin_dir: args.pin_dir,
         first_config: args.config,
         capacities,

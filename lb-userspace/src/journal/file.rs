@@ -1,7 +1,7 @@
 //! The store in files of the state directory: the log (`log.rs`) behind the door that every store has.
 //!
 //! The writer owns the log; readers share only where it ends and what the index knows, and read the files themselves.
-//! Records are not kept in memory. The index is sparse and learnt on the way: revision to offset, a place every
+//! Segments in the archive are read as long as they are there. Records are not kept in memory. The index is sparse and learnt on the way: revision to offset, a place every
 //! [`STRIDE`] bytes at most, so that a reader who goes on where it was finds its place at once; it is never stored.
 
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ pub struct LogFiles {
 /// Where the log lies.
 #[derive(Debug)]
 struct Extent {
+    /// Those in the archive, all before the others.
+    archived: Vec<Indexed>,
     segments: Vec<Indexed>,
     head: Head,
     /// Where the last segment ends, bytes.
@@ -120,11 +122,15 @@ impl FileStore {
     pub fn open_on(disk: Arc<dyn Disk>, limits: Limits) -> Result<Loaded, StoreError> {
         let opened = Log::open(disk.clone(), limits)?;
         let place = opened.log.place();
-        let segments = opened.bases.iter().copied().map(Indexed::new).collect();
+        let indexed = |bases: Vec<u64>| bases.into_iter().map(Indexed::new).collect();
+        let archived = segment::bases(&*disk, ARCHIVE);
+        let archived =
+            archived.map_err(|source| LogError::Io { path: disk.path(ARCHIVE), doing: "read", source })?;
+        let (archived, segments) = (indexed(archived), indexed(opened.bases));
         let (subscribers, _) = broadcast::channel(SUBSCRIBER_BACKLOG);
         let shared = Arc::new(LogFiles {
             disk,
-            extent: Mutex::new(Extent { segments, head: place.head, end: place.offset }),
+            extent: Mutex::new(Extent { archived, segments, head: place.head, end: place.offset }),
             subscribers,
             verification: Mutex::default(),
         });
@@ -167,9 +173,12 @@ impl FileStore {
                 break;
             }
             disk.make_folder(ARCHIVE).map_err(io("make"))?;
+            let mut extent = self.shared.extent();
             disk.rename(&segment::name(base), &segment::archived_name(base))
                 .map_err(io("move a segment to"))?;
-            self.shared.extent().segments.retain(|one| one.base != base);
+            let oldest = extent.segments.remove(0);
+            extent.archived.push(oldest);
+            drop(extent);
             left -= size;
             moved += 1;
         }
@@ -270,11 +279,18 @@ impl EventStore for FileStore {
 /// A stretch of one segment that a reader goes through.
 struct Stretch {
     base: u64,
+    archived: bool,
     offset: u64,
     /// Where it ends for certain, if it is the last: revision and offset.
     until: Option<u64>,
     /// Revision that the next segment begins at, or that the log ends at.
     ends: u64,
+}
+
+impl Stretch {
+    fn name(&self) -> String {
+        if self.archived { segment::archived_name(self.base) } else { segment::name(self.base) }
+    }
 }
 
 impl LogFiles {
@@ -300,15 +316,17 @@ impl LogFiles {
         if after >= extent.head.revision {
             return Ok(None);
         }
-        let at = extent.segments.partition_point(|one| one.base <= after);
-        let Some(index) = at.checked_sub(1) else {
-            let first = extent.segments.first().map_or(0, |one| one.base);
+        let first = extent.segments.first().map_or(0, |one| one.base);
+        let archived = after < first;
+        let among = if archived { &extent.archived } else { &extent.segments };
+        let Some(index) = among.partition_point(|one| one.base <= after).checked_sub(1) else {
             return Err(LogError::Archived { first, archive: self.disk.path(ARCHIVE) });
         };
-        let segment = &extent.segments[index];
-        let next = extent.segments.get(index + 1).map(|next| next.base);
+        let (segment, next) = (&among[index], among.get(index + 1).map(|next| next.base));
+        let next = next.or(archived.then_some(first));
         Ok(Some(Stretch {
             base: segment.base,
+            archived,
             offset: segment.before(after),
             until: next.is_none().then_some(extent.end),
             ends: next.unwrap_or(extent.head.revision),
@@ -317,7 +335,8 @@ impl LogFiles {
 
     fn learn(&self, base: u64, revision: u64, offset: u64) {
         let mut extent = self.extent();
-        if let Some(segment) = extent.segments.iter_mut().find(|one| one.base == base) {
+        let Extent { archived, segments, .. } = &mut *extent;
+        if let Some(segment) = archived.iter_mut().chain(segments).find(|one| one.base == base) {
             segment.learn(revision, offset);
         }
     }
@@ -330,14 +349,22 @@ impl LogFiles {
         limit: usize,
         records: &mut Vec<Arc<Record>>,
     ) -> Result<(), StoreError> {
-        let name = segment::name(stretch.base);
+        let name = stretch.name();
         let path = self.disk.path(&name);
         let io = |source| LogError::Io { path: path.clone(), doing: "read", source };
         let file = match self.disk.open(&name, Access::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // It was moved a moment ago, or the directory was meddled with.
-                self.stretch(after)?;
-                return Err(io(error).into());
+                // It was archived a moment ago, or somebody took it away.
+                return match self.stretch(after)? {
+                    Some(moved) if moved.archived && !stretch.archived => {
+                        self.read_stretch(&moved, after, limit, records)
+                    }
+                    _ if stretch.archived => {
+                        let archive = self.disk.path(ARCHIVE);
+                        Err(LogError::Archived { first: stretch.ends, archive }.into())
+                    }
+                    _ => Err(io(error).into()),
+                };
             }
             file => file.map_err(io)?,
         };
@@ -372,7 +399,7 @@ impl LogFiles {
         let Some(stretch) = self.stretch(head.revision.saturating_sub(1))? else {
             return Err(StoreError::NoSuchHead(head));
         };
-        let name = segment::name(stretch.base);
+        let name = stretch.name();
         let io = |source| LogError::Io { path: self.disk.path(&name), doing: "read", source };
         let file = self.disk.open(&name, Access::Read).map_err(io)?;
         let mut walk = Walk::new(file, stretch.offset, stretch.until.unwrap_or(u64::MAX));

@@ -33,7 +33,8 @@ pub struct Limits {
     pub segment_bytes: u64,
     /// Room that is made at a time ahead of the appends, bytes: a sync need not write the file's length then.
     pub room_bytes: u64,
-    /// What whole segments before the oldest snapshot may take before the oldest are archived, bytes; `None`: they stay.
+    /// What whole segments before the oldest snapshot may take before the oldest are archived, bytes, as counted when a
+    /// snapshot was kept; `None`: they stay.
     pub retain_bytes: Option<u64>,
 }
 
@@ -76,8 +77,8 @@ pub enum LogError {
         /// What is wrong.
         reason: String,
     },
-    /// What is asked for was archived.
-    #[error("revisions up to {first} were archived in {archive}", archive = archive.display())]
+    /// What is asked for was archived, and is not in the archive.
+    #[error("revisions up to {first} were archived, and are not in {archive}", archive = archive.display())]
     Archived {
         /// The revision that the log begins at now.
         first: u64,

@@ -206,23 +206,30 @@ fn only_the_last_snapshots_are_kept() {
 }
 
 #[test]
-fn archived_segments_are_moved_whole_and_a_reader_is_told() {
+fn archived_segments_are_moved_whole_and_still_read_while_they_are_there() {
     let (directory, head) = written(60);
     let mut store = open(directory.path()).unwrap();
     assert_eq!(store.archive(0).unwrap(), 0, "nothing without a snapshot to start from");
     store.save_snapshot(head, b"sixty").unwrap();
     let before = std::fs::read(&files(directory.path(), ".log")[0]).unwrap();
+    let all = read_all(&*store.reader(), 0).unwrap();
     let moved = store.archive(0).unwrap();
     assert!(moved > 3);
     let archived = directory.path().join("journal/archive/00000000000000000000.log");
-    assert_eq!(std::fs::read(archived).unwrap(), before);
-    for store in [store, open(directory.path()).unwrap()] {
+    assert_eq!(std::fs::read(&archived).unwrap(), before);
+    let stores = [store, open(directory.path()).unwrap()];
+    for store in &stores {
+        assert_eq!(read_all(&*store.reader(), 0).unwrap(), all);
+        assert_eq!(store.reader().read(17, 1).unwrap(), all[17..18]);
+    }
+    let checked = offline::verify(directory.path(), Some((60, head.hash))).unwrap();
+    assert_eq!((checked.first, checked.records, checked.expected_found), (0, 60, true));
+    std::fs::remove_file(&archived).unwrap();
+    for store in stores.iter().chain([&open(directory.path()).unwrap()]) {
         let error = store.reader().read(3, 1).unwrap_err();
         assert!(matches!(error, StoreError::Log(LogError::Archived { .. })), "{error}");
         assert!(store.reader().read(59, 1).is_ok());
     }
-    let checked = offline::verify(directory.path(), Some((60, head.hash))).unwrap();
-    assert_eq!((checked.first, checked.records, checked.expected_found), (0, 60, true));
     std::fs::remove_file(&files(directory.path(), ".snapshot")[0]).unwrap();
     assert!(matches!(open(directory.path()), Err(StoreError::Log(LogError::Archived { .. }))));
 }

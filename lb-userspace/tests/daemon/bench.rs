@@ -97,9 +97,15 @@ impl Bench {
 
     /// The next daemon, with the same maps and the same journal, when the routes of this one are gone.
     pub(crate) async fn restarted(self) -> Self {
+        self.restarted_after(|_| ()).await
+    }
+
+    /// The same, after something was done in the state directory meanwhile.
+    pub(crate) async fn restarted_after(self, meanwhile: impl FnOnce(&std::path::Path)) -> Self {
         self.ends.send_replace(true);
         let socket = self.socket.clone();
         until("the socket is gone", || !socket.exists()).await;
+        meanwhile(self.directory.path());
         Self::with(self.fake.clone(), self.directory.clone())
     }
 

@@ -1,6 +1,13 @@
 //! The past as people ask for it: history, blame, comparisons, looks back and ways back, also across a restart.
 
-use crate::bench::{Bench, Ran};
+use std::path::Path;
+
+use lb_control::record::Record;
+use lb_userspace::engine::fold;
+use lb_userspace::journal::log::Limits;
+use lb_userspace::journal::{EventStore, FileStore};
+
+use crate::bench::{Bench, Ran, until};
 
 /// A vip with two backends, of which the first was changed twice: revisions 1 to 5.
 async fn changed() -> Bench {
@@ -178,4 +185,37 @@ async fn a_rebuild_while_it_answers_is_the_same() {
     let ran = bench.lb("projection rebuild audit").await.ok();
     assert!(ran.stdout.contains("audit") && ran.stdout.contains("the same"), "{ran:?}");
     assert!(bench.lb("projection list").await.ok().stdout.contains("timeline"));
+}
+
+/// Has all that there is archived, as a daemon does that keeps little: one command more begins another segment, and a
+/// snapshot is kept after it.
+fn archive_all(state_dir: &Path) {
+    let limits = Limits { segment_bytes: 1, retain_bytes: Some(0), ..Limits::default() };
+    let mut store = FileStore::open_with(state_dir, limits).unwrap().store;
+    let (log, latest) = (store.reader(), store.reader().latest().revision);
+    let mut record = Record::clone(&log.read(latest - 1, 1).unwrap()[0]);
+    (record.revision, record.key) = (latest + 1, None);
+    store.append(latest, &[record.into()]).unwrap();
+    let ledger = fold::latest(&*log).unwrap().ledger;
+    store.save_snapshot(log.latest(), &ledger.to_snapshot()).unwrap();
+    assert_eq!(std::fs::read_dir(state_dir.join("journal/archive")).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_archived_is_still_told_and_what_was_taken_away_is_missed() {
+    let bench = changed().await;
+    let (before, blamed) = (bench.lb("history").await.ok(), bench.lb("blame vip web").await.ok());
+    let bench = bench.restarted_after(archive_all).await;
+    assert!(bench.lb("history").await.ok().stdout.starts_with(&before.stdout));
+    assert_eq!(bench.lb("blame vip web").await.ok().stdout, blamed.stdout);
+    bench.lb("backend enable web/b1").await.ok();
+    assert!(bench.lb("show --at 3").await.ok().stdout.contains("b2"));
+
+    let bench =
+        bench.restarted_after(|dir| std::fs::remove_dir_all(dir.join("journal/archive")).unwrap()).await;
+    bench.lb("backend drain web/b1").await.ok();
+    let node = bench.node.clone();
+    until("it is said", || node.projections.progress().fault.is_some()).await;
+    let status = bench.lb("status").await.ok().stdout;
+    assert!(status.contains("were archived"), "{status}");
 }
