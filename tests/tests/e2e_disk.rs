@@ -16,7 +16,7 @@ use lb_tests::require_root;
 use lb_tests::site::{Family, Served, Site};
 use lb_tests::topology::{BackendSetup, Topology};
 use lb_tests::traffic::fetch;
-use lb_tests::wait::wait_until;
+use lb_tests::wait::{wait_for, wait_until};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
@@ -119,8 +119,10 @@ impl Bench {
         if answer.is_success() { Ok(()) } else { Err(answer.stderr) }
     }
 
+    /// The log's last revision, as the views have it once they lack nothing.
     fn revision(&self) -> u64 {
-        self.site.status().unwrap().revision
+        let current = || self.site.status().ok().filter(|status| status.lag_ms == 0);
+        wait_for("views that lack nothing", 10 * SECOND, current).unwrap().0.revision
     }
 
     /// What is refused is refused clearly, and changes nothing; all else goes on.
