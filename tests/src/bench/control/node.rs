@@ -35,7 +35,7 @@ const CLIENTS: usize = 64;
 const QUERIES_PER_S: u64 = 1_000;
 const ASKERS: u64 = 10;
 /// One vip's inventory.
-const QUERY: &str = "/v1/views/vips?name=v0";
+const QUERY: &str = "/v1/views/inventory?vip=v0";
 
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
