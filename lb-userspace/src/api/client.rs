@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -117,10 +117,21 @@ impl Client {
         headers: HeaderMap,
         body: Bytes,
     ) -> Result<Bytes, Problem> {
+        whole(self.open(method, path, headers, body).await?).await
+    }
+
+    /// Sends a request, and gives the answer as it begins, which may be one that does not end.
+    ///
+    /// # Errors
+    /// No daemon, or it refused.
+    pub async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Problem> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
-        let broken = |error: hyper::Error| {
-            Problem::new(Code::NoAnswer, format!("the daemon ended the conversation: {error}"))
-        };
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         tokio::spawn(connection);
@@ -134,8 +145,7 @@ impl Client {
         request.headers_mut().extend(headers);
         let answer = sender.send_request(request).await.map_err(broken)?;
         let status = answer.status();
-        let bytes = answer.into_body().collect().await.map_err(broken)?.to_bytes();
-        if status.is_success() { Ok(bytes) } else { Err(refusal(status, &bytes)) }
+        if status.is_success() { Ok(answer) } else { Err(refusal(status, &whole(answer).await?)) }
     }
 
     fn unreachable(&self, error: &std::io::Error) -> Problem {
@@ -158,6 +168,15 @@ fn is_in_doubt(problem: &Problem, attempt: u32) -> bool {
     let at_once = problem.is(Code::NoAnswer) || problem.is(Code::OutcomeUnknown) || problem.is(Code::Ending);
     let later = problem.is(Code::NoDaemon) || problem.is(Code::JournalAway);
     at_once || (later && attempt > 1)
+}
+
+/// The whole of an answer.
+async fn whole(answer: Response<Incoming>) -> Result<Bytes, Problem> {
+    Ok(answer.into_body().collect().await.map_err(broken)?.to_bytes())
+}
+
+fn broken(error: hyper::Error) -> Problem {
+    Problem::new(Code::NoAnswer, format!("the daemon ended the conversation: {error}"))
 }
 
 fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

@@ -14,7 +14,6 @@ mod document;
 mod drops;
 mod explain;
 mod history;
-mod http;
 mod log;
 mod mutation;
 mod object;

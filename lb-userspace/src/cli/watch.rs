@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::Method;
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
+use hyper::{HeaderMap, Method};
 use lb_control::event::Change;
 use lb_control::projection::object::Object;
 
-use super::http;
 use super::object::when;
 use super::{Done, Session};
 use crate::api::views::past::RecordView;
@@ -57,7 +56,7 @@ async fn follow(
 ) -> Result<bool, Problem> {
     let query = after.map_or_else(String::new, |after| format!("?after={after}"));
     let path = format!("/v1/events{query}");
-    let answer = http::open(&session.socket, Method::GET, &path, &[], Vec::new()).await?;
+    let answer = session.client.open(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
     let mut lines = Lines { body: answer.into_body(), read: Vec::new() };
     let (mut kind, mut text) = (String::new(), String::new());
     while let Some(line) = lines.next().await? {
