@@ -84,8 +84,14 @@ fn new_flows_follow_the_weights() {
 fn tracking_is_as_the_vip_wants_it() {
     require_root!("e2e_vip::tracking_is_as_the_vip_wants_it", "nginx", "curl");
     let builder = Site::builder(Topology::builder(), Mode::L2).families(&[Family::V4]);
-    let site = builder.kinds(&[Served::Echo]).start().unwrap();
+    let site = builder.kinds(&[Served::Echo]).window_s(1).start().unwrap();
     let echo = site.vip(Served::Echo, Family::V4);
+    // The first backend to answer its probe had all slots: those that the others took are moving for a window.
+    wait_until("nothing moves", 20 * SECOND, || {
+        let slots = site.status().unwrap().vips[0].slots;
+        slots.moving + slots.pinned == 0
+    })
+    .unwrap();
     let tracked = || site.backends().unwrap().iter().map(|one| one.tracked_flows).sum::<u64>();
     // auto: nothing is remembered while nothing moves.
     let auto = ConnectionPool::new(echo, 100).open(site.client()).unwrap();
