@@ -102,6 +102,8 @@ codes! {
         "A key stands for one command: leave it out, or make a new one for each (`lb` does so by itself).";
     Stale 1035 "what the command touches has changed since"
         "Look at it again, then send the command with the revision that the message names, or without one.";
+    BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
+        "docs/guide/circuit-breaker.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
 
     VipRowsFull 2001 "no free row for a vip"
         "Rows are free again moments after a vip is removed; else start anew with a larger --max-vips.";

@@ -1,6 +1,8 @@
 //! A vip's settings: what is wished, over what is there or the defaults, within their ranges.
 
+use super::breaker;
 use super::draft::{Draft, path};
+use crate::breaker::BreakerWish;
 use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
 use crate::probe::{Probe, ProbeKind, ProbeWish};
@@ -25,6 +27,7 @@ pub(super) struct Wish {
     idle_s: Option<u32>,
     table_size: Option<u32>,
     probe: Option<ProbeWish>,
+    breaker: Option<BreakerWish>,
 }
 
 impl From<&VipSpec> for Wish {
@@ -37,6 +40,7 @@ impl From<&VipSpec> for Wish {
             idle_s: spec.idle_s,
             table_size: spec.table_size,
             probe: spec.probe,
+            breaker: spec.breaker,
         }
     }
 }
@@ -51,6 +55,7 @@ impl From<&VipSet> for Wish {
             idle_s: set.idle_s,
             table_size: set.table_size,
             probe: set.probe,
+            breaker: set.breaker,
         }
     }
 }
@@ -65,6 +70,7 @@ impl Wish {
             && self.idle_s.is_none()
             && self.table_size.is_none()
             && self.probe.is_none_or(|probe| probe == ProbeWish::default())
+            && self.breaker.is_none_or(|breaker| breaker == BreakerWish::default())
     }
 
     /// The settings of a vip that is new, or that a document describes whole.
@@ -90,6 +96,7 @@ impl Wish {
             idle_s: self.idle_s(draft, &base, prefix),
             table_size: self.table_size(draft, &base, prefix),
             probe: self.probe(draft, &base, served, prefix),
+            breaker: breaker::settings(draft, self.breaker, base.breaker, prefix),
         }
     }
 

@@ -1,6 +1,7 @@
 //! How to undo: for what happened, the commands that bring the former state back, ready to be typed.
 
 use lb_control::backend::{Backend, Intent};
+use lb_control::breaker::{BreakerSettings, BreakerWish};
 use lb_control::event::{Change, Event};
 use lb_control::state::State;
 use lb_control::vip::{Vip, VipSettings};
@@ -39,6 +40,11 @@ fn inverse(before: &State, change: &Change) -> Vec<String> {
         Change::BackendRemoved { vip, backend } => match (before.vips.get(vip), before.backend(vip, backend))
         {
             (Some(of), Some(was)) => backend_lines(vip, of, backend, was),
+            _ => Vec::new(),
+        },
+        Change::BreakerTripped { vip, backend } => line(format!("lb breaker reset {vip}/{backend}")),
+        Change::BreakerReset { vip, backend } => match before.backend(vip, backend) {
+            Some(was) if was.breaker.tripped => line(format!("lb breaker trip {vip}/{backend}")),
             _ => Vec::new(),
         },
         Change::BypassChanged { on } => line(format!("lb bypass {}", if *on { "off" } else { "on" })),
@@ -82,6 +88,7 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     flag(to.window_s != from.window_s, "window-s", to.window_s.to_string());
     flag(to.idle_s != from.idle_s, "idle-s", to.idle_s.to_string());
     flag(to.table_size != from.table_size, "table-size", to.table_size.to_string());
+    let breaker = breaker_flags(&to.breaker, &from.breaker);
     let (to, from) = (&to.probe, &from.probe);
     let kind = match to.kind {
         lb_control::probe::ProbeKind::None => "none",
@@ -95,7 +102,14 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     if let Some(port) = to.port {
         flag(to.port != from.port, "probe-port", port.to_string());
     }
-    text
+    text + &breaker
+}
+
+/// The flags that turn one breaker's settings into another's.
+fn breaker_flags(to: &BreakerSettings, from: &BreakerSettings) -> String {
+    let wish = serde_json::to_value(BreakerWish::between(to, from)).unwrap_or_default();
+    let named = wish.as_object().into_iter().flatten();
+    named.map(|(name, value)| format!(" --breaker-{} {value}", name.replace('_', "-"))).collect()
 }
 
 fn verb(intent: Intent) -> &'static str {

@@ -1,6 +1,7 @@
 //! `lb vip`.
 
 use clap::{Subcommand, ValueEnum};
+use lb_control::breaker::BreakerSettings;
 use lb_control::command::{Command, DEFAULT_TENANT, VipRemove, VipSet, VipSpec};
 use lb_control::probe::{ProbeKind, ProbeWish};
 use lb_control::vip::{Mode, Tracking};
@@ -126,6 +127,8 @@ pub(super) struct Settings {
     /// Port to probe; the backend's unless named.
     #[arg(long, allow_negative_numbers = true, value_name = "PORT")]
     probe_port: Option<u16>,
+    #[command(flatten)]
+    breaker: super::breaker_flags::Flags,
 }
 
 impl Settings {
@@ -174,6 +177,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
             spec.idle_s = settings.idle_s;
             spec.table_size = settings.table_size;
             spec.probe = settings.probe();
+            spec.breaker = settings.breaker.wish();
             session.change(&Command::VipAdd(spec), flags).await
         }
         Verb::List => list(session).await,
@@ -188,6 +192,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
                 idle_s: settings.idle_s,
                 table_size: settings.table_size,
                 probe: settings.probe(),
+                breaker: settings.breaker.wish(),
                 allow_disruption,
             };
             session.change(&Command::VipSet(set), flags).await
@@ -258,6 +263,31 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
         several(usize::from(probe.fall), "failure")
     );
     setting("probe", text);
+    setting("breaker", breaker_text(&settings.breaker));
     setting("last change", format!("revision {}", vip.revision));
     Ok(None)
+}
+
+/// A breaker's settings, one line.
+fn breaker_text(breaker: &BreakerSettings) -> String {
+    if !breaker.is_on() {
+        return "off: opens by `lb breaker trip` alone".to_owned();
+    }
+    let in_a_row =
+        (breaker.consecutive > 0).then(|| format!("{} failures in a row", breaker.consecutive));
+    let ratio = (breaker.ratio_percent > 0).then(|| {
+        format!("{} % of at least {} in {} s", breaker.ratio_percent, breaker.volume, breaker.window_s)
+    });
+    let opens: Vec<String> = in_a_row.into_iter().chain(ratio).collect();
+    format!(
+        "opens after {}, for {} to {} ms; trial {} connections/s, {} successes; slow start {} s from {} %; at most {} % out",
+        opens.join(" or "),
+        breaker.backoff_ms,
+        breaker.backoff_max_ms,
+        breaker.trial_cps,
+        breaker.trial_successes,
+        breaker.slow_start_s,
+        breaker.floor_percent,
+        breaker.ejection_max_percent
+    )
 }
