@@ -58,6 +58,9 @@ pub struct Backend {
     pub weight: u16,
     /// What people intend with it.
     pub intent: Intent,
+    /// Whether it serves only when nobody of the pool does. Never changes in its life.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
     /// What a person last ordered of its breaker.
     #[serde(default, skip_serializing_if = "BreakerOrder::is_none")]
     pub breaker: BreakerOrder,

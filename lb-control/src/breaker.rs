@@ -230,7 +230,7 @@ impl Breaker {
     /// The share of its slots that the backend shall have, permille: all when closed, the floor of the slow start when
     /// tried, and in between as the slow start goes. An open one has none.
     pub fn share_permille(&self, settings: &BreakerSettings, now_ms: u64) -> u16 {
-        let floor = if settings.slow_start_s == 0 { 1_000 } else { u64::from(settings.floor_percent) * 10 };
+        let floor = u64::from(settings.floor_percent) * 10;
         let share = match (self.state, self.ramp_from_ms) {
             (BreakerState::Open, _) => 0,
             (BreakerState::HalfOpen, _) => floor,

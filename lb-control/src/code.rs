@@ -104,6 +104,8 @@ codes! {
         "Look at it again, then send the command with the revision that the message names, or without one.";
     BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
         "docs/guide/circuit-breaker.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
+    BackupFixed 1051 "whether a backend is a backup cannot change"
+        "Add it under another name as what it shall be, drain this one, then remove it.";
 
     VipRowsFull 2001 "no free row for a vip"
         "Rows are free again moments after a vip is removed; else start anew with a larger --max-vips.";
@@ -155,6 +157,8 @@ codes! {
         "`lb projection list` shows them.";
     UnknownField 3024 "the object has no such field"
         "`lb blame vip NAME` or `lb blame backend VIP/NAME` shows its fields.";
+    HealthListen 3035 "the address for /readyz and /metrics cannot be used"
+        "Name a free ADDRESS:PORT of this node with --health-listen, or leave it out.";
 
     NoDataPlane 4001 "this `lb` was built without its data plane"
         "Run `cargo xtask build`.";

@@ -137,12 +137,15 @@ pub struct BackendSpec {
     /// What is intended with it.
     #[serde(default)]
     pub intent: Intent,
+    /// Whether it serves only when nobody of the pool does. Never changes in its life.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
 }
 
 impl BackendSpec {
     /// A backend with every default.
     pub fn new(name: impl Into<String>, address: IpAddr) -> Self {
-        Self { name: name.into(), address, port: None, weight: DEFAULT_WEIGHT, intent: Intent::Enabled }
+        Self { name: name.into(), address, port: None, weight: DEFAULT_WEIGHT, intent: Intent::Enabled, backup: false }
     }
 }
 
@@ -211,6 +214,9 @@ pub struct BackendAdd {
     /// What is intended with it.
     #[serde(default)]
     pub intent: Intent,
+    /// Whether it serves only when nobody of the pool does. Never changes in its life.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub backup: bool,
 }
 
 /// Changes to a backend; what is absent stays.
@@ -319,6 +325,7 @@ impl BackendAdd {
             port: self.port,
             weight: self.weight,
             intent: self.intent,
+            backup: self.backup,
         }
     }
 }

@@ -80,6 +80,9 @@ pub enum Change {
         weight: u16,
         /// Intent.
         intent: Intent,
+        /// Whether it serves only when nobody of the pool does.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        backup: bool,
     },
     /// A backend got another weight.
     BackendWeightChanged {

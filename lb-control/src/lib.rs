@@ -20,6 +20,7 @@ pub mod breaker;
 pub mod code;
 pub mod command;
 pub mod decide;
+pub mod degradation;
 pub mod event;
 pub mod health;
 pub mod ledger;

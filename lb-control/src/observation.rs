@@ -1,4 +1,4 @@
-//! What a node saw, as opposed to what people asked for: health now, breakers and degradation when they come.
+//! What a node saw, as opposed to what people asked for: health, breakers and the ladder.
 //!
 //! Observations never enter the log of intent: what flaps may neither fill it nor move its revision. A node keeps them
 //! in a bounded journal of its own, from which some may be missing ([`Change::Suppressed`] says how many). They take
@@ -7,9 +7,11 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use lb_common::ids::BackendId;
+use lb_common::ids::{BackendId, VipId};
 use serde::{Deserialize, Serialize};
 
+use crate::breaker::{BreakerState, TurnCause};
+use crate::degradation::Rung;
 use crate::health::{Health, Outcome};
 
 /// Version of the observations that this build writes.
@@ -42,6 +44,13 @@ pub struct Observation {
 pub enum Object {
     /// The node itself.
     Node,
+    /// A vip.
+    Vip {
+        /// Serial number.
+        id: VipId,
+        /// Name.
+        vip: String,
+    },
     /// A backend.
     Backend {
         /// Serial number.
@@ -66,6 +75,20 @@ pub enum Change {
         /// What it is.
         to: Health,
     },
+    /// A backend's breaker.
+    BreakerChanged {
+        /// What it was.
+        from: BreakerState,
+        /// What it is.
+        to: BreakerState,
+    },
+    /// Where a vip stands on its ladder.
+    LadderChanged {
+        /// The rung that it stood on.
+        from: Rung,
+        /// The rung that it stands on.
+        to: Rung,
+    },
     /// Observations that were made and not kept: there were too many.
     Suppressed {
         /// How many.
@@ -82,6 +105,13 @@ pub enum Cause {
         /// How.
         outcome: Outcome,
     },
+    /// A breaker turned.
+    Breaker {
+        /// Why.
+        turn: TurnCause,
+    },
+    /// Who of a pool can serve.
+    Pool,
     /// More was observed in a time than is kept.
     Rate,
 }
@@ -90,6 +120,7 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node => f.write_str("the node"),
+            Self::Vip { vip, .. } => f.write_str(vip),
             Self::Backend { vip, backend, .. } => write!(f, "{vip}/{backend}"),
         }
     }
@@ -98,6 +129,8 @@ impl fmt::Display for Object {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::LadderChanged { from, to } => write!(f, "{from} -> {to}"),
+            Self::BreakerChanged { from, to } => write!(f, "{from} -> {to}"),
             Self::HealthChanged { from, to } => write!(f, "{from} -> {to}"),
             Self::Suppressed { count } => write!(f, "{count} observations were not kept"),
         }

@@ -152,12 +152,13 @@ impl State {
                 self.set_settings(vip, at, *settings);
             }
             Change::VipRemoved { vip } => self.remove_vip(vip),
-            Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
+            Change::BackendAdded { id, vip, backend, address, port, weight, intent, backup } => {
                 self.next.backend = self.next.backend.max(BackendId(id.0.saturating_add(1)));
                 let (Stamp { revision, changed_ms }, id) = (at, *id);
-                let (address, port, weight, intent) = (*address, *port, *weight, *intent);
+                let (address, port, weight, intent, backup) = (*address, *port, *weight, *intent, *backup);
                 let breaker = BreakerOrder::default();
-                let new = Backend { id, address, port, weight, intent, breaker, revision, changed_ms };
+                let new =
+                    Backend { id, address, port, weight, intent, backup, breaker, revision, changed_ms };
                 self.add_backend(vip, backend, at, new);
             }
             Change::BackendWeightChanged { vip, backend, weight } => {
@@ -348,7 +349,8 @@ mod tests {
     fn joined(vip: &str, backend: &str, id: u32, address: [u8; 4]) -> Change {
         let (vip, backend, address) = (vip.to_string(), backend.to_string(), address.into());
         let (port, weight, intent) = (80, 100, crate::backend::Intent::Enabled);
-        Change::BackendAdded { id: BackendId(id), vip, backend, address, port, weight, intent }
+        let backup = false;
+        Change::BackendAdded { id: BackendId(id), vip, backend, address, port, weight, intent, backup }
     }
 
     #[test]

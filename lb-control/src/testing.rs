@@ -89,8 +89,17 @@ fn table_size() -> impl Strategy<Value = u32> {
 }
 
 fn backend_spec() -> impl Strategy<Value = BackendSpec> {
-    (backend_name(), backend_address(), weighted(0.05, port()), weight(), intent())
-        .prop_map(|(name, address, port, weight, intent)| BackendSpec { name, address, port, weight, intent })
+    let who = (backend_name(), backend_address(), weighted(0.05, port()));
+    (who, weight(), intent(), proptest::bool::weighted(0.2)).prop_map(
+        |((name, address, port), weight, intent, backup)| BackendSpec {
+            name,
+            address,
+            port,
+            weight,
+            intent,
+            backup,
+        },
+    )
 }
 
 fn vip_spec() -> impl Strategy<Value = VipSpec> {
@@ -151,8 +160,8 @@ fn apply() -> impl Strategy<Value = Apply> {
 /// Any command.
 pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     let backend_add = (vip_name(), backend_spec()).prop_map(|(vip, spec)| {
-        let BackendSpec { name, address, port, weight, intent } = spec;
-        Command::BackendAdd(BackendAdd { vip, name, address, port, weight, intent })
+        let BackendSpec { name, address, port, weight, intent, backup } = spec;
+        Command::BackendAdd(BackendAdd { vip, name, address, port, weight, intent, backup })
     });
     let breaker = (vip_name(), backend_name(), any::<bool>(), any::<bool>()).prop_map(
         |(vip, name, tripped, allow_disruption)| {

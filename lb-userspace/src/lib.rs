@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod api;
+pub mod breakers;
 pub mod cli;
 pub mod config;
 pub mod dataplane;

@@ -12,6 +12,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use lb_common::abi::counter::Counter;
 use lb_common::reason::{Class, Reason};
+use lb_control::breaker::BreakerState;
 use lb_control::health::Health;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text::encode};
@@ -21,6 +22,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::api::Node;
+use crate::breakers::SeenBreakers;
 use crate::dataplane::Counters;
 use crate::probe::SeenHealth;
 use crate::problem::Problem;
@@ -48,6 +50,7 @@ fn text(node: &Node) -> Result<String, Problem> {
         followers: node.followers.count(),
         standing: node.standing.borrow().clone(),
         health: node.health.borrow().clone(),
+        breakers: node.breakers.borrow().clone(),
     };
     let mut registry = Registry::with_prefix("lb");
     registry.register_collector(Box::new(scraped));
@@ -66,6 +69,7 @@ struct Scraped {
     followers: usize,
     standing: Standing,
     health: SeenHealth,
+    breakers: SeenBreakers,
 }
 
 impl Collector for Scraped {
@@ -80,6 +84,10 @@ impl Collector for Scraped {
         traffic(&mut encoder, "backend", "to a backend", self.backends())?;
         traffic(&mut encoder, "tenant", "to a tenant's vips", self.tenants())?;
         gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
+        gauges(&mut encoder, "vip_ladder", "0 its pool serves, 1 its backups, 2 nobody", self.ladders())?;
+        let (states, openings) = self.breakers();
+        gauges(&mut encoder, "backend_breaker", "0 closed, 1 half-open, 2 open", states)?;
+        gauges(&mut encoder, "backend_breaker_openings", "openings since the start", openings)?;
         let standing = &self.standing;
         let swept = &standing.swept;
         let whole: [(&str, &str, u64); 8] = [
@@ -185,6 +193,28 @@ impl Scraped {
                 (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], u64::from(up(backend.id)))
             })
             .collect()
+    }
+
+    fn ladders(&self) -> Vec<(Labels, u64)> {
+        let rung = |id| self.standing.footings.get(&id).map_or(0, |footing| footing.rung as u64);
+        let vips = self.model.inventory.vips.iter();
+        vips.map(|(name, vip)| (vec![("vip", name.to_string())], rung(vip.id))).collect()
+    }
+
+    /// State and openings of each backend's breaker.
+    fn breakers(&self) -> (Vec<(Labels, u64)>, Vec<(Labels, u64)>) {
+        let of = |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
+            let seen = self.breakers.get(&backend.id);
+            let state = seen.map_or(BreakerState::Closed, |seen| seen.breaking.state);
+            let labels = || vec![("vip", vip.to_owned()), ("backend", name.to_owned())];
+            let number = match state {
+                BreakerState::Closed => 0,
+                BreakerState::HalfOpen => 1,
+                BreakerState::Open => 2,
+            };
+            ((labels(), number), (labels(), seen.map_or(0, |seen| seen.openings)))
+        };
+        self.model.inventory.backends().map(of).unzip()
     }
 
     fn pending(&self) -> u64 {

@@ -1,24 +1,27 @@
 //! Makes the maps hold what they should: desired against what was read back from the kernel, again and again.
 //!
-//! A pass runs when the state, a health, a way or a device changed, after a sweep that may have freed something, and
+//! A pass runs when the state, a health, a breaker, a way or a device changed, after a sweep that may have freed something, and
 //! every [`RESYNC_S`] seconds in any case. One thread passes, another sweeps; nobody else writes to the maps. What cannot be
 //! done now stays pending with its reason and is tried again. Nothing here decides what the maps should hold.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lb_common::ids::BackendId;
+use lb_common::ids::{BackendId, VipId};
 use lb_control::code::Code;
-use lb_control::plan::{self, Actual, Desired, Observed, Op, Rows, Settled, TableCache, Way};
+use lb_control::degradation::{Footing, Rung};
+use lb_control::observation::{Cause as Why, Change, OBSERVATION_VERSION, Object, Observation};
+use lb_control::plan::{self, Actual, Desired, DesiredVip, Observed, Op, Rows, Settled, TableCache, Way};
 use lb_control::state::State;
 use lb_control::vip::{Mode, Tracking};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::breakers::SeenBreakers;
 use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane, Fault, LiveSlots, SweepReport};
 use crate::engine::Published;
-use crate::probe::SeenHealth;
+use crate::probe::{Observe, SeenHealth};
 use crate::vital;
 
 /// Default time from one full comparison to the next when nothing changes, seconds.
@@ -35,14 +38,18 @@ const RETRY: Duration = Duration::from_millis(500);
 pub type Ways = Arc<BTreeMap<BackendId, Result<Way, String>>>;
 
 /// What a pass follows.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Inputs {
     /// The state of intent.
     pub states: watch::Receiver<Published>,
     /// Health of the backends.
     pub health: watch::Receiver<SeenHealth>,
+    /// Breakers of the backends.
+    pub breakers: watch::Receiver<SeenBreakers>,
     /// Ways to the backends.
     pub ways: watch::Receiver<Ways>,
+    /// Who is told what was observed.
+    pub observe: Observe,
     /// Rung when a device was attached or detached.
     pub nudge: Arc<Notify>,
     /// From one full comparison to the next when nothing changes.
@@ -56,6 +63,8 @@ pub struct Standing {
     pub revision: u64,
     /// Whole passes so far.
     pub passes: u64,
+    /// Where each vip stands on its ladder, as of the last whole pass.
+    pub footings: BTreeMap<VipId, Footing>,
     /// What had no room in the maps.
     pub problems: Vec<plan::Problem>,
     /// Why the last pass is not whole.
@@ -161,6 +170,7 @@ impl Passer {
                     return if changed.is_ok() { Cause::Change } else { Cause::End };
                 }
                 Ok(()) = self.inputs.health.changed() => return Cause::Change,
+                Ok(()) = self.inputs.breakers.changed() => return Cause::Change,
                 Ok(()) = self.inputs.ways.changed() => return Cause::Change,
                 () = self.inputs.nudge.notified() => return Cause::Change,
                 () = self.swept.notified() => return Cause::Change,
@@ -194,6 +204,7 @@ impl Passer {
     fn pass(&mut self, cause: Cause) {
         let changed = self.inputs.states.has_changed().unwrap_or(true)
             || self.inputs.health.has_changed().unwrap_or(true)
+            || self.inputs.breakers.has_changed().unwrap_or(true)
             || self.inputs.ways.has_changed().unwrap_or(true);
         let state = self.inputs.states.borrow_and_update().clone();
         match self.compare_and_apply(&state, cause) {
@@ -204,9 +215,11 @@ impl Passer {
                     tracing::warn!(operations = drift, "the maps were not as they were left; repaired");
                 }
                 self.leave_for_sweep(&state, &done);
+                let footings = self.footings(&done.desired);
                 self.standing.send_modify(|standing| {
                     standing.revision = state.revision;
                     standing.passes += 1;
+                    standing.footings = footings;
                     standing.problems = done.problems;
                     standing.fault = None;
                     standing.drift_ops += drift;
@@ -250,6 +263,7 @@ impl Passer {
 
     fn observed(&mut self, attached: &[Attached], state: &State, actual: &Actual<LiveSlots>) -> Observed {
         let health = self.inputs.health.borrow_and_update().clone();
+        let breakers = self.inputs.breakers.borrow_and_update().clone();
         let ways = self.inputs.ways.borrow_and_update().clone();
         let ways: BTreeMap<_, _> =
             ways.iter().filter_map(|(id, way)| Some((*id, *way.as_ref().ok()?))).collect();
@@ -262,10 +276,23 @@ impl Passer {
         });
         Observed {
             health: health.iter().map(|(id, seen)| (*id, seen.health)).collect(),
+            breakers: breakers.iter().map(|(id, seen)| (*id, seen.breaking)).collect(),
             unreached: unreached.map(|backend| backend.id).collect(),
             ways,
             devices: attached.iter().filter_map(|one| Some((one.ifindex, one.device?))).collect(),
         }
+    }
+
+    /// Where each vip stands now; what changed is told.
+    fn footings(&self, desired: &Desired) -> BTreeMap<VipId, Footing> {
+        let before = self.standing.borrow().footings.clone();
+        for (id, vip) in &desired.vips {
+            let (Some(was), to) = (before.get(id), vip.footing.rung) else { continue };
+            if was.rung != to {
+                (self.inputs.observe)(stepped(*id, vip, was.rung));
+            }
+        }
+        desired.vips.iter().map(|(id, vip)| (*id, vip.footing)).collect()
     }
 
     fn leave_for_sweep(&self, state: &State, done: &Done) {
@@ -288,6 +315,28 @@ struct Done {
     ops: Vec<Op>,
     problems: Vec<plan::Problem>,
     attached: Vec<Attached>,
+}
+
+/// That a vip left a rung of its ladder, with who serves now.
+fn stepped(id: VipId, vip: &DesiredVip, from: Rung) -> Observation {
+    let to = vip.footing.rung;
+    tracing::warn!(vip = vip.name, %from, %to, "ladder");
+    let serving: Vec<&str> =
+        vip.candidates.iter().filter_map(|one| Some(vip.backends.get(one)?.name.as_str())).collect();
+    let evidence = match serving.len() {
+        0 => "no backend takes new flows".to_owned(),
+        1..=5 => format!("new flows go to {}", serving.join(", ")),
+        many => format!("new flows go to {many} backends"),
+    };
+    Observation {
+        v: OBSERVATION_VERSION,
+        at_ms: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        seq: 0,
+        object: Object::Vip { id, vip: vip.name.clone() },
+        change: Change::LadderChanged { from, to },
+        cause: Why::Pool,
+        evidence,
+    }
 }
 
 /// How many operations say that somebody else wrote to the maps. What the sweep proved free is freed in its own time.

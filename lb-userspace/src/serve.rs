@@ -3,13 +3,14 @@
 //! Ending leaves everything attached and pinned: packets go on without the daemon, and the next one adopts them.
 
 use std::fs::DirBuilder;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lb_control::plan::{Actual, adopted_health};
+use lb_control::plan::{Actual, adopted_breakers, adopted_health};
 use lb_control::record::Record;
 use lb_control::state::State;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +18,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::api::connections::Socket;
 use crate::api::stream::Followers;
-use crate::api::{self, Node};
+use crate::api::{self, Node, public};
 use crate::dataplane::kernel::Kernel;
 use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
 use crate::engine::fold::{self, Folded};
@@ -28,7 +29,7 @@ use crate::journal::observation::{self, ObservationJournal};
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, LogFiles, StoreError, Verification};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
-use crate::{config, neighbour, probe, projection, samples, vital};
+use crate::{breakers, config, neighbour, probe, projection, samples, vital};
 
 /// For everything that follows the writer to end with it.
 const GRACE: Duration = Duration::from_secs(1);
@@ -52,6 +53,8 @@ pub struct Settings {
     pub probe_concurrency: usize,
     /// From one comparison of the maps to the next when nothing changes.
     pub resync: Duration,
+    /// Where `/readyz`, `/healthz` and `/metrics` are answered over TCP; `None`: nowhere.
+    pub health_listen: Option<SocketAddr>,
 }
 
 /// Starts to look for the ways to the backends of the published states.
@@ -96,7 +99,10 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
             journal.record(seen);
         }
     });
-    let health = probe::start(engine.follow(), adopted, start.probe_concurrency, observe);
+    let breakers = breakers::start(engine.follow(), adopted_breakers(&actual), observe.clone());
+    let (concurrency, feed) = (start.probe_concurrency, breakers.feed());
+    let health = probe::start(engine.follow(), adopted, concurrency, observe.clone(), feed);
+    let breakers = breakers.follow();
     let ways = (start.watch_ways)(engine.follow());
     let ways =
         ways.map_err(|error| Problem::new(Code::KernelCall, format!("could not open netlink: {error}")))?;
@@ -104,7 +110,9 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let inputs = Inputs {
         states: engine.follow(),
         health: health.clone(),
+        breakers: breakers.clone(),
         ways: ways.clone(),
+        observe,
         nudge: nudge.clone(),
         resync: start.resync,
     };
@@ -121,6 +129,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         tables: Default::default(),
         standing,
         health,
+        breakers,
         ways,
         samples,
         nudge,
@@ -179,6 +188,10 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     vital::spawn("verify-journal", move || verify_older(&files));
     if let Some(loaded) = first {
         apply_first(&node, loaded).await?;
+    }
+    if let Some(address) = settings.health_listen {
+        let listener = public::bind(address).await?;
+        tokio::spawn(public::answer(listener, node.clone()));
     }
     let socket = Socket::bind(&socket)?;
     let (end, ends) = watch::channel(false);

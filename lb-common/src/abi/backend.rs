@@ -26,6 +26,7 @@ pub enum Mode {
 /// | 8-11 | source number: the node's own address on the way to this backend |
 /// | 16-31 | vip row |
 /// | 32-47 | the backend's port as it lies in memory; 0 = as in the packet (NAT) |
+/// | 48-63 | on trial: new connections per second that it is given; 0 = not on trial |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Control(pub u64);
 
@@ -44,6 +45,15 @@ impl Control {
                 | (vip_row as u64) << 16
                 | (port.raw() as u64) << 32,
         )
+    }
+    /// The same for a backend on trial; 0 = not on trial.
+    pub const fn with_trial(self, rate_cps: u16) -> Self {
+        Self(self.0 & !(0xffff << 48) | (rate_cps as u64) << 48)
+    }
+    /// New connections per second that it is given while it is on trial; 0 = it is not.
+    #[inline(always)]
+    pub const fn trial_cps(self) -> u64 {
+        self.0 >> 48
     }
     /// Whether it serves the flows that it has.
     #[inline(always)]
@@ -120,8 +130,11 @@ pub struct BackendRow {
     pub addr: [Word; 2],
     /// Serial number of the backend (bits 0-31); 0 = the row is free.
     pub identity: Word,
+    /// On trial: when its next token falls due, nanoseconds of the monotonic clock; written by the data plane alone
+    /// ([`crate::datapath::trial`]).
+    pub trial: Word,
     /// Unused, 0: a row is one cache line.
-    pub spare: [Word; 3],
+    pub spare: [Word; 2],
 }
 
 const _: () = assert!(size_of::<BackendRow>() == 64);

@@ -6,6 +6,7 @@ use super::flow_table::{Flow, insert, remembered};
 use super::parse::Parsed;
 use super::pipeline::{Choice, Trail};
 use super::tables::Tables;
+use super::trial;
 use super::wire::transport::UDP;
 use crate::abi::backend::Control;
 use crate::abi::flow::EntryState;
@@ -31,7 +32,8 @@ pub fn backend<T: Tables, K: Tracker>(
     tables: &T,
     trail: &mut Trail,
 ) -> Result<u16, Halt> {
-    let (first, count) = extent(vip.table.load());
+    trail.extent = vip.table.load();
+    let (first, count) = extent(trail.extent);
     trail.hash = flow_hash(tables.hash_key(), &parsed.flow);
     trail.slot_number = slot_of(trail.hash, count);
     let word =
@@ -71,19 +73,25 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
     let previous = if moving && alive(slot.previous(), tables) { slot.previous() } else { 0 };
     let newcomer = parsed.is_syn() || (parsed.flow.protocol == UDP && policy.udp_stateless());
     let old = previous != 0 && !newcomer;
-    let row = if old { previous } else { slot.current() };
+    let tried = parsed.is_syn() && parsed.teaches() && control(slot.current(), tables).trial_cps() != 0;
+    let admitted =
+        if tried { trial::admitted(slot.current(), trail, tables) } else { slot.current() };
+    let aside = admitted != slot.current();
+    let row = if old { previous } else { admitted };
     trail.choice = if old { Choice::Previous } else { Choice::Slot };
     // A pinned slot's newcomers need no entry: a later change makes their backend the slot's `previous`.
-    // Neither does stateless UDP, nor what is only quoted by an ICMP error.
+    // Neither does stateless UDP, nor what is only quoted by an ICMP error. But a connection that a token was asked for
+    // does: its SYN may come again.
     let state = if parsed.is_syn() { EntryState::Syn } else { EntryState::Probation };
-    let remember =
-        parsed.teaches() && row != 0 && (policy.always() || (previous != 0 && (old || parsed.is_syn())));
+    let remember = parsed.teaches()
+        && row != 0
+        && (policy.always() || tried || (previous != 0 && (old || parsed.is_syn())));
     if !remember {
         return row;
     }
     let stored = insert(bucket, &flow, row, state, parsed.sequence, tables);
     if stored && !old {
-        trail.choice = Choice::Inserted;
+        trail.choice = if aside { Choice::SetAside } else { Choice::Inserted };
     }
     // A new connection goes to `current` only if it is remembered: otherwise its next packet would look like an
     // older one's and go to `previous`.
@@ -91,7 +99,8 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
         trail.choice = Choice::Previous;
         return previous;
     }
-    row
+    // For the same reason who was set aside stays with `current`, token or not, unless that is remembered.
+    if aside && !stored { slot.current() } else { row }
 }
 
 /// Whether a backend serves the flows that it has.

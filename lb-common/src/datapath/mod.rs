@@ -17,6 +17,7 @@ pub mod pipeline;
 pub mod tables;
 #[cfg(test)]
 mod tests;
+pub mod trial;
 pub mod vip;
 pub mod wire;
 

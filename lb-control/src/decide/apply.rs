@@ -122,5 +122,10 @@ fn change_backend(draft: &mut Draft, vip_name: &str, spec: &BackendSpec, prefix:
         let message = format!("backend `{vip_name}/{}` is {} port {}", spec.name, old.address, old.port);
         return draft.fault(Code::BackendIdentity, path(prefix, "name"), message);
     }
+    if spec.backup != old.backup {
+        let is = if old.backup { "a backup" } else { "no backup" };
+        let message = format!("backend `{vip_name}/{}` is {is}", spec.name);
+        return draft.fault(Code::BackupFixed, path(prefix, "backup"), message);
+    }
     backend::change(draft, vip_name, &spec.name, &old, (spec.weight, spec.intent), prefix);
 }

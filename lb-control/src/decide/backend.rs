@@ -36,6 +36,7 @@ pub(super) fn add(draft: &mut Draft, vip_name: &str, spec: &BackendSpec, prefix:
         port,
         weight,
         intent: spec.intent,
+        backup: spec.backup,
     });
 }
 

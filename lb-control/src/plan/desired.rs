@@ -2,9 +2,12 @@
 
 use super::diff::Problem;
 use super::op::{EgressContent, Key};
+use super::reveal::{Pool, revealed};
+use super::standing::{Breaking, Standing, standings};
 use super::tables::{Candidate, TableCache};
 use crate::backend::{Backend, Intent};
 use crate::code::Code;
+use crate::degradation::{Footing, Member, climb};
 use crate::health::Health;
 use crate::probe::ProbeKind;
 use crate::state::{DEFAULT_TENANT_ID, State};
@@ -56,6 +59,8 @@ pub struct Device {
 pub struct Observed {
     /// Health by backend; absent = unknown.
     pub health: BTreeMap<BackendId, Health>,
+    /// Breakers by backend; absent = closed, with the whole share.
+    pub breakers: BTreeMap<BackendId, Breaking>,
     /// Ways by backend; absent = not resolved (yet): what its row has stays.
     pub ways: BTreeMap<BackendId, Way>,
     /// Backends to which no way was ever known: they take no new flows yet, however healthy.
@@ -90,6 +95,8 @@ pub struct DesiredVip {
     pub policy: Policy,
     /// The window of a slot that changes, seconds.
     pub window_s: u32,
+    /// Where it stands on its ladder.
+    pub footing: Footing,
     /// Its backends.
     pub backends: BTreeMap<BackendId, DesiredBackend>,
     /// Slots of its table.
@@ -113,6 +120,8 @@ pub struct DesiredBackend {
     pub mode: Mode,
     /// [`Control::ALIVE`] and [`Control::NEW`].
     pub flags: u64,
+    /// On trial: new connections per second that the data plane may give it; 0 = no limit.
+    pub trial_cps: u16,
     /// The way to it, if it is known.
     pub way: Option<Way>,
 }
@@ -155,14 +164,21 @@ fn desired_vip(
     tables: &mut TableCache,
 ) -> DesiredVip {
     let settings = &vip.settings;
-    let candidates = candidates(vip, |id| usable(settings, observed, id));
+    let standings = standings(vip, observed, |id| healthy(settings, observed, id));
+    let takes = |id: BackendId| {
+        usable(settings, observed, id) && !matches!(standings.get(&id), Some(Standing::Out { .. }))
+    };
+    let (footing, serving) = ladder(vip, takes);
+    let takes = |id: BackendId| serving.contains(&id);
+    let candidates = candidates(vip, takes);
     let backends = vip.backends.iter().map(|(name, backend)| {
         let content = DesiredBackend {
             name: name.clone(),
             address: backend.address,
             port: if settings.mode == Mode::Nat { backend.port } else { 0 },
             mode: settings.mode,
-            flags: flags(settings, backend, observed),
+            flags: flags(settings, backend, observed, takes(backend.id)),
+            trial_cps: standings.get(&backend.id).map_or(0, |standing| standing.trial_cps()),
             way: observed.ways.get(&backend.id).copied(),
         };
         (backend.id, content)
@@ -178,9 +194,10 @@ fn desired_vip(
             settings.idle_s,
         ),
         window_s: settings.window_s,
+        footing,
         backends: backends.collect(),
         table_size: settings.table_size,
-        table: tables.table(vip.id, settings.table_size, &candidates),
+        table: table(vip, &candidates, &standings, tables),
         candidates: candidates.iter().map(|candidate| candidate.id).collect(),
     }
 }
@@ -195,18 +212,53 @@ pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<C
     candidates
 }
 
-/// Whether new flows may go to a backend as far as its health and the way to it are concerned.
-fn usable(settings: &VipSettings, observed: &Observed, id: BackendId) -> bool {
-    let healthy = settings.probe.kind == ProbeKind::None || observed.health.get(&id) == Some(&Health::Up);
-    healthy && !observed.unreached.contains(&id)
+/// Where a vip stands when those serve who can, and who does.
+pub(super) fn ladder(vip: &Vip, can: impl Fn(BackendId) -> bool) -> (Footing, BTreeSet<BackendId>) {
+    let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0);
+    let members: Vec<Member> =
+        wanted.map(|one| Member { id: one.id, backup: one.backup, serves: can(one.id) }).collect();
+    climb(&members)
 }
 
-fn flags(settings: &VipSettings, backend: &Backend, observed: &Observed) -> u64 {
+/// The table of a vip's candidates; of those that come back gently as far as they have come.
+fn table(
+    vip: &Vip,
+    candidates: &[Candidate],
+    standings: &BTreeMap<BackendId, Standing>,
+    tables: &mut TableCache,
+) -> Arc<[u16]> {
+    let size = vip.settings.table_size;
+    let table = tables.table(vip.id, size, candidates);
+    let share = |id: BackendId| match standings.get(&id) {
+        Some(Standing::Part { share_permille, .. }) => Some(*share_permille),
+        _ => None,
+    };
+    if candidates.iter().all(|one| share(one.id).is_none()) {
+        return table;
+    }
+    let base: Vec<Candidate> = candidates.iter().filter(|one| share(one.id).is_none()).copied().collect();
+    let base_table = tables.base_table(vip.id, size, &base);
+    let (whole, base) =
+        (Pool { candidates, table: &table }, Pool { candidates: &base, table: &base_table });
+    revealed(&whole, &base, share)
+}
+
+/// Whether probes let new flows go to a backend.
+fn healthy(settings: &VipSettings, observed: &Observed, id: BackendId) -> bool {
+    settings.probe.kind == ProbeKind::None || observed.health.get(&id) == Some(&Health::Up)
+}
+
+/// Whether new flows may go to a backend as far as its health and the way to it are concerned.
+fn usable(settings: &VipSettings, observed: &Observed, id: BackendId) -> bool {
+    healthy(settings, observed, id) && !observed.unreached.contains(&id)
+}
+
+fn flags(settings: &VipSettings, backend: &Backend, observed: &Observed, takes: bool) -> u64 {
     let down =
         settings.probe.kind != ProbeKind::None && observed.health.get(&backend.id) == Some(&Health::Down);
     if backend.intent == Intent::Disabled || down {
         0
-    } else if backend.effective_weight() > 0 && usable(settings, observed, backend.id) {
+    } else if backend.effective_weight() > 0 && takes {
         Control::ALIVE | Control::NEW
     } else {
         Control::ALIVE

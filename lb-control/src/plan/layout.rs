@@ -141,6 +141,7 @@ impl Layout {
         };
         let port = Be16::new(backend.port);
         let control = Control::new(backend.flags, backend.mode, source, vip_row, port);
+        let control = control.with_trial(backend.trial_cps);
         BackendContent { id, address: backend.address, control, next_hop }
     }
 

@@ -12,16 +12,19 @@ mod extent;
 mod layout;
 pub mod memory;
 mod op;
+mod reveal;
 mod settled;
 mod slots;
+mod standing;
 mod summary;
 mod tables;
 
-pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_health, unnamed};
+pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_breakers, adopted_health, unnamed};
 pub use desired::{Desired, DesiredBackend, DesiredVip, Device, Observed, Way, desired};
 pub use diff::{Plan, Problem, diff, diff_since};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
 pub use settled::Settled;
+pub use standing::Breaking;
 pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise, summarise_with};
 pub use tables::{TableCache, TableMemo};
 

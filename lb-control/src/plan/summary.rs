@@ -1,6 +1,6 @@
 //! What a change would do, for people: `lb plan`, `--dry-run` and the answer of `apply`.
 
-use super::desired::{Observed, candidates};
+use super::desired::{Observed, candidates, ladder};
 use super::tables::{Candidate, TableMemo};
 use crate::backend::Backend;
 use crate::health::Health;
@@ -183,7 +183,9 @@ impl PlanSummary {
 /// The backends that would take new flows.
 fn pool(vip: &Vip, observed: &Observed) -> Vec<Candidate> {
     let unprobed = vip.settings.probe.kind == ProbeKind::None;
-    candidates(vip, |id| unprobed || observed.health.get(&id) != Some(&Health::Down))
+    let can = |id| unprobed || observed.health.get(&id) != Some(&Health::Down);
+    let (_, serving) = ladder(vip, can);
+    candidates(vip, |id| serving.contains(&id))
 }
 
 fn json(value: &impl Serialize) -> Value {

@@ -54,24 +54,41 @@ struct Built {
 #[derive(Clone, Debug, Default)]
 pub struct TableCache {
     tables: BTreeMap<VipId, Built>,
+    /// Tables without the backends that come back gently, of vips that have some.
+    bases: BTreeMap<VipId, Built>,
 }
 
 impl TableCache {
     /// The table of a vip, built only if its candidates or its size changed.
     pub(super) fn table(&mut self, vip: VipId, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
-        let same = |built: &&Built| built.candidates == candidates && built.size == size;
-        if let Some(built) = self.tables.get(&vip).filter(same) {
-            return built.table.clone();
-        }
-        let table = build(size, candidates);
-        let built = Built { candidates: candidates.to_vec(), size, table: table.clone() };
-        self.tables.insert(vip, built);
-        table
+        kept(&mut self.tables, vip, size, candidates)
+    }
+
+    /// The table of those of a vip's candidates that have their whole share.
+    pub(super) fn base_table(&mut self, vip: VipId, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
+        kept(&mut self.bases, vip, size, candidates)
     }
     /// Forgets the tables of vips that are gone.
     pub(super) fn retain(&mut self, lives: impl Fn(VipId) -> bool) {
         self.tables.retain(|vip, _| lives(*vip));
+        self.bases.retain(|vip, _| lives(*vip));
     }
+}
+
+/// The table of a vip, built only if its candidates or its size changed.
+fn kept(
+    tables: &mut BTreeMap<VipId, Built>,
+    vip: VipId,
+    size: u32,
+    candidates: &[Candidate],
+) -> Arc<[u16]> {
+    let same = |built: &&Built| built.candidates == candidates && built.size == size;
+    if let Some(built) = tables.get(&vip).filter(same) {
+        return built.table.clone();
+    }
+    let table = build(size, candidates);
+    tables.insert(vip, Built { candidates: candidates.to_vec(), size, table: table.clone() });
+    table
 }
 
 /// Tables of late that a memo keeps: two for each of 64 who change vips at once; 131 kB each at the usual size.

@@ -45,6 +45,7 @@ pub fn backend(
     port: u16,
     weight: u16,
     intent: Intent,
+    backup: bool,
     breaker: BreakerOrder,
 ) -> Vec<Field> {
     vec![
@@ -52,6 +53,7 @@ pub fn backend(
         ("port".to_owned(), port.to_string()),
         ("weight".to_owned(), weight.to_string()),
         ("intent".to_owned(), intent.to_string()),
+        ("backup".to_owned(), backup.to_string()),
         ("breaker".to_owned(), breaker_order(breaker.tripped)),
     ]
 }

@@ -62,7 +62,8 @@ impl Health {
                     self.backends.pop_first();
                 }
             }
-            (Object::Node, Change::HealthChanged { .. }) => {}
+            (Object::Node | Object::Vip { .. }, Change::HealthChanged { .. })
+            | (_, Change::BreakerChanged { .. } | Change::LadderChanged { .. }) => {}
         }
     }
 }

@@ -90,10 +90,12 @@ impl Inventory {
             Change::VipRemoved { vip } => {
                 self.vips.remove(vip.as_str());
             }
-            Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
+            Change::BackendAdded { id, vip, backend, address, port, weight, intent, backup } => {
                 let (id, address, port, weight, intent) = (*id, *address, *port, *weight, *intent);
+                let backup = *backup;
                 let breaker = BreakerOrder::default();
-                let new = Backend { id, address, port, weight, intent, breaker, revision, changed_ms };
+                let new =
+                    Backend { id, address, port, weight, intent, backup, breaker, revision, changed_ms };
                 self.change(vip, changed_ms, |of| {
                     of.backends.insert(backend.clone(), new);
                 });

@@ -167,6 +167,9 @@ impl Names<'_> {
             "slot" => "because the slot is its",
             "remembered" => "because the flow is remembered there",
             "inserted" => "because the slot is its, and the flow is remembered from now on",
+            "set_aside" => {
+                "because the slot's own backend is on trial and has had its connections for now; the flow is remembered here"
+            }
             "previous" => "because flows from before the change stay there",
             other => other,
         };

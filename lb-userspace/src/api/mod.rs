@@ -12,6 +12,7 @@ mod node;
 mod params;
 pub mod peer;
 mod places;
+pub mod public;
 mod queries;
 pub mod stream;
 mod undo;

@@ -13,7 +13,8 @@ use tokio::sync::{Notify, watch};
 use super::stream::Followers;
 use super::views::{AttachView, CheckView, DeviceView, SelftestView};
 use super::{SCHEMA, blocking, parsed};
-use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane};
+use crate::breakers::SeenBreakers;
+use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane, LiveSlots};
 use crate::engine::Engine;
 use crate::journal::LogReader;
 use crate::journal::observation::ObservationJournal;
@@ -22,7 +23,7 @@ use crate::problem::{Code, Problem};
 use crate::projection::Projections;
 use crate::reconcile::{Standing, Ways};
 use crate::samples::Samples;
-use lb_control::plan::TableMemo;
+use lb_control::plan::{Actual, Slots, TableMemo};
 
 /// Longest wait for the reconciler to see a device come or go.
 const SEEN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,6 +48,8 @@ pub struct Node {
     pub standing: watch::Receiver<Standing>,
     /// Health of the backends.
     pub health: watch::Receiver<SeenHealth>,
+    /// Breakers of the backends.
+    pub breakers: watch::Receiver<SeenBreakers>,
     /// Ways to the backends.
     pub ways: watch::Receiver<Ways>,
     /// Counters of the last minute.
@@ -126,15 +129,20 @@ pub(super) async fn healthz() -> Json<Value> {
     Json(json!({ "schema": SCHEMA, "alive": true }))
 }
 
-/// The maps have been brought to some whole state of this daemon, and nothing is in the way of the next.
+/// The maps have been brought to some whole state of this daemon, nothing is in the way of the next, and of the vips, if
+/// there are any, one serves: some slot of it has a backend.
 pub(super) async fn readyz(State(node): State<Arc<Node>>) -> Result<Json<Value>, Problem> {
-    let (passes, fault) = {
+    let (passes, fault, actual) = {
         let standing = node.standing.borrow();
-        (standing.passes, standing.fault.clone())
+        (standing.passes, standing.fault.clone(), standing.actual.clone())
     };
+    let unready = |text| Err(Problem::new(Code::Unhealthy, text));
     match fault {
         Some(fault) => Err(fault.into()),
-        None if passes == 0 => Err(Problem::new(Code::Unhealthy, "the maps were not compared yet")),
+        None if passes == 0 => unready("the maps were not compared yet"),
+        None if !blocking(move || actual.is_none_or(|actual| serves(&actual))).await? => {
+            unready("no vip has a backend that takes new flows")
+        }
         None => Ok(Json(json!({ "schema": SCHEMA, "ready": true }))),
     }
 }
@@ -151,4 +159,12 @@ pub(crate) fn device_view(attached: &Attached) -> DeviceView {
         present: attached.device.is_some(),
         mtu: attached.device.map(|device| device.mtu),
     }
+}
+
+/// Whether some vip has a backend for new flows, or there is none to have one.
+fn serves(actual: &Actual<LiveSlots>) -> bool {
+    let served = |(first, count): (u32, u32)| {
+        (first..first.saturating_add(count)).any(|index| actual.slots.slot(index).current() != 0)
+    };
+    actual.vips.is_empty() || actual.vips.values().any(|vip| served(vip.extent))
 }

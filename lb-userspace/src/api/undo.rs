@@ -71,6 +71,9 @@ fn backend_lines(vip_name: &str, vip: &Vip, name: &str, backend: &Backend) -> Ve
     if backend.intent != Intent::Enabled {
         text.push_str(&format!(" --intent {}", backend.intent));
     }
+    if backend.backup {
+        text.push_str(" --backup");
+    }
     vec![text]
 }
 

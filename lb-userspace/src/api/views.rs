@@ -6,6 +6,7 @@ pub mod past;
 use std::net::IpAddr;
 
 use lb_control::backend::Intent;
+use lb_control::degradation::Footing;
 use lb_control::health::Health;
 use lb_control::vip::{Mode, Tracking, VipSettings};
 use serde::{Deserialize, Serialize};
@@ -99,6 +100,9 @@ pub struct VipView {
     pub settings: VipSettings,
     /// Revision of its last change.
     pub revision: u64,
+    /// Who serves it: `pool`, `backups` or `nobody`; and whether only a part of the pool serves, or none of it.
+    #[serde(default)]
+    pub ladder: Footing,
     /// Slots of its table and what they do.
     pub slots: SlotsView,
     /// Packets and bytes.
@@ -148,8 +152,14 @@ pub struct BackendView {
     pub intent: Intent,
     /// What its probe says.
     pub health: Health,
-    /// The circuit breaker's state; `null`: there is none in this version.
+    /// Whether it serves only when nobody of the pool does.
+    #[serde(default)]
+    pub backup: bool,
+    /// The circuit breaker's state: `closed`, `open`, `half-open`; `null`: it is off, and nobody tripped it.
     pub breaker: Option<String>,
+    /// The breaker's last change, one sentence; empty: there was none since the daemon started.
+    #[serde(default)]
+    pub breaker_why: String,
     /// Why health and intent have it as it is, one sentence.
     pub why: String,
     /// Whether its way is known.

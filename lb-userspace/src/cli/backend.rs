@@ -23,6 +23,9 @@ pub(super) enum Verb {
         /// What is intended with it.
         #[arg(long, default_value = "enabled")]
         intent: IntentWord,
+        /// It serves only when nobody of the pool does; that never changes.
+        #[arg(long)]
+        backup: bool,
         #[command(flatten)]
         wait: Wait,
         #[command(flatten)]
@@ -98,11 +101,11 @@ pub(super) struct Change {
 
 pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
     match verb {
-        Verb::Add { words, weight, intent, wait, flags } => {
+        Verb::Add { words, weight, intent, backup, wait, flags } => {
             let (vip, name, address) = named_with_address(&words)?;
             let (address, port) = address::host(&address)?;
             let intent = intent.into();
-            let add = BackendAdd { vip, name, address, port, weight, intent };
+            let add = BackendAdd { vip, name, address, port, weight, intent, backup };
             let (vip, name) = (add.vip.clone(), add.name.clone());
             session
                 .change_and_wait(&Command::BackendAdd(add), flags, wait, (&vip, &name), Until::Serves)

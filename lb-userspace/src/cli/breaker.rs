@@ -5,11 +5,18 @@ use clap::Subcommand;
 use lb_control::command::{BreakerReset, BreakerTrip, Command};
 
 use super::mutation::Flags;
+use super::text::{packet_rate, share};
 use super::{Done, Session};
 use crate::address;
+use crate::api::views::{BackendView, ListView};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
+    /// Show what the breakers do, of one vip or of all.
+    Show {
+        /// Name of the vip.
+        vip: Option<String>,
+    },
     /// Open a backend's breaker until it is reset: it takes no new flows, and keeps those that it has.
     Trip {
         /// VIP/BACKEND.
@@ -31,6 +38,7 @@ pub(super) enum Verb {
 
 pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
     match verb {
+        Verb::Show { vip } => show(session, vip.as_deref()).await,
         Verb::Trip { target, allow_disruption, flags } => {
             let (vip, name) = address::backend(&target)?;
             session.change(&Command::BreakerTrip(BreakerTrip { vip, name, allow_disruption }), flags).await
@@ -40,4 +48,30 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
             session.change(&Command::BreakerReset(BreakerReset { vip, name }), flags).await
         }
     }
+}
+
+async fn show(session: &mut Session<'_>, vip: Option<&str>) -> Done {
+    let mut list: ListView<BackendView> = session.client.read("/v1/views/backends").await?;
+    if let Some(vip) = vip {
+        session.vip(vip).await?;
+        list.items.retain(|backend| backend.vip == vip);
+    }
+    if session.out.json {
+        session.out.value(&list)?;
+        return Ok(None);
+    }
+    let row = |backend: &BackendView| {
+        vec![
+            format!("{}/{}", backend.vip, backend.name),
+            backend.intent.to_string(),
+            backend.health.to_string(),
+            backend.breaker.clone().unwrap_or_else(|| "-".to_owned()),
+            share(backend.share),
+            packet_rate(backend.traffic.rate_pps),
+            backend.breaker_why.clone(),
+        ]
+    };
+    let headings = ["backend", "intent", "health", "breaker", "slots", "rate", "last change of the breaker"];
+    session.out.table(&headings, list.items.iter().map(row).collect());
+    Ok(None)
 }

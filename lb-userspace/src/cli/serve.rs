@@ -1,5 +1,6 @@
 //! `lb serve`: the daemon's settings.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -50,6 +51,9 @@ pub(super) struct Args {
     /// How often the maps are compared with what they should hold when nothing changes, seconds, 1 or more.
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S)]
     resync_s: u64,
+    /// Answer /readyz, /healthz and /metrics over TCP too, for who is on another machine.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health_listen: Option<SocketAddr>,
 }
 
 pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
@@ -92,6 +96,7 @@ fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
         capacities,
         probe_concurrency: args.probe_concurrency,
         resync: Duration::from_secs(args.resync_s),
+        health_listen: args.health_listen,
     })
 }
 

@@ -1,9 +1,10 @@
 //! `lb status`: one look at the node.
 
 use lb_control::backend::Intent;
+use lb_control::degradation::{Footing, Rung};
 use lb_control::health::Health;
 
-use super::text::{count, duration, packet_rate, rate, share};
+use super::text::{count, duration, packet_rate, rate, several, share};
 use super::{Done, Session};
 use crate::api::views::{BackendView, DeviceView, StatusView, VipView, mode_word, tracking_word};
 use crate::problem::Exit;
@@ -106,14 +107,35 @@ pub(super) fn vip(session: &mut Session<'_>, vip: &VipView) {
         count(u64::from(slots.moving)),
         count(u64::from(slots.pinned))
     ));
+    if let Some(text) = footing(vip) {
+        session.out.line(&format!("  {text}"));
+    }
     if vip.backends.is_empty() {
         session.out.line("  no backends");
     } else {
         let told = |backend: &BackendView| {
-            let well = backend.intent == Intent::Enabled && backend.health == Health::Up;
+            let well = backend.intent == Intent::Enabled
+                && backend.health == Health::Up
+                && matches!(backend.breaker.as_deref(), None | Some("closed"));
             BackendView { why: if well { String::new() } else { backend.why.clone() }, ..backend.clone() }
         };
         backends(session, &vip.backends.iter().map(told).collect::<Vec<_>>());
+    }
+}
+
+/// Who serves a vip, where it is not its whole pool.
+fn footing(vip: &VipView) -> Option<String> {
+    let serving = || vip.backends.iter().filter(|one| one.share > 0.0).count();
+    match vip.ladder {
+        Footing { partial: false, .. } => None,
+        Footing { rung: Rung::Pool, .. } => {
+            let pool = vip.backends.iter().filter(|one| !one.backup).count();
+            Some(format!("partial: {} of {pool} serve", serving()))
+        }
+        Footing { rung: Rung::Backups, .. } => {
+            Some(format!("partial: nobody of the pool serves, {} do", several(serving(), "backup")))
+        }
+        Footing { rung: Rung::Nobody, .. } => Some("nobody serves".to_owned()),
     }
 }
 
@@ -130,7 +152,7 @@ pub(super) fn backends(session: &mut Session<'_>, backends: &[BackendView]) {
         vec![
             format!("{}/{}", backend.vip, backend.name),
             backend.address.clone(),
-            backend.intent.to_string(),
+            if backend.backup { format!("{}, backup", backend.intent) } else { backend.intent.to_string() },
             backend.health.to_string(),
             backend.breaker.clone().unwrap_or_else(|| "-".to_owned()),
             backend.weight.to_string(),

@@ -139,6 +139,7 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
             port: differs(backend.port, vip.served.port),
             weight: u32::from(backend.weight),
             intent: backend.intent,
+            backup: backend.backup,
         })
         .collect();
     spec
@@ -262,12 +263,26 @@ window_s = 1
 idle_s = 2
 table_size = 251
 probe = { kind = "tcp", interval_ms = 3, timeout_ms = 4, rise = 5, fall = 6, port = 7 }
+[vip.breaker]
+consecutive = 1
+ratio_percent = 2
+volume = 3
+window_s = 4
+backoff_ms = 500
+backoff_max_ms = 600
+calm_s = 7
+trial_cps = 8
+trial_successes = 9
+slow_start_s = 10
+floor_percent = 11
+ejection_max_percent = 12
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"
 port = 81
 weight = 8
 intent = "disabled"
+backup = true
 "#;
         let document = parse(text).unwrap();
         let keys = |table: &schema::Table| table.keys.len();

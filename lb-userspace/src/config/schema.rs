@@ -119,5 +119,6 @@ const BACKEND: Table = Table {
         optional("port", PORT),
         optional("weight", Kind::Integer(u16::MAX as u32)),
         optional("intent", Kind::OneOf(&["enabled", "draining", "disabled"])),
+        optional("backup", Kind::Flag),
     ],
 };

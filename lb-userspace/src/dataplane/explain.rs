@@ -147,6 +147,7 @@ fn backend(store: &Store, trail: &Trail) -> Option<ExplainedBackend> {
             Choice::Remembered => "remembered",
             Choice::Inserted => "inserted",
             Choice::Previous => "previous",
+            Choice::SetAside => "set_aside",
         },
     })
 }

@@ -202,7 +202,7 @@ fn write_backend(store: &Store, number: u16, content: &BackendContent) -> Result
 }
 
 fn free_backend(row: &BackendRow) {
-    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.identity] {
+    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.trial, &row.identity] {
         word.store(0);
     }
 }

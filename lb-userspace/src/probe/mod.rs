@@ -20,6 +20,7 @@ use lb_control::state::State;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 
+use crate::breakers::Feed;
 use crate::engine::Published;
 use crate::vital;
 
@@ -51,12 +52,13 @@ struct Target {
 }
 
 /// Starts probing as the published states say, until they end. `adopted`: the health that the maps of a former
-/// daemon imply, which holds until a probe says otherwise.
+/// daemon imply, which holds until a probe says otherwise. `feed` is told what became of every probe.
 pub fn start(
     states: watch::Receiver<Published>,
     adopted: BTreeMap<BackendId, Health>,
     concurrency: usize,
     observe: Observe,
+    feed: Feed,
 ) -> watch::Receiver<SeenHealth> {
     let seen = adopted.into_iter().map(|(id, health)| (id, Seen { health, last: None })).collect();
     let (seen, follow) = watch::channel(Arc::new(seen));
@@ -64,6 +66,7 @@ pub fn start(
         seen: Arc::new(seen),
         places: Arc::new(Semaphore::new(concurrency)),
         observe,
+        feed,
         tasks: BTreeMap::new(),
     };
     vital::task(prober.run(states));
@@ -74,6 +77,7 @@ struct Prober {
     seen: Arc<watch::Sender<SeenHealth>>,
     places: Arc<Semaphore>,
     observe: Observe,
+    feed: Feed,
     tasks: BTreeMap<BackendId, (Target, AbortHandle)>,
 }
 
@@ -114,6 +118,7 @@ impl Prober {
                     seen: self.seen.clone(),
                     places: self.places.clone(),
                     observe: self.observe.clone(),
+                    feed: self.feed.clone(),
                 };
                 (target, vital::task(task.run()))
             });
@@ -145,6 +150,7 @@ struct Pace {
     seen: Arc<watch::Sender<SeenHealth>>,
     places: Arc<Semaphore>,
     observe: Observe,
+    feed: Feed,
 }
 
 impl Pace {
@@ -153,10 +159,11 @@ impl Pace {
         let mut tracker = HealthTracker::starting(known);
         loop {
             let began = Instant::now();
-            if let Some(outcome) = self.ask().await
-                && let Some(change) = tracker.observe(&self.target.probe, outcome, now_ms())
-            {
-                self.publish(change);
+            if let Some(outcome) = self.ask().await {
+                if let Some(change) = tracker.observe(&self.target.probe, outcome, now_ms()) {
+                    self.publish(change);
+                }
+                (self.feed)(self.id, outcome);
             }
             let wait = Duration::from_millis(u64::from(tracker.next_probe_after_ms(&self.target.probe)));
             tokio::time::sleep_until((began + jittered(wait)).into()).await;
@@ -242,6 +249,7 @@ mod tests {
                 port,
                 weight: 100,
                 intent: Default::default(),
+                backup: false,
             },
         ];
         let events = changes.map(|change| Event { v: EVENT_VERSION, at_ms: 0, change });
@@ -261,7 +269,7 @@ mod tests {
         let kept = Arc::new(Mutex::new(Vec::new()));
         let keep = kept.clone();
         let observe: Observe = Arc::new(move |one| keep.lock().unwrap().push(one));
-        let mut seen = start(states, BTreeMap::new(), 8, observe);
+        let mut seen = start(states, BTreeMap::new(), 8, observe, Arc::new(|_, _| ()));
         becomes(&mut seen, Some(Health::Up)).await;
         drop(listener);
         becomes(&mut seen, Some(Health::Down)).await;
@@ -282,7 +290,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let (_publisher, states) = watch::channel(state_with(port));
-        let mut seen = start(states, BTreeMap::from([(B1, Health::Up)]), 8, Arc::new(|_| ()));
+        let mut seen = start(states, BTreeMap::from([(B1, Health::Up)]), 8, Arc::new(|_| ()), Arc::new(|_, _| ()));
         assert_eq!(seen.borrow()[&B1], Seen { health: Health::Up, last: None });
         becomes(&mut seen, Some(Health::Down)).await;
     }

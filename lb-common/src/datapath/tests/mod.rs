@@ -10,3 +10,4 @@ mod parse;
 mod select;
 mod shape;
 mod site;
+mod trial;

@@ -2,7 +2,9 @@
 //! the maps is safe, the daemon catches up, and nothing is left behind.
 
 use crate::command::Command;
+use crate::breaker::BreakerState;
 use crate::health::Health;
+use crate::plan::Breaking;
 use crate::plan::testing::frames::Frames;
 use crate::plan::testing::{LIMITS, Node, way, world};
 use crate::testing::any_command;
@@ -16,6 +18,7 @@ enum Step {
     Health(usize, Health),
     /// Every backend answers, over the first device.
     AllUp,
+    Breaker(usize, Breaking),
     Way(usize, u32, Option<u8>),
     NoWay(usize),
     Time(u32),
@@ -32,11 +35,19 @@ fn any_step() -> impl Strategy<Value = Step> {
         2 => Just(Step::AllUp),
         6 => (any::<usize>(), health).prop_map(|(which, health)| Step::Health(which, health)),
         2 => (any::<usize>(), 1u32..6, any::<Option<u8>>()).prop_map(|(which, dev, mac)| Step::Way(which, dev, mac)),
+        3 => (any::<usize>(), breaking()).prop_map(|(which, breaking)| Step::Breaker(which, breaking)),
         1 => any::<usize>().prop_map(Step::NoWay),
         2 => (0u32..2_000).prop_map(Step::Time),
         1 => (0usize..12).prop_map(Step::Crash),
         2 => (0u16..4).prop_map(Step::Sweep),
     ]
+}
+
+fn breaking() -> impl Strategy<Value = Breaking> {
+    (0_u8..3, 0_u64..9, 0_u16..=1_000).prop_map(|(state, opened_ms, share_permille)| {
+        let state = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen][usize::from(state)];
+        Breaking { state, opened_ms, share_permille }
+    })
 }
 
 fn take(node: &mut Node, step: Step) {
@@ -47,7 +58,11 @@ fn take(node: &mut Node, step: Step) {
         Step::Health(which, health) => {
             pick(which).map(|id| node.observed.health.insert(id, health));
         }
+        Step::Breaker(which, breaking) => {
+            pick(which).map(|id| node.observed.breakers.insert(id, breaking));
+        }
         Step::AllUp => {
+            node.observed.breakers.clear();
             node.observed.health.extend(ids.iter().map(|id| (*id, Health::Up)));
             node.observed.ways.extend(ids.iter().map(|id| (*id, way(1, Some(id.0 as u8)))));
         }

@@ -39,22 +39,31 @@ pub(super) fn within(
 
 fn about(model: &Model, object: Option<&Object>, one: &Observation) -> bool {
     let Some(object) = object else { return true };
-    let observation::Object::Backend { vip, backend, .. } = &one.object else { return false };
+    let (vip, seen) = match &one.object {
+        observation::Object::Node => return false,
+        observation::Object::Vip { vip, .. } => (vip, Object::Vip(vip.as_str().into())),
+        observation::Object::Backend { vip, backend, .. } => {
+            (vip, Object::Backend(vip.as_str().into(), backend.as_str().into()))
+        }
+    };
     match object {
         Object::Tenant(tenant) => {
             model.inventory.vips.get(vip.as_str()).is_some_and(|of| *of.tenant == **tenant)
         }
-        object => object.holds(&Object::Backend(vip.as_str().into(), backend.as_str().into())),
+        object => object.holds(&seen),
     }
 }
 
 fn view(one: &Observation) -> ObservationView {
     let object = match &one.object {
         observation::Object::Node => "node".to_owned(),
+        vip @ observation::Object::Vip { .. } => format!("vip {vip}"),
         backend => format!("backend {backend}"),
     };
     let text = match one.change {
         observation::Change::HealthChanged { .. } => format!("health {}", one.change),
+        observation::Change::LadderChanged { .. } => format!("served by {}", one.change),
+        observation::Change::BreakerChanged { .. } => format!("breaker {}", one.change),
         observation::Change::Suppressed { .. } => one.change.to_string(),
     };
     ObservationView { seq: one.seq, at: rfc3339(one.at_ms), object, text, evidence: one.evidence.clone() }

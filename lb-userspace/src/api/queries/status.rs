@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use lb_common::reason::{Class, Reason};
 use lb_control::backend::Intent;
+use lb_control::degradation::Rung;
 use lb_control::health::Health;
 use lb_control::probe::ProbeKind;
 use lb_control::vip::Mode;
@@ -157,10 +158,16 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
             "no backend takes new flows: each is down, not probed yet or not enabled",
         );
     }
+    if vip.ladder.rung == Rung::Backups {
+        warn(warnings, true, &object, "nobody of its pool serves: its backups do");
+    }
     for backend in enabled() {
         let object = format!("backend {}/{}", vip.name, backend.name);
         if backend.health == Health::Down {
             warn(warnings, false, &object, format!("down: {}", backend.why));
+        }
+        if let Some(state @ ("open" | "half-open")) = backend.breaker.as_deref() {
+            warn(warnings, false, &object, format!("breaker {state}: {}", backend.breaker_why));
         }
         if !backend.way.known {
             let why = backend.way.why_not.as_deref().unwrap_or("not in the maps yet");

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lb_common::abi::slot::Phase;
 use lb_common::ids::{BackendId, VipId};
+use lb_control::breaker::BreakerState;
 use lb_control::backend::{Backend, Intent};
 use lb_control::health::{Health, Outcome};
 use lb_control::plan::{Actual, Slots};
@@ -17,6 +18,7 @@ use lb_control::vip::{Mode, Tracking, Vip};
 use super::super::Node;
 use super::super::views::{BackendView, SlotsView, TrafficView, VipView, WayView};
 use super::traffic;
+use crate::breakers::{SeenBreaker, SeenBreakers};
 use crate::dataplane::LiveSlots;
 use crate::probe::{Seen, SeenHealth};
 use crate::projection::Model;
@@ -29,6 +31,7 @@ pub(super) struct Snapshot {
     pub(super) standing: Standing,
     pub(super) ways: Ways,
     health: SeenHealth,
+    breakers: SeenBreakers,
     samples: Samples,
     now_s: u32,
     vip_rows: BTreeMap<VipId, u16>,
@@ -46,6 +49,7 @@ impl Snapshot {
             model: model.clone(),
             ways: node.ways.borrow().clone(),
             health: node.health.borrow().clone(),
+            breakers: node.breakers.borrow().clone(),
             samples: node.samples.borrow().clone().and_now(&*node.dataplane),
             now_s: node.dataplane.now_s(),
             vip_rows: vip_rows.unwrap_or_default(),
@@ -86,6 +90,7 @@ impl Snapshot {
             serves: vip.served.to_string(),
             settings: vip.settings,
             revision: vip.revision,
+            ladder: self.standing.footings.get(&vip.id).copied().unwrap_or_default(),
             slots: SlotsView { count: vip.settings.table_size, ..slots },
             traffic: self.vip_traffic(vip.id),
             backends: vip.backends.iter().map(backend).collect(),
@@ -128,6 +133,9 @@ impl Snapshot {
     ) -> BackendView {
         let row = self.backend_rows.get(&backend.id);
         let seen = self.health.get(&backend.id);
+        let seen_breaker = self.breakers.get(&backend.id);
+        let breaker = seen_breaker.map_or(BreakerState::Closed, |seen| seen.breaking.state);
+        let on = vip.settings.breaker.is_on();
         let tracked_flows = row.and_then(|row| self.standing.swept.flows.get(row)).copied().unwrap_or(0);
         let port = (vip.settings.mode == Mode::Nat && backend.port != 0).then_some(backend.port);
         BackendView {
@@ -140,8 +148,10 @@ impl Snapshot {
             weight: backend.weight,
             intent: backend.intent,
             health: seen.map_or(Health::Unknown, |seen| seen.health),
-            breaker: None,
-            why: why(vip, backend, seen, tracked_flows),
+            backup: backend.backup,
+            breaker: (on || breaker != BreakerState::Closed).then(|| breaker.to_string()),
+            breaker_why: seen_breaker.map_or_else(String::new, breaker_why),
+            why: why(vip, backend, seen, tracked_flows) + &apart(seen_breaker),
             way: self.way(backend.id),
             share: f64::from(taken.current) / f64::from(taken.of.max(1)),
             former_slots: taken.former,
@@ -216,6 +226,24 @@ fn why(vip: &Vip, backend: &Backend, seen: Option<&Seen>, tracked_flows: u64) ->
         Intent::Draining => format!("draining: takes no new flows, {tracked_flows} tracked left; {health}"),
         Intent::Disabled => format!("disabled: takes nothing; {health}"),
     }
+}
+
+/// What a breaker keeps from its backend, behind the rest of a sentence; nothing if it keeps nothing.
+fn apart(seen: Option<&SeenBreaker>) -> String {
+    match seen {
+        Some(seen) if seen.breaking.state != BreakerState::Closed => {
+            format!("; breaker {}: {}", seen.breaking.state, breaker_why(seen))
+        }
+        Some(seen) if seen.breaking.share_permille < 1_000 => {
+            format!("; comes back gently, {} % of its share", seen.breaking.share_permille / 10)
+        }
+        _ => String::new(),
+    }
+}
+
+/// A breaker's last change and how long ago it was.
+fn breaker_why(seen: &SeenBreaker) -> String {
+    format!("{}, {} ago", seen.why, since(seen.at_ms))
 }
 
 fn cause(outcome: Outcome) -> &'static str {

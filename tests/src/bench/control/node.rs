@@ -87,6 +87,7 @@ pub(super) fn document() -> Document {
         port: None,
         weight: 100,
         intent: lb_control::backend::Intent::Enabled,
+        backup: false,
     };
     let vip = |number: usize| VipSpec {
         mode: Some(Mode::Ipip),

@@ -26,12 +26,19 @@ struct Wish {
     intent: Intent,
     healthy: bool,
     weight: u16,
+    /// New connections per second while it is on trial; 0 = it is not.
+    trial_cps: u16,
 }
+
+/// The bits of a control word that a wish decides: its flags, and its trial.
+const WISHED: u64 = 3 | 0xffff << 48;
 
 impl Wish {
     fn flags(self) -> u64 {
         match self.intent {
-            Intent::Enabled if self.healthy => Control::ALIVE | Control::NEW,
+            Intent::Enabled if self.healthy => {
+                Control(Control::ALIVE | Control::NEW).with_trial(self.trial_cps).0
+            }
             Intent::Draining if self.healthy => Control::ALIVE,
             _ => 0,
         }
@@ -56,7 +63,7 @@ impl Daemon {
     /// Four backends in each vip, all in use.
     pub(super) fn new(node: &Node) -> Self {
         let rows = VIPS.len() * usize::from(ROWS) + 1;
-        let absent = Wish { intent: Intent::Absent, healthy: true, weight: 1 };
+        let absent = Wish { intent: Intent::Absent, healthy: true, weight: 1, trial_cps: 0 };
         let mut daemon = Self { wishes: vec![absent; rows], pending: VecDeque::new(), planned_s: 0 };
         for vip in 0..VIPS.len() {
             for row in first_row(vip)..first_row(vip) + 4 {
@@ -77,12 +84,16 @@ impl Daemon {
     pub(super) fn change(&mut self, rng: &mut Rng) -> (u16, &'static str) {
         let row = rng.u16(1..self.wishes.len() as u16);
         let wish = &mut self.wishes[usize::from(row)];
-        let what = match rng.u8(0..8) {
+        let what = match rng.u8(0..9) {
             0 if wish.intent != Intent::Absent => ("removed", Wish { intent: Intent::Absent, ..*wish }),
             1 | 2 => ("draining", Wish { intent: Intent::Draining, ..*wish }),
             3 => ("ill", Wish { healthy: false, ..*wish }),
             4 => ("weighed", Wish { weight: rng.u16(0..8), ..*wish }),
-            _ => ("enabled", Wish { intent: Intent::Enabled, healthy: true, weight: wish.weight.max(1) }),
+            5 if wish.intent == Intent::Enabled => ("tried", Wish { trial_cps: rng.u16(1..4), ..*wish }),
+            _ => {
+                let weight = wish.weight.max(1);
+                ("enabled", Wish { intent: Intent::Enabled, healthy: true, weight, trial_cps: 0 })
+            }
         };
         *wish = what.1;
         (row, what.0)
@@ -93,7 +104,7 @@ impl Daemon {
         let flags = |row: u16| self.wishes[usize::from(row)].flags();
         let (mut gains, mut deaths, mut drains) = (Vec::new(), Vec::new(), Vec::new());
         for row in 1..self.wishes.len() as u16 {
-            let (old, new) = (node.control(row).0 & 3, flags(row));
+            let (old, new) = (node.control(row).0 & WISHED, flags(row));
             let stage = match (old, new) {
                 _ if old == new => continue,
                 (_, 0) => &mut deaths,

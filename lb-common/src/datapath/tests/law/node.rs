@@ -92,6 +92,7 @@ impl Node {
     }
     pub(super) fn set_control(&self, row: u16, flags: u64) {
         let control = Control::new(flags, Mode::L2, 0, vip_of(row) as u16 + 1, Be16::new(0));
+        let control = control.with_trial((flags >> 48) as u16);
         self.tables.backends[usize::from(row)].control.store(control.0);
     }
     pub(super) fn control(&self, row: u16) -> Control {

@@ -1,0 +1,111 @@
+//! The degradation ladder of a vip: who serves when not all can. Pure, and without a memory: the same pool gives the same
+//! rung.
+//!
+//! A rung is left as soon as the one above it can serve. What a breaker or a probe says of a backend is decided elsewhere;
+//! here it serves, or it does not.
+
+use lb_common::ids::BackendId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// A rung of the ladder, from the top.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rung {
+    /// The pool serves, or a part of it.
+    #[default]
+    Pool,
+    /// Nobody of the pool serves: its backups do.
+    Backups,
+    /// Nobody serves.
+    Nobody,
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pool => "pool",
+            Self::Backups => "backups",
+            Self::Nobody => "nobody",
+        })
+    }
+}
+
+/// A backend that people want to take new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its serial.
+    pub id: BackendId,
+    /// Whether it serves only when nobody of the pool does.
+    pub backup: bool,
+    /// Whether it can serve.
+    pub serves: bool,
+}
+
+/// Where a vip stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Footing {
+    /// The rung.
+    pub rung: Rung,
+    /// Whether only a part of the pool serves, or none of it.
+    pub partial: bool,
+}
+
+/// Where a vip with these backends stands, and who of them takes its new flows.
+pub fn climb(members: &[Member]) -> (Footing, BTreeSet<BackendId>) {
+    let able = |backup: bool| -> BTreeSet<BackendId> {
+        members.iter().filter(|one| one.backup == backup && one.serves).map(|one| one.id).collect()
+    };
+    let (pool, backups) = (able(false), able(true));
+    let whole = members.iter().filter(|one| !one.backup).all(|one| one.serves);
+    let (rung, takes) = match (pool.is_empty(), backups.is_empty()) {
+        (false, _) => (Rung::Pool, pool),
+        (true, false) => (Rung::Backups, backups),
+        // Nobody wants anybody to serve: nothing is missing.
+        (true, true) if members.is_empty() => (Rung::Pool, pool),
+        (true, true) => (Rung::Nobody, pool),
+    };
+    (Footing { rung, partial: rung != Rung::Pool || !whole }, takes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn members() -> impl Strategy<Value = Vec<Member>> {
+        proptest::collection::vec((any::<bool>(), any::<bool>()), 0..8).prop_map(|ones| {
+            let member = |(number, (backup, serves))| Member { id: BackendId(number), backup, serves };
+            (1..).zip(ones).map(member).collect()
+        })
+    }
+
+    proptest! {
+        /// Who takes flows can; backups do only where nobody of the pool can; and somebody does where anybody can.
+        #[test]
+        fn nobody_serves_below_a_rung_that_can(members in members()) {
+            let (footing, takes) = climb(&members);
+            let one = |id: &BackendId| members.iter().find(|one| one.id == *id).unwrap();
+            prop_assert!(takes.iter().all(|id| one(id).serves));
+            let pool_can = members.iter().any(|one| !one.backup && one.serves);
+            prop_assert!(takes.iter().all(|id| one(id).backup != pool_can));
+            prop_assert_eq!(takes.is_empty(), !members.iter().any(|one| one.serves));
+            prop_assert_eq!(footing.rung == Rung::Nobody, takes.is_empty() && !members.is_empty());
+            let missing = members.iter().any(|one| !one.backup && !one.serves);
+            prop_assert_eq!(footing.partial, missing || footing.rung != Rung::Pool);
+        }
+
+        /// A backend that comes to serve never takes the vip a rung down, and one that ceases never up.
+        #[test]
+        fn more_who_serve_is_never_a_lower_rung(members in members(), which in 0_usize..8) {
+            prop_assume!(which < members.len());
+            let with = |serves| {
+                let mut members = members.clone();
+                members[which].serves = serves;
+                climb(&members).0.rung
+            };
+            prop_assert!(with(true) <= with(false));
+        }
+    }
+}
