@@ -138,7 +138,13 @@ impl Breaker {
     }
 
     /// Takes a success or a failure. A success ends an Open whose backoff is over, and begins the trial.
-    pub fn observe(&mut self, settings: &BreakerSettings, success: bool, now_ms: u64, seed: u64) -> Option<Turn> {
+    pub fn observe(
+        &mut self,
+        settings: &BreakerSettings,
+        success: bool,
+        now_ms: u64,
+        seed: u64,
+    ) -> Option<Turn> {
         if !settings.is_on() || self.tripped {
             return None;
         }
@@ -236,7 +242,8 @@ impl Breaker {
             (BreakerState::HalfOpen, _) => floor,
             (BreakerState::Closed, None) => 1_000,
             (BreakerState::Closed, Some(from_ms)) => {
-                let (gone, whole) = (now_ms.saturating_sub(from_ms), u64::from(settings.slow_start_s) * 1_000);
+                let (gone, whole) =
+                    (now_ms.saturating_sub(from_ms), u64::from(settings.slow_start_s) * 1_000);
                 if gone >= whole { 1_000 } else { floor + (1_000 - floor) * gone / whole }
             }
         };

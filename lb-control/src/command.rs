@@ -145,7 +145,14 @@ pub struct BackendSpec {
 impl BackendSpec {
     /// A backend with every default.
     pub fn new(name: impl Into<String>, address: IpAddr) -> Self {
-        Self { name: name.into(), address, port: None, weight: DEFAULT_WEIGHT, intent: Intent::Enabled, backup: false }
+        Self {
+            name: name.into(),
+            address,
+            port: None,
+            weight: DEFAULT_WEIGHT,
+            intent: Intent::Enabled,
+            backup: false,
+        }
     }
 }
 

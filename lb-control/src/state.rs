@@ -146,10 +146,10 @@ impl State {
             Change::TenantRemoved { tenant } => drop(Arc::make_mut(&mut self.tenants).remove(tenant)),
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
-                self.add_vip(vip, at.vip(*id, tenant, *served, *settings));
+                self.add_vip(vip, at.vip(*id, tenant, *served, settings.clone()));
             }
             Change::VipSettingsChanged { vip, settings } => {
-                self.set_settings(vip, at, *settings);
+                self.set_settings(vip, at, settings.clone());
             }
             Change::VipRemoved { vip } => self.remove_vip(vip),
             Change::BackendAdded { id, vip, backend, address, port, weight, intent, backup } => {
@@ -247,11 +247,10 @@ impl State {
     }
 
     fn set_settings(&mut self, name: &str, at: Stamp, settings: VipSettings) {
-        let mut was = None;
+        let (mut was, slots) = (None, settings.table_size);
         self.change_vip(name, at, |vip| was = Some(std::mem::replace(&mut vip.settings, settings)));
         if let Some(was) = was {
-            self.totals.slots =
-                self.totals.slots - u64::from(was.table_size) + u64::from(settings.table_size);
+            self.totals.slots = self.totals.slots - u64::from(was.table_size) + u64::from(slots);
         }
     }
 

@@ -2,8 +2,9 @@
 
 use crate::backend::Intent;
 use crate::command::{
-    Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BypassSet, Command, Document, TenantSpec,
-    VipRemove, VipSet, VipSpec, BreakerReset, BreakerTrip};
+    Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BreakerReset, BreakerTrip, BypassSet, Command,
+    Document, TenantSpec, VipRemove, VipSet, VipSpec,
+};
 use crate::probe::{ProbeKind, ProbeWish};
 use crate::vip::{Mode, Protocol, Tracking};
 use proptest::option::weighted;
@@ -77,8 +78,8 @@ fn intent() -> impl Strategy<Value = Intent> {
 }
 
 fn probe() -> impl Strategy<Value = ProbeWish> {
-    let kind = select(&[ProbeKind::None, ProbeKind::Tcp][..]);
-    let range = (mostly(50u32..5_000, Just(0)), mostly(1u8..5, Just(0)));
+    let kind = select(&[ProbeKind::None, ProbeKind::Tcp, ProbeKind::Http, ProbeKind::Icmp][..]);
+    let range = (mostly(200u32..5_000, Just(0)), mostly(1u8..5, Just(0)));
     (weighted(0.5, kind), range, weighted(0.3, port())).prop_map(|(kind, (interval_ms, fall), port)| {
         ProbeWish { kind, interval_ms: Some(interval_ms), fall: Some(fall), port, ..ProbeWish::default() }
     })

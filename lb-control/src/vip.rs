@@ -62,7 +62,7 @@ impl fmt::Display for Served {
 }
 
 /// How a vip is served: what may change while it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VipSettings {
     /// How packets reach its backends. Changes only while it has none.

@@ -81,18 +81,14 @@ struct One {
 
 /// Starts the breakers of the published states' backends, until the states end. `adopted`: those that a former daemon left
 /// open.
-pub fn start(
-    states: watch::Receiver<Published>,
-    adopted: BTreeSet<BackendId>,
-    observe: Observe,
-) -> Breakers {
+pub fn start(states: watch::Receiver<Published>, adopted: BTreeSet<BackendId>, observe: Observe) -> Breakers {
     let (seen, _) = watch::channel(SeenBreakers::default());
     let (epoch, seeds) = (Instant::now(), RandomState::new());
     let shared = Shared { guarded: Mutex::default(), seen, observe, epoch, seeds };
     let breakers = Breakers(Arc::new(shared));
     let state = states.borrow().clone();
     breakers.follow_state(&state, &adopted);
-    vital::task(breakers.clone().run(states));
+    vital::spawn_async("breakers", breakers.clone().run(states));
     breakers
 }
 
@@ -278,7 +274,11 @@ impl One {
             return None;
         }
         self.order = backend.breaker;
-        if self.order.tripped { self.breaker.trip(now_ms) } else { self.breaker.reset(&self.settings, now_ms) }
+        if self.order.tripped {
+            self.breaker.trip(now_ms)
+        } else {
+            self.breaker.reset(&self.settings, now_ms)
+        }
     }
 
     fn breaking(&self, now_ms: u64) -> Breaking {

@@ -203,17 +203,18 @@ impl Scraped {
 
     /// State and openings of each backend's breaker.
     fn breakers(&self) -> (Vec<(Labels, u64)>, Vec<(Labels, u64)>) {
-        let of = |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
-            let seen = self.breakers.get(&backend.id);
-            let state = seen.map_or(BreakerState::Closed, |seen| seen.breaking.state);
-            let labels = || vec![("vip", vip.to_owned()), ("backend", name.to_owned())];
-            let number = match state {
-                BreakerState::Closed => 0,
-                BreakerState::HalfOpen => 1,
-                BreakerState::Open => 2,
+        let of =
+            |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
+                let seen = self.breakers.get(&backend.id);
+                let state = seen.map_or(BreakerState::Closed, |seen| seen.breaking.state);
+                let labels = || vec![("vip", vip.to_owned()), ("backend", name.to_owned())];
+                let number = match state {
+                    BreakerState::Closed => 0,
+                    BreakerState::HalfOpen => 1,
+                    BreakerState::Open => 2,
+                };
+                ((labels(), number), (labels(), seen.map_or(0, |seen| seen.openings)))
             };
-            ((labels(), number), (labels(), seen.map_or(0, |seen| seen.openings)))
-        };
         self.model.inventory.backends().map(of).unzip()
     }
 

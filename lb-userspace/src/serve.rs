@@ -101,7 +101,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     });
     let breakers = breakers::start(engine.follow(), adopted_breakers(&actual), observe.clone());
     let (concurrency, feed) = (start.probe_concurrency, breakers.feed());
-    let health = probe::start(engine.follow(), adopted, concurrency, observe.clone(), feed);
+    let probes = probe::start(engine.follow(), adopted, concurrency, observe.clone(), feed);
     let breakers = breakers.follow();
     let ways = (start.watch_ways)(engine.follow());
     let ways =
@@ -109,7 +109,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     let nudge = Arc::new(Notify::new());
     let inputs = Inputs {
         states: engine.follow(),
-        health: health.clone(),
+        health: probes.seen.clone(),
         breakers: breakers.clone(),
         ways: ways.clone(),
         observe,
@@ -128,7 +128,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         dataplane,
         tables: Default::default(),
         standing,
-        health,
+        health: probes.seen,
         breakers,
         ways,
         samples,

@@ -24,8 +24,7 @@ fn site(mode: Mode) -> Site {
     let site = builder.kinds(&[Served::Http, Served::Echo]).start().unwrap();
     let breaker = "--breaker-consecutive 3 --breaker-backoff-ms 500 --breaker-trial-successes 20 \
                    --breaker-slow-start-s 8 --breaker-floor-percent 20";
-    let probe = "--probe-interval-ms 200 --probe-timeout-ms 200";
-    let command = format!("vip set http4 --breaker-trial-cps {TRIAL_CPS} {breaker} {probe}");
+    let command = format!("vip set http4 --breaker-trial-cps {TRIAL_CPS} {breaker}");
     site.lb.lb(&command).unwrap();
     site
 }
@@ -155,7 +154,11 @@ fn ladder(site: &Site) -> (Rung, bool) {
 
 #[test]
 fn backups_serve_when_the_pool_is_dead_and_leave_when_it_is_back() {
-    require_root!("e2e_breaker::backups_serve_when_the_pool_is_dead_and_leave_when_it_is_back", "nginx", "curl");
+    require_root!(
+        "e2e_breaker::backups_serve_when_the_pool_is_dead_and_leave_when_it_is_back",
+        "nginx",
+        "curl"
+    );
     let mut site = site(Mode::L2);
     let address = seen(&site).address;
     site.lb.lb("backend remove http4/b1").unwrap();
@@ -174,7 +177,11 @@ fn backups_serve_when_the_pool_is_dead_and_leave_when_it_is_back() {
     assert_eq!(fetch(site.client(), http, "/").unwrap().text(), "b1");
     let status = site.lb.try_lb(&["status", "--check"]).unwrap();
     assert_eq!(status.status, Some(6), "{status:?}");
-    assert!(status.stdout.contains("its backups do") && status.stdout.contains("partial"), "{}", status.stdout);
+    assert!(
+        status.stdout.contains("its backups do") && status.stdout.contains("partial"),
+        "{}",
+        status.stdout
+    );
     site.net.backend_mut(1).kill();
     wait_until("nobody", 20 * SECOND, || ladder(&site).0 == Rung::Nobody).unwrap();
 

@@ -74,8 +74,7 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
     let newcomer = parsed.is_syn() || (parsed.flow.protocol == UDP && policy.udp_stateless());
     let old = previous != 0 && !newcomer;
     let tried = parsed.is_syn() && parsed.teaches() && control(slot.current(), tables).trial_cps() != 0;
-    let admitted =
-        if tried { trial::admitted(slot.current(), trail, tables) } else { slot.current() };
+    let admitted = if tried { trial::admitted(slot.current(), trail, tables) } else { slot.current() };
     let aside = admitted != slot.current();
     let row = if old { previous } else { admitted };
     trail.choice = if old { Choice::Previous } else { Choice::Slot };

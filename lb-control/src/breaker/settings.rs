@@ -196,7 +196,8 @@ mod tests {
     fn a_wish_between_two_is_what_differs() {
         let to = BreakerSettings { consecutive: 9, floor_percent: 20, ..BreakerSettings::DEFAULT };
         let wish = BreakerWish::between(&to, &BreakerSettings::DEFAULT);
-        let expected = BreakerWish { consecutive: Some(9), floor_percent: Some(20), ..BreakerWish::default() };
+        let expected =
+            BreakerWish { consecutive: Some(9), floor_percent: Some(20), ..BreakerWish::default() };
         assert_eq!((wish, wish.over(BreakerSettings::DEFAULT)), (expected, to));
     }
 

@@ -44,9 +44,8 @@ impl Reference {
     fn ratio(&self, now_ms: u64) -> bool {
         let part = |at_ms: u64| at_ms / (SETTINGS.window_ms() / window::PARTS as u64);
         let recent = self.signals.iter().filter(|(at, _)| part(*at) + window::PARTS as u64 > part(now_ms));
-        let (all, failed) = recent.fold((0, 0), |(all, failed), (_, success)| {
-            (all + 1, failed + usize::from(!success))
-        });
+        let (all, failed) =
+            recent.fold((0, 0), |(all, failed), (_, success)| (all + 1, failed + usize::from(!success)));
         all >= usize::from(SETTINGS.volume) && failed * 100 >= all * usize::from(SETTINGS.ratio_percent)
     }
     fn observe(&mut self, success: bool, now_ms: u64) -> Option<(BreakerState, TurnCause)> {

@@ -26,9 +26,9 @@ impl Window {
     /// Outcomes and failures within the window that ends now.
     pub(super) fn sums(&mut self, window_ms: u64, now_ms: u64) -> (u64, u64) {
         self.advance(window_ms, now_ms);
-        self.parts.iter().fold((0, 0), |(all, failed), part| {
-            (all + u64::from(part.0), failed + u64::from(part.1))
-        })
+        self.parts
+            .iter()
+            .fold((0, 0), |(all, failed), part| (all + u64::from(part.0), failed + u64::from(part.1)))
     }
 
     /// Forgets what is over. A clock that went back counts as standing still.

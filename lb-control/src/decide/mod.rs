@@ -12,6 +12,7 @@ mod capacity;
 mod disruption;
 mod draft;
 mod name;
+mod probe;
 mod settings;
 mod tenant;
 mod touched;

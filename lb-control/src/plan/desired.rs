@@ -17,6 +17,7 @@ use lb_common::abi::egress::Tags;
 use lb_common::abi::vip::Policy;
 use lb_common::addr::Mac;
 use lb_common::ids::{BackendId, TenantId, VipId};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -95,8 +96,6 @@ pub struct DesiredVip {
     pub policy: Policy,
     /// The window of a slot that changes, seconds.
     pub window_s: u32,
-    /// Where it stands on its ladder.
-    pub footing: Footing,
     /// Its backends.
     pub backends: BTreeMap<BackendId, DesiredBackend>,
     /// Slots of its table.
@@ -129,28 +128,45 @@ pub struct DesiredBackend {
 /// What the maps should hold, given intent and observation. Tables are taken from `tables` where nothing that makes
 /// them has changed.
 pub fn desired(state: &State, observed: &Observed, tables: &mut TableCache) -> Desired {
-    let (observed, problems) = without_vip_sources(state, observed);
-    let observed = &observed;
     let lives: BTreeSet<VipId> = state.vips.values().map(|vip| vip.id).collect();
     tables.retain(|vip| lives.contains(&vip));
-    let vips = state.vips.iter().map(|(name, vip)| {
+    let all: Vec<_> = state.vips.iter().map(|(name, vip)| (name.as_str(), &**vip)).collect();
+    desired_of(&all, state, observed, tables)
+}
+
+/// The same for some vips of a state alone, each with its name.
+pub(super) fn desired_of(
+    vips: &[(&str, &Vip)],
+    state: &State,
+    observed: &Observed,
+    tables: &mut TableCache,
+) -> Desired {
+    let (observed, problems) = without_vip_sources(vips, state, observed);
+    let (bypass, devices) = (state.bypass, observed.devices.clone());
+    let vips = vips.iter().map(|(name, vip)| {
         let tenant = state.tenants.get(&vip.tenant).map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
-        (vip.id, desired_vip(name, tenant, vip, observed, tables))
+        (vip.id, desired_vip(name, tenant, vip, &observed, tables))
     });
-    Desired { bypass: state.bypass, vips: vips.collect(), devices: observed.devices.clone(), problems }
+    Desired { bypass, vips: vips.collect(), devices, problems }
 }
 
 /// A way by NAT whose source address is a vip's is none: the vip would take replies to it for clients' packets. The
 /// backend takes no new flows, and what its row has stays.
-fn without_vip_sources(state: &State, observed: &Observed) -> (Observed, Vec<Problem>) {
-    let vips: BTreeSet<IpAddr> = state.vips.values().map(|vip| vip.served.address).collect();
-    let (mut observed, mut problems) = (observed.clone(), Vec::new());
-    let by_nat = |vip: &Vip| vip.settings.mode == Mode::Nat;
-    for (vip_name, _, name, backend) in state.backends().filter(|(_, vip, ..)| by_nat(vip)) {
-        if observed.ways.get(&backend.id).is_some_and(|way| vips.contains(&way.source)) {
-            observed.ways.remove(&backend.id);
-            observed.unreached.insert(backend.id);
-            problems.push(Problem { code: Code::SourceIsVip, object: format!("backend {vip_name}/{name}") });
+fn without_vip_sources<'o>(
+    vips: &[(&str, &Vip)],
+    state: &State,
+    observed: &'o Observed,
+) -> (Cow<'o, Observed>, Vec<Problem>) {
+    let (mut observed, mut problems) = (Cow::Borrowed(observed), Vec::new());
+    for (vip_name, vip) in vips.iter().filter(|(_, vip)| vip.settings.mode == Mode::Nat) {
+        for (name, backend) in &vip.backends {
+            if observed.ways.get(&backend.id).is_some_and(|way| state.is_vip_address(way.source)) {
+                let observed = observed.to_mut();
+                observed.ways.remove(&backend.id);
+                observed.unreached.insert(backend.id);
+                let object = format!("backend {vip_name}/{name}");
+                problems.push(Problem { code: Code::SourceIsVip, object });
+            }
         }
     }
     (observed, problems)
@@ -165,10 +181,7 @@ fn desired_vip(
 ) -> DesiredVip {
     let settings = &vip.settings;
     let standings = standings(vip, observed, |id| healthy(settings, observed, id));
-    let takes = |id: BackendId| {
-        usable(settings, observed, id) && !matches!(standings.get(&id), Some(Standing::Out { .. }))
-    };
-    let (footing, serving) = ladder(vip, takes);
+    let (_, serving) = stands(vip, observed, &standings);
     let takes = |id: BackendId| serving.contains(&id);
     let candidates = candidates(vip, takes);
     let backends = vip.backends.iter().map(|(name, backend)| {
@@ -194,7 +207,6 @@ fn desired_vip(
             settings.idle_s,
         ),
         window_s: settings.window_s,
-        footing,
         backends: backends.collect(),
         table_size: settings.table_size,
         table: table(vip, &candidates, &standings, tables),
@@ -210,6 +222,27 @@ pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<C
         .collect();
     candidates.sort_unstable_by_key(|candidate| candidate.id);
     candidates
+}
+
+/// Where vips stand, and who serves them.
+pub type Footings = BTreeMap<VipId, (Footing, BTreeSet<BackendId>)>;
+
+/// Where these vips stand, given what is observed of their backends.
+pub fn footings<'v>(vips: impl Iterator<Item = &'v Vip>, observed: &Observed) -> Footings {
+    let footing = |vip: &Vip| {
+        let standings = standings(vip, observed, |id| healthy(&vip.settings, observed, id));
+        (vip.id, stands(vip, observed, &standings))
+    };
+    vips.map(footing).collect()
+}
+
+fn stands(
+    vip: &Vip,
+    observed: &Observed,
+    standings: &BTreeMap<BackendId, Standing>,
+) -> (Footing, BTreeSet<BackendId>) {
+    let out = |id| matches!(standings.get(&id), Some(Standing::Out { .. }));
+    ladder(vip, |id| usable(&vip.settings, observed, id) && !out(id))
 }
 
 /// Where a vip stands when those serve who can, and who does.
@@ -238,8 +271,7 @@ fn table(
     }
     let base: Vec<Candidate> = candidates.iter().filter(|one| share(one.id).is_none()).copied().collect();
     let base_table = tables.base_table(vip.id, size, &base);
-    let (whole, base) =
-        (Pool { candidates, table: &table }, Pool { candidates: &base, table: &base_table });
+    let (whole, base) = (Pool { candidates, table: &table }, Pool { candidates: &base, table: &base_table });
     revealed(&whole, &base, share)
 }
 

@@ -62,10 +62,8 @@ mod tests {
         let (all, others) = (candidates(&[1, 2, 3, 4]), candidates(&[1, 2, 4]));
         let (whole, base) = (build(SIZE, &all), build(SIZE, &others));
         let at = |share| {
-            let (whole, base) = (
-                Pool { candidates: &all, table: &whole },
-                Pool { candidates: &others, table: &base },
-            );
+            let (whole, base) =
+                (Pool { candidates: &all, table: &whole }, Pool { candidates: &others, table: &base });
             revealed(&whole, &base, |id| (id == BACK).then_some(share))
         };
         let own = |table: &[u16]| table.iter().filter(|one| **one == 3).count();

@@ -97,7 +97,8 @@ mod tests {
     /// The standing of `b0`, `b1`, … in a pool whose breakers opened in the order of their numbers; all are healthy but
     /// those named.
     fn stand(states: &[BreakerState], ill: &[usize]) -> Vec<Option<Standing>> {
-        let addresses: Vec<String> = (0..states.len()).map(|number| format!("10.0.0.{}", number + 1)).collect();
+        let addresses: Vec<String> =
+            (0..states.len()).map(|number| format!("10.0.0.{}", number + 1)).collect();
         let state = world(&addresses.iter().map(String::as_str).collect::<Vec<_>>());
         let vip = &state.vips["web"];
         let id = |number: usize| vip.backends[&format!("b{number}")].id;

@@ -76,12 +76,7 @@ impl TableCache {
 }
 
 /// The table of a vip, built only if its candidates or its size changed.
-fn kept(
-    tables: &mut BTreeMap<VipId, Built>,
-    vip: VipId,
-    size: u32,
-    candidates: &[Candidate],
-) -> Arc<[u16]> {
+fn kept(tables: &mut BTreeMap<VipId, Built>, vip: VipId, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
     let same = |built: &&Built| built.candidates == candidates && built.size == size;
     if let Some(built) = tables.get(&vip).filter(same) {
         return built.table.clone();

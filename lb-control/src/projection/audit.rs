@@ -133,7 +133,10 @@ impl Audit {
             }),
             Change::VipRemoved { vip } => drop(self.vips.remove(vip.as_str())),
             Change::BackendAdded { vip, backend, address, port, weight, intent, backup, .. } => {
-                let fields = made(field::backend(*address, *port, *weight, *intent, *backup, BreakerOrder::default()), act);
+                let fields = made(
+                    field::backend(*address, *port, *weight, *intent, *backup, BreakerOrder::default()),
+                    act,
+                );
                 self.change(vip, |of| drop(of.backends.insert(backend.as_str().into(), fields)));
             }
             Change::BackendWeightChanged { vip, backend, weight } => {
@@ -202,7 +205,10 @@ pub fn agrees(audit: &Audit, inventory: &inventory::Inventory) -> bool {
                 && fields.backends.len() == vip.backends.len()
                 && vip.backends.iter().all(|(name, of)| {
                     fields.backends.get(name.as_str()).is_some_and(|fields| {
-                        same(fields, field::backend(of.address, of.port, of.weight, of.intent, of.backup, of.breaker))
+                        same(
+                            fields,
+                            field::backend(of.address, of.port, of.weight, of.intent, of.backup, of.breaker),
+                        )
                     })
                 })
         })

@@ -79,6 +79,6 @@ mod tests {
             (value("tenant"), value("mode"), value("window_s")),
             (Some("acme"), Some("l2"), Some("900"))
         );
-        assert_eq!((value("probe.kind"), value("probe.interval_ms")), (Some("tcp"), Some("500")));
+        assert_eq!((value("probe.kind"), value("probe.interval_ms")), (Some("tcp"), Some("200")));
     }
 }

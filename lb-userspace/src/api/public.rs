@@ -27,8 +27,7 @@ const LIFETIME: Duration = Duration::from_secs(10);
 /// # Errors
 /// The address cannot be used.
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, Problem> {
-    let refused =
-        |error| Problem::new(Code::HealthListen, format!("cannot listen on {address}: {error}"));
+    let refused = |error| Problem::new(Code::HealthListen, format!("cannot listen on {address}: {error}"));
     TcpListener::bind(address).await.map_err(refused)
 }
 

@@ -26,8 +26,7 @@ fn state(backends: u32, orders: &[Decided]) -> Published {
         backup: false,
     });
     let changes = std::iter::once(vip_added).chain(added).chain(orders.iter().cloned());
-    let events: Vec<Event> =
-        changes.map(|change| Event { v: EVENT_VERSION, at_ms: 0, change }).collect();
+    let events: Vec<Event> = changes.map(|change| Event { v: EVENT_VERSION, at_ms: 0, change }).collect();
     Arc::new(State::replay(&events))
 }
 
@@ -58,7 +57,9 @@ async fn failures_open_it_successes_try_and_close_it_and_it_comes_back_gently() 
     let mut seen = breakers.follow();
     (0..5).for_each(|_| breakers.observe(B1, Outcome::Refused));
     becomes(&mut seen, |one| one.breaking.state == BreakerState::Open && one.openings == 1).await;
-    assert!(seen.borrow()[&B1].why.starts_with("5 failures in a row, the last: refused; tried again in 0.1 s"));
+    assert!(
+        seen.borrow()[&B1].why.starts_with("5 failures in a row, the last: refused; tried again in 0.1 s")
+    );
     let until = tokio::time::Instant::now() + Duration::from_secs(10);
     while seen.borrow().get(&B1).is_none_or(|one| one.breaking.state != BreakerState::Closed) {
         assert!(tokio::time::Instant::now() < until, "{:?}", seen.borrow());

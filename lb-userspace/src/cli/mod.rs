@@ -5,9 +5,9 @@
 //! the terminal with its control characters ([`crate::terminal`]).
 
 mod backend;
+mod blame;
 mod breaker;
 mod breaker_flags;
-mod blame;
 mod bypass;
 mod decap;
 mod device;

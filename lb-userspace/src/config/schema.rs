@@ -84,12 +84,21 @@ const VIP: Table = Table {
 const PROBE: Table = Table {
     what: "a probe",
     keys: &[
-        optional("kind", Kind::OneOf(&["none", "tcp"])),
+        optional("kind", Kind::OneOf(&["none", "tcp", "http", "https", "tls", "udp", "icmp"])),
         optional("interval_ms", NUMBER),
         optional("timeout_ms", NUMBER),
         optional("rise", COUNT),
         optional("fall", COUNT),
+        optional("retries", COUNT),
         optional("port", PORT),
+        optional("path", Kind::Text),
+        optional("host", Kind::Text),
+        optional("status", Kind::Text),
+        optional("body", Kind::Text),
+        optional("sni", Kind::Text),
+        optional("verify", Kind::Flag),
+        optional("send", Kind::Text),
+        optional("expect", Kind::Text),
     ],
 };
 

@@ -26,10 +26,7 @@ async fn status_shows_intent_health_and_breaker_apart() {
     let json = bench.lb("--json status").await.ok().json();
     let backends = json["vips"][0]["backends"].as_array().unwrap();
     assert_eq!(backends[2]["intent"], "draining");
-    assert_eq!(
-        (&backends[0]["health"], &backends[0]["breaker"]),
-        (&"unknown".into(), &"closed".into())
-    );
+    assert_eq!((&backends[0]["health"], &backends[0]["breaker"]), (&"unknown".into(), &"closed".into()));
     let share = |index: usize| backends[index]["share"].as_f64().unwrap();
     assert!((share(0) - 0.5).abs() < 0.01 && (share(1) - 0.5).abs() < 0.01 && share(2) == 0.0, "{json}");
     assert_eq!(backends[0]["way"]["known"], true);

@@ -114,7 +114,8 @@ impl Frames {
             Verdict::Drop(Reason::NoNextHop) => row.is_some_and(|row| !row.next_hop.is_known()),
             Verdict::Transmit(Reason::Forwarded) | Verdict::Redirect(Reason::Forwarded, _) => {
                 let row = row.ok_or_else(|| format!("{flow:?} went to a row that is free"))?;
-                let new = flags == SYN && matches!(walk.trail.choice, Choice::Slot | Choice::Inserted | Choice::SetAside);
+                let new = flags == SYN
+                    && matches!(walk.trail.choice, Choice::Slot | Choice::Inserted | Choice::SetAside);
                 if new && !row.control.takes_new() {
                     return Err(format!("{flow:?} began at backend {}, which takes none", row.id.0));
                 }

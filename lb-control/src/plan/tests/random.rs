@@ -1,8 +1,8 @@
 //! Random histories: whatever happens in whatever order, crashes in the middle of a plan among it, every state of
 //! the maps is safe, the daemon catches up, and nothing is left behind.
 
-use crate::command::Command;
 use crate::breaker::BreakerState;
+use crate::command::Command;
 use crate::health::Health;
 use crate::plan::Breaking;
 use crate::plan::testing::frames::Frames;

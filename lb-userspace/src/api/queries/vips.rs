@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lb_common::abi::slot::Phase;
 use lb_common::ids::{BackendId, VipId};
-use lb_control::breaker::BreakerState;
 use lb_control::backend::{Backend, Intent};
+use lb_control::breaker::BreakerState;
 use lb_control::health::{Health, Outcome};
 use lb_control::plan::{Actual, Slots};
 use lb_control::probe::ProbeKind;
@@ -88,7 +88,7 @@ impl Snapshot {
             name: name.to_owned(),
             tenant: vip.tenant.clone(),
             serves: vip.served.to_string(),
-            settings: vip.settings,
+            settings: vip.settings.clone(),
             revision: vip.revision,
             ladder: self.standing.footings.get(&vip.id).copied().unwrap_or_default(),
             slots: SlotsView { count: vip.settings.table_size, ..slots },
@@ -252,6 +252,11 @@ fn cause(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refuses the probe's connection",
         Outcome::Timeout => "does not answer the probe in time",
         Outcome::Unreachable => "cannot be reached by the probe",
+        Outcome::TlsFailed => "fails the probe's TLS handshake",
+        Outcome::Malformed => "answers the probe with something else than its protocol",
+        Outcome::WrongStatus => "answers the probe with a status that is not wanted",
+        Outcome::WrongBody => "answers the probe with a body that does not match",
+        Outcome::WrongAnswer => "answers the probe with something else than expected",
     }
 }
 
