@@ -250,6 +250,13 @@ pub struct Apply {
     /// Whether tenants, vips and backends that the document does not name are removed. Otherwise they stay.
     #[serde(default)]
     pub prune: bool,
+    /// Whether what has a name of the document and can never become what that says (it has another address, another mode
+    /// with backends in it) makes way. Otherwise the document is rejected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
+    /// Whether the emergency bypass shall be on; absent: it stays as it is. It is turned on before all else, off after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<bool>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,

@@ -142,11 +142,16 @@ fn backend_set() -> impl Strategy<Value = BackendSet> {
 fn apply() -> impl Strategy<Value = Apply> {
     let tenants = proptest::collection::vec(tenant().prop_map(|name| TenantSpec { name }), 0..3);
     let vips = proptest::collection::vec(vip_spec(), 0..4);
-    (tenants, vips, any::<bool>(), any::<bool>()).prop_map(|(tenants, vips, prune, allow_disruption)| Apply {
-        document: Document { tenants, vips },
-        prune,
-        allow_disruption,
-    })
+    let bypass = weighted(0.1, any::<bool>());
+    (tenants, vips, any::<[bool; 3]>(), bypass).prop_map(
+        |(tenants, vips, [prune, replace, allow_disruption], bypass)| Apply {
+            document: Document { tenants, vips },
+            prune,
+            replace,
+            bypass,
+            allow_disruption,
+        },
+    )
 }
 
 /// Any command.

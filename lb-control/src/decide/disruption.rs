@@ -37,7 +37,8 @@ fn disruption(name: &str, before: &Vip, after: Option<&Vip>) -> Option<String> {
     if total == 0 {
         return None;
     }
-    let Some(after) = after else {
+    // Another one of its name is none.
+    let Some(after) = after.filter(|after| after.id == before.id) else {
         let enabled = before.backends.values().filter(|backend| backend.effective_weight() > 0).count();
         return Some(format!("vip `{name}` would go with its enabled backends ({enabled})"));
     };
@@ -51,7 +52,8 @@ fn disruption(name: &str, before: &Vip, after: Option<&Vip>) -> Option<String> {
         .backends
         .iter()
         .map(|(backend, was)| {
-            let is = after.backends.get(backend).map_or(0, Backend::effective_weight);
+            let is = after.backends.get(backend).filter(|is| is.id == was.id);
+            let is = is.map_or(0, Backend::effective_weight);
             u64::from(was.effective_weight().saturating_sub(is))
         })
         .filter(|lost| *lost > 0)

@@ -91,16 +91,25 @@ fn handle(draft: &mut Draft, command: &Command) -> bool {
             backend::remove(draft, &remove.vip, &remove.name);
             return remove.allow_disruption;
         }
-        Command::BypassSet(bypass) if bypass.on != draft.state.bypass => {
-            draft.emit(Change::BypassChanged { on: bypass.on });
-        }
-        Command::BypassSet(_) => {}
+        Command::BypassSet(bypass) => set_bypass(draft, bypass.on),
         Command::Apply(wish) => {
+            if wish.bypass == Some(true) {
+                set_bypass(draft, true);
+            }
             apply::apply(draft, wish);
+            if wish.bypass == Some(false) {
+                set_bypass(draft, false);
+            }
             return wish.allow_disruption;
         }
     }
     false
+}
+
+fn set_bypass(draft: &mut Draft, on: bool) {
+    if on != draft.state.bypass {
+        draft.emit(Change::BypassChanged { on });
+    }
 }
 
 #[cfg(test)]

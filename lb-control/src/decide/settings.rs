@@ -5,7 +5,7 @@ use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
 use crate::probe::{Probe, ProbeKind, ProbeWish};
 use crate::vip::{Mode, Protocol, Served, Tracking, VipSettings};
-use lb_common::limits::{SLOTS_PER_VIP_MAX, SLOTS_PER_VIP_MIN};
+use lb_common::limits::{SLOTS_PER_VIP, SLOTS_PER_VIP_MAX, SLOTS_PER_VIP_MIN};
 use lb_common::maglev::{is_prime, prime_at_least};
 use std::ops::RangeInclusive;
 
@@ -71,6 +71,11 @@ impl Wish {
     pub(super) fn over_defaults(&self, draft: &mut Draft, served: &Served, prefix: &str) -> VipSettings {
         let mode = self.mode.unwrap_or(Mode::Nat);
         self.over(draft, VipSettings::defaults(served.protocol, served.port, mode), served, prefix)
+    }
+
+    /// Mode and table size of a vip that a document describes whole: they stay while it has backends.
+    pub(super) fn fixed_over_defaults(&self) -> (Mode, u32) {
+        (self.mode.unwrap_or(Mode::Nat), self.table_size.unwrap_or(SLOTS_PER_VIP))
     }
 
     /// The settings that result over `base`.
