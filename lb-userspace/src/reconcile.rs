@@ -103,14 +103,7 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
         swept: swept.clone(),
         states: inputs.states.clone(),
     };
-    let passer = Passer {
-        dataplane,
-        inputs,
-        standing,
-        to_sweep,
-        swept,
-        known: Known::default(),
-    };
+    let passer = Passer { dataplane, inputs, standing, to_sweep, swept, known: Known::default() };
     spawn("reconcile", passer.run());
     spawn("sweep", sweeper.run());
     follow

@@ -7,10 +7,12 @@
 mod address;
 mod apply;
 mod backend;
+mod breaker;
 mod capacity;
 mod disruption;
 mod draft;
 mod name;
+mod probe;
 mod settings;
 mod tenant;
 mod touched;
@@ -91,6 +93,11 @@ fn handle(draft: &mut Draft, command: &Command) -> bool {
             backend::remove(draft, &remove.vip, &remove.name);
             return remove.allow_disruption;
         }
+        Command::BreakerTrip(trip) => {
+            breaker::trip(draft, &trip.vip, &trip.name);
+            return trip.allow_disruption;
+        }
+        Command::BreakerReset(reset) => breaker::reset(draft, &reset.vip, &reset.name),
         Command::BypassSet(bypass) => set_bypass(draft, bypass.on),
         Command::Apply(wish) => {
             if wish.bypass == Some(true) {

@@ -91,8 +91,7 @@ pub fn partial<S: Slots>(
     if last.actual.sweep.is_some() {
         return None;
     }
-    let vips: Option<Vec<_>> =
-        touched.iter().map(|name| Some((*name, &**state.vips.get(*name)?))).collect();
+    let vips: Option<Vec<_>> = touched.iter().map(|name| Some((*name, &**state.vips.get(*name)?))).collect();
     let mut desired = desired_of(&vips?, state, observed, tables);
     desired.devices.clear();
     let part = part_of(last.actual, &desired)?;
@@ -105,9 +104,8 @@ pub fn partial<S: Slots>(
 
 /// The rows of some vips; `None`: one of them has none, or several.
 fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actual<&'a S>> {
-    let own = |content: &super::ActualVip| {
-        desired.vips.get(&content.id).is_some_and(|vip| vip.key == content.key)
-    };
+    let own =
+        |content: &super::ActualVip| desired.vips.get(&content.id).is_some_and(|vip| vip.key == content.key);
     let vips: BTreeMap<_, _> =
         whole.vips.iter().filter(|(_, vip)| own(vip)).map(|(row, vip)| (*row, *vip)).collect();
     if vips.len() != desired.vips.len() {
