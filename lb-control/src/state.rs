@@ -7,7 +7,7 @@
 //! and a copy of the vip that it touches, not a copy of every backend. The indexes and totals are not stored: they
 //! follow from the vips.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BreakerOrder};
 use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
 use crate::vip::{Served, Vip, VipSettings};
@@ -156,7 +156,8 @@ impl State {
                 self.next.backend = self.next.backend.max(BackendId(id.0.saturating_add(1)));
                 let (Stamp { revision, changed_ms }, id) = (at, *id);
                 let (address, port, weight, intent) = (*address, *port, *weight, *intent);
-                let new = Backend { id, address, port, weight, intent, revision, changed_ms };
+                let breaker = BreakerOrder::default();
+                let new = Backend { id, address, port, weight, intent, breaker, revision, changed_ms };
                 self.add_backend(vip, backend, at, new);
             }
             Change::BackendWeightChanged { vip, backend, weight } => {
@@ -165,6 +166,8 @@ impl State {
             Change::BackendIntentChanged { vip, backend, intent } => {
                 self.change_backend(vip, backend, at, |b| b.intent = *intent);
             }
+            Change::BreakerTripped { vip, backend } => self.order_breaker(vip, backend, at, true),
+            Change::BreakerReset { vip, backend } => self.order_breaker(vip, backend, at, false),
             Change::BackendRemoved { vip, backend } => {
                 self.remove_backend(vip, backend, at);
             }
@@ -285,6 +288,12 @@ impl State {
             change(vip);
             (vip.revision, vip.changed_ms) = (at.revision, at.changed_ms);
         }
+    }
+
+    fn order_breaker(&mut self, vip: &str, name: &str, at: Stamp, tripped: bool) {
+        self.change_backend(vip, name, at, |backend| {
+            backend.breaker = BreakerOrder { tripped, revision: at.revision };
+        });
     }
 
     fn change_backend(&mut self, vip: &str, name: &str, at: Stamp, change: impl FnOnce(&mut Backend)) {

@@ -2,8 +2,8 @@
 
 use crate::backend::Intent;
 use crate::command::{
-    Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BypassSet, Command, Document, TenantSpec,
-    VipRemove, VipSet, VipSpec,
+    Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BreakerReset, BreakerTrip, BypassSet, Command,
+    Document, TenantSpec, VipRemove, VipSet, VipSpec,
 };
 use crate::probe::{ProbeKind, ProbeWish};
 use crate::vip::{Mode, Protocol, Tracking};
@@ -155,6 +155,15 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         let BackendSpec { name, address, port, weight, intent } = spec;
         Command::BackendAdd(BackendAdd { vip, name, address, port, weight, intent })
     });
+    let breaker = (vip_name(), backend_name(), any::<bool>(), any::<bool>()).prop_map(
+        |(vip, name, tripped, allow_disruption)| {
+            if tripped {
+                Command::BreakerTrip(BreakerTrip { vip, name, allow_disruption })
+            } else {
+                Command::BreakerReset(BreakerReset { vip, name })
+            }
+        },
+    );
     let backend_remove =
         (vip_name(), backend_name(), any::<bool>()).prop_map(|(vip, name, allow_disruption)| {
             Command::BackendRemove(BackendRemove { vip, name, allow_disruption })
@@ -170,6 +179,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         12 => backend_add,
         6 => backend_set().prop_map(Command::BackendSet),
         3 => backend_remove,
+        2 => breaker,
         1 => any::<bool>().prop_map(|on| Command::BypassSet(BypassSet { on })),
         2 => apply().prop_map(Command::Apply),
     ]

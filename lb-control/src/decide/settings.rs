@@ -1,7 +1,9 @@
 //! A vip's settings: what is wished, over what is there or the defaults, within their ranges.
 
+use super::breaker;
 use super::draft::{Draft, path};
 use super::probe;
+use crate::breaker::BreakerWish;
 use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
 use crate::probe::{Probe, ProbeWish};
@@ -24,6 +26,7 @@ pub(super) struct Wish {
     probe: Option<ProbeWish>,
     /// The probe that there is.
     probe_now: Option<Probe>,
+    breaker: Option<BreakerWish>,
 }
 
 impl From<&VipSpec> for Wish {
@@ -37,6 +40,7 @@ impl From<&VipSpec> for Wish {
             table_size: spec.table_size,
             probe: spec.probe.clone(),
             probe_now: None,
+            breaker: spec.breaker,
         }
     }
 }
@@ -52,6 +56,7 @@ impl From<&VipSet> for Wish {
             table_size: set.table_size,
             probe: set.probe.clone(),
             probe_now: None,
+            breaker: set.breaker,
         }
     }
 }
@@ -71,6 +76,7 @@ impl Wish {
             && self.idle_s.is_none()
             && self.table_size.is_none()
             && self.probe.as_ref().is_none_or(|probe| *probe == ProbeWish::default())
+            && self.breaker.is_none_or(|breaker| breaker == BreakerWish::default())
     }
 
     /// The settings of a vip that is new, or that a document describes whole.
@@ -96,6 +102,7 @@ impl Wish {
             idle_s: self.idle_s(draft, &base, prefix),
             table_size: self.table_size(draft, &base, prefix),
             probe: self.probe(draft, &base, served, prefix),
+            breaker: breaker::settings(draft, self.breaker, base.breaker, prefix),
         }
     }
 

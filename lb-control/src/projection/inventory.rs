@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BreakerOrder};
 use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
 use crate::record::Record;
@@ -92,7 +92,8 @@ impl Inventory {
             }
             Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
                 let (id, address, port, weight, intent) = (*id, *address, *port, *weight, *intent);
-                let new = Backend { id, address, port, weight, intent, revision, changed_ms };
+                let breaker = BreakerOrder::default();
+                let new = Backend { id, address, port, weight, intent, breaker, revision, changed_ms };
                 self.change(vip, changed_ms, |of| {
                     of.backends.insert(backend.clone(), new);
                 });
@@ -102,6 +103,11 @@ impl Inventory {
             }
             Change::BackendIntentChanged { vip, backend, intent } => {
                 self.change_backend(vip, backend, changed_ms, |of| of.intent = *intent);
+            }
+            Change::BreakerTripped { vip, backend } | Change::BreakerReset { vip, backend } => {
+                let tripped = matches!(event.change, Change::BreakerTripped { .. });
+                let order = BreakerOrder { tripped, revision };
+                self.change_backend(vip, backend, changed_ms, |of| of.breaker = order);
             }
             Change::BackendRemoved { vip, backend } => {
                 self.change(vip, changed_ms, |of| {

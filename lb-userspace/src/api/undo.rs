@@ -1,6 +1,7 @@
 //! How to undo: for what happened, the commands that bring the former state back, ready to be typed.
 
 use lb_control::backend::{Backend, Intent};
+use lb_control::breaker::{BreakerSettings, BreakerWish};
 use lb_control::event::{Change, Event};
 use lb_control::probe::ProbeWish;
 use lb_control::state::State;
@@ -40,6 +41,11 @@ fn inverse(before: &State, change: &Change) -> Vec<String> {
         Change::BackendRemoved { vip, backend } => match (before.vips.get(vip), before.backend(vip, backend))
         {
             (Some(of), Some(was)) => backend_lines(vip, of, backend, was),
+            _ => Vec::new(),
+        },
+        Change::BreakerTripped { vip, backend } => line(format!("lb breaker reset {vip}/{backend}")),
+        Change::BreakerReset { vip, backend } => match before.backend(vip, backend) {
+            Some(was) if was.breaker.tripped => line(format!("lb breaker trip {vip}/{backend}")),
             _ => Vec::new(),
         },
         Change::BypassChanged { on } => line(format!("lb bypass {}", if *on { "off" } else { "on" })),
@@ -102,7 +108,14 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     probe("probe-verify", wish.verify.map(|on| on.to_string()));
     probe("probe-send", wish.send);
     probe("probe-expect", wish.expect);
-    text
+    text + &breaker_flags(&to.breaker, &from.breaker)
+}
+
+/// The flags that turn one breaker's settings into another's.
+fn breaker_flags(to: &BreakerSettings, from: &BreakerSettings) -> String {
+    let wish = serde_json::to_value(BreakerWish::between(to, from)).unwrap_or_default();
+    let named = wish.as_object().into_iter().flatten();
+    named.map(|(name, value)| format!(" --breaker-{} {value}", name.replace('_', "-"))).collect()
 }
 
 /// A word as a shell takes it.

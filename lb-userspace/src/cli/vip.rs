@@ -1,6 +1,7 @@
 //! `lb vip`.
 
 use clap::{Subcommand, ValueEnum};
+use lb_control::breaker::BreakerSettings;
 use lb_control::command::{Command, DEFAULT_TENANT, VipRemove, VipSet, VipSpec};
 use lb_control::probe::{ProbeKind, ProbeWish};
 use lb_control::vip::{Mode, Tracking};
@@ -208,6 +209,8 @@ pub(super) struct Settings {
     table_size: Option<u32>,
     #[command(flatten)]
     probe: ProbeSettings,
+    #[command(flatten)]
+    breaker: super::breaker_flags::Flags,
 }
 
 impl Settings {
@@ -241,6 +244,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
             spec.idle_s = settings.idle_s;
             spec.table_size = settings.table_size;
             spec.probe = settings.probe.wish();
+            spec.breaker = settings.breaker.wish();
             session.change(&Command::VipAdd(spec), flags).await
         }
         Verb::List => list(session).await,
@@ -255,6 +259,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
                 idle_s: settings.idle_s,
                 table_size: settings.table_size,
                 probe: settings.probe.wish(),
+                breaker: settings.breaker.wish(),
                 allow_disruption,
             };
             session.change(&Command::VipSet(set), flags).await
@@ -316,6 +321,30 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
     setting("idle", format!("{} s", settings.idle_s));
     setting("table size", format!("{} slots", count(u64::from(settings.table_size))));
     setting("probe", settings.probe.to_string());
+    setting("breaker", breaker_text(&settings.breaker));
     setting("last change", format!("revision {}", vip.revision));
     Ok(None)
+}
+
+/// A breaker's settings, one line.
+fn breaker_text(breaker: &BreakerSettings) -> String {
+    if !breaker.is_on() {
+        return "off: opens by `lb breaker trip` alone".to_owned();
+    }
+    let in_a_row = (breaker.consecutive > 0).then(|| format!("{} failures in a row", breaker.consecutive));
+    let ratio = (breaker.ratio_percent > 0).then(|| {
+        format!("{} % of at least {} in {} s", breaker.ratio_percent, breaker.volume, breaker.window_s)
+    });
+    let opens: Vec<String> = in_a_row.into_iter().chain(ratio).collect();
+    format!(
+        "opens after {}, for {} to {} ms; trial {} connections/s, {} successes; slow start {} s from {} %; at most {} % out",
+        opens.join(" or "),
+        breaker.backoff_ms,
+        breaker.backoff_max_ms,
+        breaker.trial_cps,
+        breaker.trial_successes,
+        breaker.slow_start_s,
+        breaker.floor_percent,
+        breaker.ejection_max_percent
+    )
 }

@@ -13,6 +13,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use lb_control::breaker::BreakerWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::ProbeWish;
 use lb_control::projection::inventory::Inventory;
@@ -127,6 +128,8 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.idle_s = differs(u32::from(settings.idle_s), u32::from(defaults.idle_s));
     spec.table_size = differs(settings.table_size, defaults.table_size);
     spec.probe = differs(ProbeWish::between(&settings.probe, &defaults.probe), ProbeWish::default());
+    let breaker = BreakerWish::between(&settings.breaker, &defaults.breaker);
+    spec.breaker = differs(breaker, BreakerWish::default());
     spec.backends = vip
         .backends
         .iter()
