@@ -4,6 +4,7 @@
 //! Nothing is validated here beyond the shape: that is [`crate::decide`]'s, which knows the state.
 
 use crate::backend::Intent;
+use crate::balancing::BalancingWish;
 use crate::probe::ProbeWish;
 use crate::vip::{Mode, Protocol, Tracking};
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,9 @@ pub struct VipSpec {
     /// How its backends are probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeWish>,
+    /// How new flows are spread over its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<BalancingWish>,
     /// Its pool.
     #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<BackendSpec>,
@@ -106,6 +110,7 @@ impl VipSpec {
             idle_s: None,
             table_size: None,
             probe: None,
+            balancing: None,
             backends: Vec::new(),
         }
     }
@@ -164,6 +169,9 @@ pub struct VipSet {
     /// Changes to the probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeWish>,
+    /// Changes to how new flows are spread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<BalancingWish>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,

@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod balancing;
 pub mod code;
 pub mod command;
 pub mod decide;

@@ -1,6 +1,8 @@
 //! A vip's settings: what is wished, over what is there or the defaults, within their ranges.
 
+use super::balancing;
 use super::draft::{Draft, path};
+use crate::balancing::{Algorithm, BalancingWish};
 use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
 use crate::probe::{Probe, ProbeKind, ProbeWish};
@@ -25,6 +27,7 @@ pub(super) struct Wish {
     idle_s: Option<u32>,
     table_size: Option<u32>,
     probe: Option<ProbeWish>,
+    balancing: Option<BalancingWish>,
 }
 
 impl From<&VipSpec> for Wish {
@@ -37,6 +40,7 @@ impl From<&VipSpec> for Wish {
             idle_s: spec.idle_s,
             table_size: spec.table_size,
             probe: spec.probe,
+            balancing: spec.balancing,
         }
     }
 }
@@ -51,6 +55,7 @@ impl From<&VipSet> for Wish {
             idle_s: set.idle_s,
             table_size: set.table_size,
             probe: set.probe,
+            balancing: set.balancing,
         }
     }
 }
@@ -65,6 +70,7 @@ impl Wish {
             && self.idle_s.is_none()
             && self.table_size.is_none()
             && self.probe.is_none_or(|probe| probe == ProbeWish::default())
+            && self.balancing.is_none_or(|balancing| balancing == BalancingWish::default())
     }
 
     /// The settings of a vip that is new, or that a document describes whole.
@@ -82,18 +88,30 @@ impl Wish {
         prefix: &str,
     ) -> VipSettings {
         let mode = self.mode.unwrap_or(base.mode);
+        let balancing = balancing::over(draft, self.balancing, &base.balancing, prefix);
         VipSettings {
             mode,
-            tracking: self.tracking(draft, &base, mode, prefix),
+            tracking: self.tracking(draft, &base, mode, balancing.algorithm, prefix),
             udp_stateless: self.udp_stateless(draft, &base, served.protocol, prefix),
             window_s: self.window_s(draft, &base, prefix),
             idle_s: self.idle_s(draft, &base, prefix),
             table_size: self.table_size(draft, &base, prefix),
             probe: self.probe(draft, &base, served, prefix),
+            balancing,
         }
     }
 
-    fn tracking(&self, draft: &mut Draft, base: &VipSettings, mode: Mode, prefix: &str) -> Tracking {
+    fn tracking(
+        &self,
+        draft: &mut Draft,
+        base: &VipSettings,
+        mode: Mode,
+        algorithm: Algorithm,
+        prefix: &str,
+    ) -> Tracking {
+        if algorithm.picks() {
+            return balancing::tracking(draft, self.tracking, algorithm, prefix);
+        }
         match (mode, self.tracking) {
             (Mode::Nat, None | Some(Tracking::Always)) => Tracking::Always,
             (Mode::Nat, Some(_)) => {

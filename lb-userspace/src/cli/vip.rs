@@ -108,6 +108,8 @@ pub(super) struct Settings {
     /// Slots of its table, a prime from 251 to 131071; 65537 unless named.
     #[arg(long, allow_negative_numbers = true, value_name = "PRIME")]
     table_size: Option<u32>,
+    #[command(flatten)]
+    balancing: super::balancing::Flags,
     /// How its backends are probed; tcp for TCP on one port, else none.
     #[arg(long)]
     probe: Option<ProbeWord>,
@@ -174,6 +176,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
             spec.idle_s = settings.idle_s;
             spec.table_size = settings.table_size;
             spec.probe = settings.probe();
+            spec.balancing = settings.balancing.wish();
             session.change(&Command::VipAdd(spec), flags).await
         }
         Verb::List => list(session).await,
@@ -188,6 +191,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
                 idle_s: settings.idle_s,
                 table_size: settings.table_size,
                 probe: settings.probe(),
+                balancing: settings.balancing.wish(),
                 allow_disruption,
             };
             session.change(&Command::VipSet(set), flags).await
@@ -243,10 +247,13 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
     super::status::vip(session, vip);
     let (settings, probe) = (&vip.settings, &vip.settings.probe);
     let mut setting = |name: &str, value: String| session.out.line(&format!("  {name:<15} {value}"));
+    setting("algorithm", super::balancing::text(&settings.balancing));
     setting("tracking", tracking_word(settings.tracking).to_owned());
     setting("udp-stateless", settings.udp_stateless.to_string());
     setting("window", format!("{} s", settings.window_s));
     setting("idle", format!("{} s", settings.idle_s));
+    let (syn_s, closing_s) = (settings.balancing.syn_s, settings.balancing.closing_s);
+    setting("syn, closing", format!("{syn_s} s, {closing_s} s"));
     setting("table size", format!("{} slots", count(u64::from(settings.table_size))));
     let kind = if probe.kind == ProbeKind::None { "none" } else { "tcp" };
     let port = probe.port.map_or_else(String::new, |port| format!(" on port {port}"));

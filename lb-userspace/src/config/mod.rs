@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
+use lb_control::balancing::BalancingWish;
 use lb_control::probe::{Probe, ProbeWish};
 use lb_control::projection::inventory::Inventory;
 use lb_control::vip::{Vip, VipSettings};
@@ -126,6 +127,8 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.window_s = differs(settings.window_s, defaults.window_s);
     spec.idle_s = differs(u32::from(settings.idle_s), u32::from(defaults.idle_s));
     spec.table_size = differs(settings.table_size, defaults.table_size);
+    let balancing = BalancingWish::between(&defaults.balancing, &settings.balancing);
+    spec.balancing = differs(balancing, BalancingWish::default());
     spec.probe = differs(probe_wish(&settings.probe, &defaults.probe), ProbeWish::default());
     spec.backends = vip
         .backends

@@ -75,6 +75,7 @@ const VIP: Table = Table {
         optional("idle_s", NUMBER),
         optional("table_size", NUMBER),
         optional("probe", Kind::Table(&PROBE)),
+        optional("balancing", Kind::Table(&BALANCING)),
         optional("backend", Kind::List(&BACKEND)),
     ],
 };
@@ -88,6 +89,27 @@ const PROBE: Table = Table {
         optional("rise", COUNT),
         optional("fall", COUNT),
         optional("port", PORT),
+    ],
+};
+
+const BALANCING: Table = Table {
+    what: "a balancing",
+    keys: &[
+        optional(
+            "algorithm",
+            Kind::OneOf(&[
+                "matching",
+                "maglev",
+                "source_hash",
+                "source_affinity",
+                "round_robin",
+                "weighted_round_robin",
+                "least_connections",
+            ]),
+        ),
+        optional("affinity_s", NUMBER),
+        optional("syn_s", NUMBER),
+        optional("closing_s", NUMBER),
     ],
 };
 
