@@ -34,6 +34,11 @@ impl Packet for Frame {
         unsafe { bpf_xdp_get_buff_len(self.0.ctx) as u32 }
     }
     #[inline(always)]
+    fn linear(&self) -> u32 {
+        // SAFETY: the context is valid.
+        unsafe { (*self.0.ctx).data_end.wrapping_sub((*self.0.ctx).data) }
+    }
+    #[inline(always)]
     fn at<T: Pod>(&self, offset: u16) -> Option<&T> {
         // SAFETY: within the frame, checked above as the verifier demands; `T` is plain data, aligned to 2 like every
         // header in an Ethernet frame, and nothing else writes the frame while the program runs.

@@ -21,10 +21,9 @@ const CE: u8 = 3;
 /// Unwraps a packet if it is a tunnelled one, counts it once and says what to do with it.
 #[inline(always)]
 pub fn run<P: Packet, T: Tables>(packet: &mut P, tables: &T, outer: &mut Parsed) -> Verdict {
-    let bytes = packet.length();
-    outer.begin();
+    outer.begin(packet.linear());
     let (Ok(verdict) | Err(Halt(verdict))) = unwrap(packet, tables, outer);
-    tables.count(verdict.reason(), NO_ROW, NO_ROW, bytes.into());
+    tables.count(verdict.reason(), NO_ROW, NO_ROW, outer.length.into());
     verdict
 }
 

@@ -32,6 +32,8 @@ pub struct HostFrame {
     words: Vec<u64>,
     start: usize,
     end: usize,
+    /// How much of it lies in later parts, bytes.
+    later: usize,
 }
 
 impl HostFrame {
@@ -44,7 +46,12 @@ impl HostFrame {
         let end = headroom + bytes.len();
         let mut words = vec![0; end.div_ceil(8)];
         bytemuck::cast_slice_mut(&mut words)[headroom..end].copy_from_slice(bytes);
-        Self { words, start: headroom, end }
+        Self { words, start: headroom, end, later: 0 }
+    }
+    /// The frame with at most so much in its first part, bytes. (Views cover all of it all the same.)
+    pub fn in_parts(self, first: usize) -> Self {
+        let later = self.bytes().len().saturating_sub(first);
+        Self { later, ..self }
     }
     /// The frame as it is now.
     pub fn bytes(&self) -> &[u8] {
@@ -55,6 +62,9 @@ impl HostFrame {
 impl Packet for HostFrame {
     fn length(&self) -> u32 {
         (self.end - self.start) as u32
+    }
+    fn linear(&self) -> u32 {
+        self.length() - self.later as u32
     }
     fn at<T: Pod>(&self, offset: u16) -> Option<&T> {
         let offset = usize::from(offset & OFFSET_MAX);
@@ -84,6 +94,7 @@ impl Packet for HostFrame {
     fn truncate(&mut self, bytes: u32) -> bool {
         let fits = (14..=self.length()).contains(&bytes);
         if fits {
+            self.later = self.later.saturating_sub((self.length() - bytes) as usize);
             self.end = self.start + bytes as usize;
         }
         fits

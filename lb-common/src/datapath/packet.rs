@@ -9,8 +9,11 @@ pub const OFFSET_MAX: u16 = 0x3fff;
 /// A frame. Offsets are bytes from the start of the frame and change with [`Packet::grow_head`] and
 /// [`Packet::shrink_head`]; views end there.
 pub trait Packet {
-    /// Length of the frame, bytes, of all its parts.
+    /// Length of the frame, bytes, of all its parts. In the kernel a call, so asked only where [`Packet::linear`] is not
+    /// enough.
     fn length(&self) -> u32;
+    /// Length of its first, linear part, bytes: all of it, mostly.
+    fn linear(&self) -> u32;
     /// A view of the type at an offset; `None` where the frame (or its first, linear part) ends before.
     fn at<T: Pod>(&self, offset: u16) -> Option<&T>;
     /// A writable view of the type at an offset.

@@ -13,11 +13,10 @@ use crate::reason::Reason;
 /// Runs a packet through the balancer, counts it once and says what to do with it.
 #[inline(always)]
 pub fn run<P: Packet, T: Tables, K: Tracker>(packet: &mut P, tables: &T, walk: &mut Walk) -> Verdict {
-    let bytes = packet.length();
-    walk.begin();
+    walk.begin(packet.linear());
     let (Ok(verdict) | Err(Halt(verdict))) = path::<P, T, K>(packet, tables, walk);
-    let trail = &walk.trail;
-    tables.count(verdict.reason(), trail.vip_row, trail.backend_row, bytes.into());
+    let Walk { parsed, trail } = walk;
+    tables.count(verdict.reason(), trail.vip_row, trail.backend_row, parsed.length.into());
     verdict
 }
 
@@ -63,10 +62,10 @@ pub struct Walk {
 }
 
 impl Walk {
-    /// Forgets the packet before.
+    /// Forgets the packet before, for one whose linear part is so long, bytes.
     #[inline(always)]
-    pub fn begin(&mut self) {
-        self.parsed.begin();
+    pub fn begin(&mut self, linear: u32) {
+        self.parsed.begin(linear);
         self.trail.begin();
     }
 }

@@ -23,6 +23,8 @@ const FULL_EVERY: u64 = 60;
 /// Room before a frame in the kernel without metadata, bytes: XDP_PACKET_HEADROOM less the `struct xdp_frame` that
 /// the kernel keeps there.
 const ROOM: usize = 256 - 40;
+/// What of a frame the kernel's test run puts into its first part, bytes: a page less headroom and tailroom.
+const FIRST_PART: usize = 4096 - 256 - 320;
 
 /// What a run came to.
 pub struct Coverage {
@@ -94,7 +96,7 @@ fn step(
     let (program, Sketch { bytes, .. }) = script.next(world, rng);
     // Metadata before a frame leaves less room for what the path puts there.
     let metadata = if rng.u8(0..24) == 0 { 4 * rng.usize(ROOM / 6..=ROOM / 4) } else { 0 };
-    let mut frame = HostFrame::with_headroom(&bytes, ROOM - metadata);
+    let mut frame = HostFrame::with_headroom(&bytes, ROOM - metadata).in_parts(FIRST_PART);
     let verdict = match program {
         Program::Balance => pipeline::run::<_, _, MovedOnly>(&mut frame, &world.tables, walk),
         Program::Decap => decap::run(&mut frame, &world.tables, &mut walk.parsed),
