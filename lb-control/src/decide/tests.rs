@@ -489,10 +489,9 @@ fn another_vip_or_pool_under_the_same_names_ends_the_flows_of_the_former() {
         }))
         .unwrap()
     };
-    for command in [
-        with("203.0.113.7", ["10.0.0.1", "10.0.0.2"]),
-        with("203.0.113.1", ["10.0.0.8", "10.0.0.9"]),
-    ] {
+    for command in
+        [with("203.0.113.7", ["10.0.0.1", "10.0.0.2"]), with("203.0.113.1", ["10.0.0.8", "10.0.0.9"])]
+    {
         let refused = rehearse(&state, &Limits::default(), Now(0), &command).unwrap_err();
         assert_eq!(refused.code, Code::Disruption, "{command:?}");
         let Command::Apply(apply) = command else { panic!("an apply") };

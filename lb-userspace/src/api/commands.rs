@@ -142,11 +142,7 @@ async fn rehearse(node: Arc<Node>, command: Command) -> Result<Json<CommandView>
     }))
 }
 
-fn view(
-    accepted: Accepted,
-    effects: EffectsView,
-    (applied, pending): (bool, Vec<Problem>),
-) -> CommandView {
+fn view(accepted: Accepted, effects: EffectsView, (applied, pending): (bool, Vec<Problem>)) -> CommandView {
     let Accepted { record, states, .. } = accepted;
     CommandView {
         schema: SCHEMA.to_owned(),

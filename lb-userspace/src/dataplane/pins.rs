@@ -99,7 +99,9 @@ impl Pins {
                 std::fs::remove_dir(entry.path()).map_err(fault)?;
             }
         }
-        digest.map_or(Ok(()), |digest| std::fs::create_dir(self.path(&format!("{OBJECT}{digest}"))).map_err(fault))
+        digest.map_or(Ok(()), |digest| {
+            std::fs::create_dir(self.path(&format!("{OBJECT}{digest}"))).map_err(fault)
+        })
     }
 
     /// Removes a pin; fine if there is none.

@@ -91,8 +91,7 @@ fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
         scope.spawn(move || {
             loop {
                 let page = log.steps(after, PAGE);
-                let last =
-                    page.as_ref().ok().and_then(|steps| steps.last()).map(|step| step.revision);
+                let last = page.as_ref().ok().and_then(|steps| steps.last()).map(|step| step.revision);
                 // Whoever folds gave up.
                 if pages.send(page).is_err() {
                     return;

@@ -68,7 +68,8 @@ impl Bench {
     /// A fresh node that keeps what it observes.
     pub(crate) fn observing() -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        let observations = ObservationJournal::open(directory.path(), observation::Limits::default()).unwrap();
+        let observations =
+            ObservationJournal::open(directory.path(), observation::Limits::default()).unwrap();
         let store = MemoryStore::default();
         Self::on(Arc::new(Fake::new()), directory, Folded::default(), store, Some(observations))
     }

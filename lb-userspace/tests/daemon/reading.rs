@@ -151,7 +151,10 @@ async fn what_is_observed_comes_between_the_records_for_who_asks() {
     let ran = ran.ok();
     assert!(ran.stdout.contains("seen  backend web/b1: up -> down  (3 in a row)"), "{ran:?}");
     assert_eq!(ran.stdout.lines().count(), 3, "{ran:?}");
-    assert_eq!((other.line("event:").await, other.line("event:").await), ("event: record".into(), "event: record".into()));
+    assert_eq!(
+        (other.line("event:").await, other.line("event:").await),
+        ("event: record".into(), "event: record".into())
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
