@@ -4,6 +4,7 @@
 //! Nothing is validated here beyond the shape: that is [`crate::decide`]'s, which knows the state.
 
 use crate::backend::Intent;
+use crate::balancing::BalancingWish;
 use crate::breaker::BreakerWish;
 use crate::probe::ProbeWish;
 use crate::vip::{Mode, Protocol, Tracking};
@@ -93,6 +94,9 @@ pub struct VipSpec {
     /// When a breaker keeps a backend out, and how it comes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerWish>,
+    /// How new flows are spread over its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<BalancingWish>,
     /// Its pool.
     #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<BackendSpec>,
@@ -115,6 +119,7 @@ impl VipSpec {
             table_size: None,
             probe: None,
             breaker: None,
+            balancing: None,
             backends: Vec::new(),
         }
     }
@@ -176,6 +181,9 @@ pub struct VipSet {
     /// Changes to the breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerWish>,
+    /// Changes to how new flows are spread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<BalancingWish>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,

@@ -17,6 +17,7 @@
 
 pub mod backend;
 pub mod backoff;
+pub mod balancing;
 pub mod breaker;
 pub mod code;
 pub mod command;

@@ -7,6 +7,7 @@
 mod address;
 mod apply;
 mod backend;
+mod balancing;
 mod breaker;
 mod capacity;
 mod disruption;

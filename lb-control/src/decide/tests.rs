@@ -1,6 +1,7 @@
 //! Which commands are accepted, and what happens then.
 
 use super::{Now, decide, rehearse};
+use crate::balancing::{Algorithm, Balancing};
 use crate::code::Code;
 use crate::command::Command;
 use crate::event::EVENT_VERSION;
@@ -9,6 +10,7 @@ use crate::limits::Limits;
 use crate::rejection::Rejection;
 use crate::state::State;
 use crate::testing::any_command;
+use crate::vip::{Tracking, VipSettings};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -132,6 +134,12 @@ fn settings_out_of_range_are_refused() {
         (r#""table_size":251"#, Code::TableSizeLive, "table_size"),
         (r#""allow_disruption":true"#, Code::NothingToSet, ""),
         (r#""tracking":"never""#, Code::Disruption, ""),
+        (r#""balancing":{}"#, Code::NothingToSet, ""),
+        (r#""balancing":{"syn_s":0}"#, Code::TimeoutRange, "balancing.syn_s"),
+        (r#""balancing":{"closing_s":256}"#, Code::TimeoutRange, "balancing.closing_s"),
+        (r#""balancing":{"affinity_s":65536}"#, Code::TimeoutRange, "balancing.affinity_s"),
+        (r#""balancing":{"algorithm":"source_hash"}"#, Code::AlgorithmLive, "balancing.algorithm"),
+        (r#""balancing":{"algorithm":"round_robin"},"tracking":"auto""#, Code::AlgorithmTracking, "tracking"),
     ] {
         refused(&state, &set(rest), code, place);
     }
@@ -189,6 +197,30 @@ fn a_probe_that_was_accepted_by_older_rules_stays_while_nothing_of_it_is_changed
         Code::ProbeTimeout,
         "probe.timeout_ms",
     );
+}
+
+#[test]
+fn an_algorithm_that_picks_brings_its_tracking_and_leaves_it_behind() {
+    let mut state = after(&[WEB]);
+    let tracking = |state: &State| state.vips["web"].settings.tracking;
+    let set = |to: &str| format!(r#"{{"kind":"vip_set","name":"web","balancing":{{"algorithm":"{to}"}}}}"#);
+    for to in ["least_connections", "maglev", "weighted_round_robin", "matching"] {
+        run(&mut state, &set(to)).unwrap();
+        assert_eq!(tracking(&state), Tracking::Always, "{to}");
+    }
+    // Without memory the slots of another table take their flows with them.
+    run(&mut state, r#"{"kind":"vip_set","name":"web","tracking":"never","allow_disruption":true}"#).unwrap();
+    refused(&state, &set("maglev"), Code::Disruption, "");
+}
+
+#[test]
+fn a_log_from_before_there_was_a_choice_means_maglev() {
+    let state = after(&[WEB]);
+    let mut settings = serde_json::to_value(&state.vips["web"].settings).unwrap();
+    assert_eq!(settings["balancing"]["algorithm"], "matching");
+    settings.as_object_mut().unwrap().remove("balancing");
+    let old: VipSettings = serde_json::from_value(settings).unwrap();
+    assert_eq!(old.balancing, Balancing { algorithm: Algorithm::Maglev, ..Balancing::new() });
 }
 
 #[test]

@@ -171,6 +171,7 @@ impl Names<'_> {
             "slot" => "because the slot is its",
             "remembered" => "because the flow is remembered there",
             "inserted" => "because the slot is its, and the flow is remembered from now on",
+            "picked" => "because the vip's algorithm picked it, and the flow is remembered from now on",
             "previous" => "because flows from before the change stay there",
             other => other,
         };
