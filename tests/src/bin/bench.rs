@@ -11,6 +11,10 @@ use lb_tests::bench::{Effort, failover, hash, http, path, rate, table};
 use lb_tests::interrupt::Interrupt;
 use lb_tests::sweep::sweep_own;
 
+/// The daemon's, since the control plane's parts run in here as well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table; or its control plane.
 #[derive(Parser)]
 struct Arguments {
