@@ -10,10 +10,12 @@
 
 use super::connection::control;
 use super::parse::Parsed;
+use super::select::{learn, recount};
 use super::tables::Tables;
 use crate::abi::flow::{Entry, EntryState, FlowBucket, Trace};
+use crate::abi::vip::{Pick, Policy};
 use crate::abi::word::Word;
-use crate::limits::{CLOSING_TIMEOUT_S, PROBATION_S, SYN_TIMEOUT_S, SYN_WINDOW};
+use crate::limits::{PROBATION_S, SYN_WINDOW};
 
 /// A flow, as the table knows it.
 #[derive(Clone, Copy)]
@@ -24,8 +26,8 @@ pub struct Flow {
     pub slot: u32,
     /// Now, seconds since boot.
     pub now_s: u32,
-    /// After how long without a packet a confirmed flow may be forgotten, seconds.
-    pub idle_s: u32,
+    /// Its vip's settings: how long it is remembered, and whether it is counted.
+    pub policy: Policy,
 }
 
 impl Flow {
@@ -42,23 +44,37 @@ impl Flow {
 
 /// One entry of a bucket, as it was read.
 #[derive(Clone, Copy)]
-struct Way<'b> {
+pub(super) struct Way<'b> {
     word: &'b Word,
     trace: &'b Word,
-    entry: Entry,
+    pub(super) entry: Entry,
 }
 
 impl Way<'_> {
     #[inline(always)]
-    fn trace(&self) -> Trace {
+    pub(super) fn trace(&self) -> Trace {
         Trace(self.trace.load())
     }
     /// Puts an entry in this one's place, unless another CPU was quicker.
     #[inline(always)]
-    fn replace<T: Tables>(&self, entry: Entry, trace: Trace, tables: &T) -> bool {
-        let done = entry == self.entry || tables.compare_swap(self.word, self.entry.0, entry.0);
+    pub(super) fn replace<T: Tables>(&self, entry: Entry, trace: Trace, tables: &T) -> bool {
+        let done = entry == self.entry || self.swap(entry, tables);
         if done {
             self.trace.store(trace.0);
+        }
+        done
+    }
+    /// Frees this entry, unless another CPU was quicker.
+    #[inline(always)]
+    fn forget<T: Tables>(&self, tables: &T) {
+        self.swap(Entry::default(), tables);
+    }
+    /// Whoever changes an entry that is counted, or becomes so, changes the count, once.
+    #[inline(always)]
+    fn swap<T: Tables>(&self, entry: Entry, tables: &T) -> bool {
+        let done = tables.compare_swap(self.word, self.entry.0, entry.0);
+        if done && (self.entry.is_counted() || entry.is_counted()) {
+            recount(self.entry, entry, tables);
         }
         done
     }
@@ -66,7 +82,7 @@ impl Way<'_> {
 
 /// The entries of a bucket.
 #[inline(always)]
-fn ways(bucket: &FlowBucket) -> impl DoubleEndedIterator<Item = Way<'_>> {
+pub(super) fn ways(bucket: &FlowBucket) -> impl DoubleEndedIterator<Item = Way<'_>> {
     let words = bucket.entries.iter().zip(&bucket.traces);
     words.map(|(word, trace)| Way { word, trace, entry: Entry(word.load()) })
 }
@@ -84,20 +100,20 @@ pub fn remembered<T: Tables>(
     let (mut fresh, mut older) = (None, None);
     // From the last way to the first: of duplicates the lowest wins.
     for way in ways(bucket).rev() {
-        let known = way.entry.state() != EntryState::Free && way.entry.same_flow(wanted);
+        let known = way.entry.is_flow() && way.entry.same_flow(wanted);
         if !known {
             continue;
         }
         if !control(way.entry.backend(), tables).alive() {
             // Forgotten at once: if the backend comes back, the flow is another's by then.
             if parsed.teaches() {
-                tables.compare_swap(way.word, way.entry.0, 0);
+                way.forget(tables);
             }
             continue;
         }
         if way.entry.state() != EntryState::Syn {
             older = Some(way);
-        } else if parsed.is_syn() || fits(parsed, way.trace(), flow.now_s) {
+        } else if parsed.is_syn() || fits(parsed, way.trace(), flow) {
             fresh = Some(way);
         }
     }
@@ -115,9 +131,9 @@ pub fn remembered<T: Tables>(
 /// Whether a segment belongs to the connection of a SYN: it comes in time, and its sequence number is within the SYN's
 /// window. (A forged SYN must not wait for a live connection until its sequence numbers have come round.)
 #[inline(always)]
-fn fits(parsed: &Parsed, trace: Trace, now_s: u32) -> bool {
+fn fits(parsed: &Parsed, trace: Trace, flow: &Flow) -> bool {
     parsed.sequence.wrapping_sub(trace.isn().wrapping_add(1)) <= SYN_WINDOW
-        && trace.age_s(now_s) < SYN_TIMEOUT_S
+        && trace.age_s(flow.now_s) < flow.policy.syn_s()
 }
 
 /// A SYN after a SYN of the same tuple: a retransmission, or the client tries anew.
@@ -163,10 +179,13 @@ fn confirm<T: Tables>(
     tables: &T,
 ) -> u16 {
     if parsed.teaches() {
-        let state = next_state(fresh.entry.state(), 0, parsed);
+        let state = next_state(fresh.entry.state(), 0, parsed, flow.policy);
         let stored = fresh.replace(fresh.entry.with_state(state), Trace::new(flow.now_s, 0), tables);
         if let (true, Some(older)) = (stored, older) {
-            tables.compare_swap(older.word, older.entry.0, 0);
+            older.forget(tables);
+        }
+        if stored && flow.policy.pick() == Pick::Affinity {
+            learn(parsed, flow, fresh.entry.backend(), tables);
         }
     }
     fresh.entry.backend()
@@ -177,7 +196,7 @@ fn confirm<T: Tables>(
 fn refresh<T: Tables>(older: &Way<'_>, flow: &Flow, parsed: &Parsed, tables: &T) -> u16 {
     let trace = older.trace();
     let age_s = trace.age_s(flow.now_s);
-    let state = next_state(older.entry.state(), age_s, parsed);
+    let state = next_state(older.entry.state(), age_s, parsed, flow.policy);
     if parsed.teaches() && (age_s != 0 || state != older.entry.state()) {
         // A probationary entry keeps its birth until it is confirmed: that is what its second packet is measured by.
         let seen_s = if state == EntryState::Probation { trace.seen_s() } else { flow.now_s };
@@ -188,13 +207,14 @@ fn refresh<T: Tables>(older: &Way<'_>, flow: &Flow, parsed: &Parsed, tables: &T)
 
 /// What an entry becomes by a packet `age_s` after its last one.
 #[inline(always)]
-fn next_state(state: EntryState, age_s: u32, parsed: &Parsed) -> EntryState {
+fn next_state(state: EntryState, age_s: u32, parsed: &Parsed, policy: Policy) -> EntryState {
     match state {
         _ if parsed.closes() => EntryState::Closing,
         EntryState::Probation if age_s < PROBATION_S => EntryState::Probation,
         // The last acknowledgements of a closing connection carry no data; if data comes, the close was forged, and a
         // SYN begins the tuple's next connection.
         EntryState::Closing if !parsed.has_data && !parsed.is_syn() => EntryState::Closing,
+        _ if policy.pick() == Pick::Least => EntryState::Counted,
         _ => EntryState::Confirmed,
     }
 }
@@ -212,7 +232,7 @@ pub fn insert<T: Tables>(
     let (mut victim, mut least) = (None, u64::MAX);
     for way in ways(bucket) {
         let age_s = way.trace().age_s(flow.now_s);
-        let worth = worth(way.entry, age_s, flow.idle_s, control(way.entry.backend(), tables).alive());
+        let worth = worth(way.entry, age_s, flow.policy, control(way.entry.backend(), tables).alive());
         // Among equals the oldest goes.
         let rank = (worth as u64) << 32 | u64::from(u32::MAX - age_s);
         if worth < Worth::Keep && rank < least {
@@ -224,7 +244,7 @@ pub fn insert<T: Tables>(
 }
 
 /// What an entry is worth to whoever needs its place.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Worth {
     /// Free, expired, or of a dead backend.
     Nothing = 0,
@@ -232,7 +252,7 @@ pub enum Worth {
     Probation = 1,
     /// A handshake on its way.
     Syn = 2,
-    /// The last packets of a connection.
+    /// The last packets of a connection, or a source address's backend.
     Closing = 3,
     /// A live connection.
     Keep = 4,
@@ -240,15 +260,16 @@ pub enum Worth {
 
 /// What an entry is worth, `age_s` after its last packet.
 #[inline(always)]
-pub fn worth(entry: Entry, age_s: u32, idle_s: u32, alive: bool) -> Worth {
+pub fn worth(entry: Entry, age_s: u32, policy: Policy, alive: bool) -> Worth {
     if !alive {
         return Worth::Nothing;
     }
     match entry.state() {
-        EntryState::Probation if age_s < idle_s => Worth::Probation,
-        EntryState::Syn if age_s < SYN_TIMEOUT_S => Worth::Syn,
-        EntryState::Closing if age_s < CLOSING_TIMEOUT_S => Worth::Closing,
-        EntryState::Confirmed if age_s < idle_s => Worth::Keep,
+        EntryState::Probation if age_s < policy.idle_s() => Worth::Probation,
+        EntryState::Syn if age_s < policy.syn_s() => Worth::Syn,
+        EntryState::Closing if age_s < policy.closing_s() => Worth::Closing,
+        EntryState::Affinity if age_s < policy.affinity_s() => Worth::Closing,
+        EntryState::Confirmed | EntryState::Counted if age_s < policy.idle_s() => Worth::Keep,
         _ => Worth::Nothing,
     }
 }

@@ -13,6 +13,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use lb_control::balancing::BalancingWish;
 use lb_control::breaker::BreakerWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::ProbeWish;
@@ -130,6 +131,8 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.probe = differs(ProbeWish::between(&settings.probe, &defaults.probe), ProbeWish::default());
     let breaker = BreakerWish::between(&settings.breaker, &defaults.breaker);
     spec.breaker = differs(breaker, BreakerWish::default());
+    let balancing = BalancingWish::between(&defaults.balancing, &settings.balancing);
+    spec.balancing = differs(balancing, BalancingWish::default());
     spec.backends = vip
         .backends
         .iter()

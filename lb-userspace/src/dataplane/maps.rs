@@ -234,7 +234,8 @@ fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<u64
     Ok(changes.iter().filter(stays).count() as u64)
 }
 
-/// Packets and bytes of everything that is in use.
+/// Packets and bytes of everything that is in use and was ever counted for: a minute of samples of what is idle would
+/// take more room than the state.
 pub(super) fn counters(store: &Store) -> Result<Counters> {
     let mut counters = Counters::default();
     for reason in lb_common::reason::Reason::ALL {
@@ -244,10 +245,12 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
         }
     }
     for number in in_use(&store.vips, vip).into_keys() {
-        counters.vips.insert(number, store.calls.count(CountOf::Vip(number))?);
+        let count = store.calls.count(CountOf::Vip(number))?;
+        counters.vips.extend((count.packets != 0).then_some((number, count)));
     }
     for number in in_use(&store.backends, backend).into_keys() {
-        counters.backends.insert(number, store.calls.count(CountOf::Backend(number))?);
+        let count = store.calls.count(CountOf::Backend(number))?;
+        counters.backends.extend((count.packets != 0).then_some((number, count)));
     }
     Ok(counters)
 }

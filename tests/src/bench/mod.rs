@@ -84,6 +84,13 @@ impl Effort {
             Self::Full => Duration::from_secs(20),
         }
     }
+    /// Random changes of a pool, of which means are taken.
+    pub(crate) const fn table_changes(self) -> u32 {
+        match self {
+            Self::Quick => 60,
+            Self::Full => 200,
+        }
+    }
     /// How often a table is built.
     pub(crate) const fn table_rounds(self) -> u32 {
         match self {

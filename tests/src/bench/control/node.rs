@@ -121,7 +121,7 @@ struct Bed {
 
 impl Bed {
     fn fill(&self) -> Result<()> {
-        let apply = Apply { document: document(), prune: false, allow_disruption: false };
+        let apply = Apply { document: document(), ..Apply::default() };
         self.runtime.block_on(send(&self.client, "/v1/apply", &apply))
     }
 
