@@ -97,8 +97,8 @@ pub enum Pick {
     Least = 6,
 }
 
-/// How long flows are remembered, seconds; 0 = the default of [`crate::limits`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How long flows are remembered, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// After a SYN that nothing confirmed.
     pub syn_s: u8,
@@ -106,6 +106,19 @@ pub struct Timeouts {
     pub closing_s: u8,
     /// A source address's backend ([`Pick::Affinity`]), after its last flow began.
     pub affinity_s: u16,
+}
+
+impl Timeouts {
+    /// The defaults; no affinity.
+    pub const fn new() -> Self {
+        Self { syn_s: SYN_TIMEOUT_S as u8, closing_s: CLOSING_TIMEOUT_S as u8, affinity_s: 0 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// A vip's live settings, one word.
@@ -128,10 +141,26 @@ impl Policy {
     pub const UDP_STATELESS: u64 = 1 << 2;
     /// Bit of NAT.
     pub const NAT: u64 = 1 << 3;
+    /// Where `idle_s` lies: shift and mask, for [`Policy::time_s`].
+    pub const IDLE: (u32, u64) = (16, 0xffff);
+    /// Where [`Timeouts::syn_s`] lies.
+    pub const SYN: (u32, u64) = (32, 0xff);
+    /// Where [`Timeouts::closing_s`] lies.
+    pub const CLOSING: (u32, u64) = (40, 0xff);
+    /// Where [`Timeouts::affinity_s`] lies.
+    pub const AFFINITY: (u32, u64) = (48, 0xffff);
+
+    /// One of its times, seconds. Drawn from the word anew each time: what a comparison tells the kernel's verifier about
+    /// a number that lives on doubles what it has to look at.
+    #[inline(always)]
+    pub const fn time_s(self, (shift, mask): (u32, u64)) -> u32 {
+        (self.0 >> (shift & 63) & mask) as u32
+    }
 
     /// Packs a policy; `idle_s` in seconds.
     pub const fn new(tracking: Tracking, udp_stateless: bool, nat: bool, idle_s: u16) -> Self {
         Self(tracking as u64 | (udp_stateless as u64) << 2 | (nat as u64) << 3 | (idle_s as u64) << 16)
+            .with_timeouts(Timeouts::new())
     }
     /// Whether every flow is remembered.
     #[inline(always)]
@@ -194,18 +223,12 @@ impl Policy {
     /// How long a SYN's entry waits for its confirmation, seconds.
     #[inline(always)]
     pub const fn syn_s(self) -> u32 {
-        match field(self.0, 32, 8) as u32 {
-            0 => SYN_TIMEOUT_S,
-            wished => wished,
-        }
+        field(self.0, 32, 8) as u32
     }
     /// How long a closed flow's entry is kept after its last packet, seconds.
     #[inline(always)]
     pub const fn closing_s(self) -> u32 {
-        match field(self.0, 40, 8) as u32 {
-            0 => CLOSING_TIMEOUT_S,
-            wished => wished,
-        }
+        field(self.0, 40, 8) as u32
     }
     /// How long a source address keeps its backend after its last flow began, seconds.
     #[inline(always)]

@@ -50,7 +50,13 @@ pub(super) struct Way<'b> {
     pub(super) entry: Entry,
 }
 
-impl Way<'_> {
+impl<'b> Way<'b> {
+    /// To begin a search with. Whole, unlike an `Option`'s `None`: the kernel's verifier refuses what is moved about
+    /// without a value, even if nobody looks at it.
+    #[inline(always)]
+    fn none(bucket: &'b FlowBucket) -> Self {
+        Self { word: &bucket.entries[0], trace: &bucket.traces[0], entry: Entry(0) }
+    }
     #[inline(always)]
     pub(super) fn trace(&self) -> Trace {
         Trace(self.trace.load())
@@ -80,9 +86,16 @@ impl Way<'_> {
     }
 }
 
+/// One entry of a bucket.
+#[inline(always)]
+pub(super) fn way_at(bucket: &FlowBucket, at: usize) -> Option<Way<'_>> {
+    let (word, trace) = (bucket.entries.get(at)?, bucket.traces.get(at)?);
+    Some(Way { word, trace, entry: Entry(word.load()) })
+}
+
 /// The entries of a bucket.
 #[inline(always)]
-pub(super) fn ways(bucket: &FlowBucket) -> impl DoubleEndedIterator<Item = Way<'_>> {
+fn ways(bucket: &FlowBucket) -> impl DoubleEndedIterator<Item = Way<'_>> {
     let words = bucket.entries.iter().zip(&bucket.traces);
     words.map(|(word, trace)| Way { word, trace, entry: Entry(word.load()) })
 }
@@ -97,7 +110,8 @@ pub fn remembered<T: Tables>(
     tables: &T,
 ) -> Option<u16> {
     let wanted = flow.entry(0, EntryState::Free);
-    let (mut fresh, mut older) = (None, None);
+    let (mut fresh, mut older) = (Way::none(bucket), Way::none(bucket));
+    let (mut is_fresh, mut is_older) = (false, false);
     // From the last way to the first: of duplicates the lowest wins.
     for way in ways(bucket).rev() {
         let known = way.entry.is_flow() && way.entry.same_flow(wanted);
@@ -112,12 +126,12 @@ pub fn remembered<T: Tables>(
             continue;
         }
         if way.entry.state() != EntryState::Syn {
-            older = Some(way);
+            (older, is_older) = (way, true);
         } else if parsed.is_syn() || fits(parsed, way.trace(), flow) {
-            fresh = Some(way);
+            (fresh, is_fresh) = (way, true);
         }
     }
-    match (fresh, older) {
+    match (is_fresh.then_some(fresh), is_older.then_some(older)) {
         (Some(fresh), _) if parsed.is_syn() => Some(begin_again(&fresh, flow, current, parsed, tables)),
         (None, Some(older)) if parsed.is_syn() => {
             Some(begin_anew(bucket, &older, flow, current, parsed, tables))
@@ -229,18 +243,18 @@ pub fn insert<T: Tables>(
     sequence: u32,
     tables: &T,
 ) -> bool {
-    let (mut victim, mut least) = (None, u64::MAX);
+    let (mut victim, mut is_one, mut least) = (Way::none(bucket), false, u64::MAX);
     for way in ways(bucket) {
         let age_s = way.trace().age_s(flow.now_s);
         let worth = worth(way.entry, age_s, flow.policy, control(way.entry.backend(), tables).alive());
         // Among equals the oldest goes.
         let rank = (worth as u64) << 32 | u64::from(u32::MAX - age_s);
         if worth < Worth::Keep && rank < least {
-            (victim, least) = (Some(way), rank);
+            (victim, is_one, least) = (way, true, rank);
         }
     }
     let trace = Trace::new(flow.now_s, sequence);
-    victim.is_some_and(|way| way.replace(flow.entry(backend, state), trace, tables))
+    is_one && victim.replace(flow.entry(backend, state), trace, tables)
 }
 
 /// What an entry is worth to whoever needs its place.

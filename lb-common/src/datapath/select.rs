@@ -7,15 +7,16 @@
 //! the compare-and-swap that makes or ends that state changes its backend's count, once.
 
 use super::connection::control;
-use super::flow_table::{Flow, insert, ways};
+use super::flow_table::{Flow, Way, Worth, way_at, worth};
 use super::parse::Parsed;
 use super::pipeline::Trail;
 use super::tables::Tables;
-use crate::abi::flow::{Entry, EntryState, FlowBucket, Trace};
+use crate::abi::flow::{Entry, EntryState, Trace};
 use crate::abi::slot::Slot;
 use crate::abi::vip::{Pick, VipRow, extent};
 use crate::be::Be16;
 use crate::hash::{Tuple, flow_hash, slot_of};
+use crate::limits::FLOW_WAYS;
 
 /// How often a packet tries to take its turn before it shares another's: CPUs that meet are few.
 const TURN_TRIES: u32 = 4;
@@ -87,36 +88,28 @@ fn load<T: Tables>(row: u16, tables: &T) -> (u64, u64) {
 #[inline(always)]
 fn known_source<T: Tables>(parsed: &Parsed, flow: &Flow, tables: &T) -> u16 {
     let flow = Flow { hash: source_hash(parsed, tables), ..*flow };
-    let Some(bucket) = tables.flows(flow.bucket(tables.flow_mask())) else { return 0 };
-    let (mut backend, wanted) = (0, of_source(&flow, 0));
-    for way in ways(bucket) {
-        if is_source(way.entry, wanted) && way.trace().age_s(flow.now_s) < flow.policy.affinity_s() {
-            backend = way.entry.backend();
-        }
-    }
-    backend
+    let Some(way) = place(&flow, tables) else { return 0 };
+    let known = is_source(way.entry, of_source(&flow, 0));
+    if known && way.trace().age_s(flow.now_s) < flow.policy.affinity_s() { way.entry.backend() } else { 0 }
 }
 
-/// Notes which backend a source address has, from now on.
+/// Notes which backend a source address has, from now on; unless its place holds a live connection.
 #[inline(never)]
 pub(super) fn learn<T: Tables>(parsed: &Parsed, flow: &Flow, backend: u16, tables: &T) {
     let flow = Flow { hash: source_hash(parsed, tables), ..*flow };
-    let Some(bucket) = tables.flows(flow.bucket(tables.flow_mask())) else { return };
-    if !renewed(bucket, &flow, of_source(&flow, backend), tables) {
-        insert(bucket, &flow, backend, EntryState::Affinity, 0, tables);
+    let Some(way) = place(&flow, tables) else { return };
+    let alive = control(way.entry.backend(), tables).alive();
+    if worth(way.entry, way.trace().age_s(flow.now_s), flow.policy, alive) < Worth::Keep {
+        way.replace(of_source(&flow, backend), Trace::new(flow.now_s, 0), tables);
     }
 }
 
-/// Whether the source address has an entry, which is `entry` from now on.
+/// The place of a source address: one way of its bucket. A search through all of them would cost more than a client that
+/// now and then finds its place taken, and goes where its slot leads.
 #[inline(always)]
-fn renewed<T: Tables>(bucket: &FlowBucket, flow: &Flow, entry: Entry, tables: &T) -> bool {
-    let mut done = false;
-    for way in ways(bucket) {
-        if !done && is_source(way.entry, entry) {
-            done = way.replace(entry, Trace::new(flow.now_s, 0), tables);
-        }
-    }
-    done
+fn place<'t, T: Tables>(flow: &Flow, tables: &'t T) -> Option<Way<'t>> {
+    let bucket = tables.flows(flow.bucket(tables.flow_mask()))?;
+    way_at(bucket, (flow.hash >> 60) as usize & (FLOW_WAYS - 1))
 }
 
 #[inline(always)]

@@ -126,12 +126,11 @@ impl Balancing {
     pub fn is_of_old(&self) -> bool {
         *self == Self::default()
     }
-    /// As packets are told: 0 is the packet path's own default.
+    /// As packets are told.
     pub fn timeouts(&self) -> Timeouts {
-        let other = |wished: u8, default: u32| if u32::from(wished) == default { 0 } else { wished };
         Timeouts {
-            syn_s: other(self.syn_s, SYN_TIMEOUT_S),
-            closing_s: other(self.closing_s, CLOSING_TIMEOUT_S),
+            syn_s: self.syn_s,
+            closing_s: self.closing_s,
             affinity_s: if self.algorithm.pick() == Pick::Affinity { self.affinity_s } else { 0 },
         }
     }
@@ -180,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_told_what_is_not_their_default() {
+    fn packets_are_told_of_affinity_only_where_it_is_asked_for() {
         let told = |balancing: Balancing| balancing.timeouts();
         assert_eq!(told(Balancing::new()), Timeouts::default());
         let all = Balancing { algorithm: Algorithm::SourceAffinity, affinity_s: 7, syn_s: 3, closing_s: 4 };

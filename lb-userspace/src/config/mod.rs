@@ -235,6 +235,20 @@ colour = "red"
         assert_eq!(nearest(&loaded.spans, ""), None);
     }
 
+    #[test]
+    fn the_file_knows_every_algorithm_and_guesses_at_a_misspelt_one() {
+        let file = |algorithm: &str| {
+            let vip = "[[vip]]\nname = \"web\"\naddress = \"203.0.113.10\"\nport = 80\n";
+            parse(&format!("{vip}balancing = {{ algorithm = \"{algorithm}\" }}\n"))
+        };
+        for algorithm in lb_control::balancing::Algorithm::ALL {
+            let wish = file(algorithm.name()).unwrap().vips[0].balancing.unwrap();
+            assert_eq!(wish.algorithm, Some(algorithm));
+        }
+        let problem = file("least_conections").unwrap_err();
+        assert!(format!("{problem:?}").contains("did you mean `least_connections`?"), "{problem:?}");
+    }
+
     /// The schema and the document must name the same keys: a file with every key is a document.
     #[test]
     fn a_file_with_every_key_is_a_document() {
@@ -253,6 +267,11 @@ udp_stateless = true
 window_s = 1
 idle_s = 2
 table_size = 251
+[vip.balancing]
+algorithm = "source_affinity"
+affinity_s = 8
+syn_s = 9
+closing_s = 10
 [vip.probe]
 kind = "tcp"
 interval_ms = 3

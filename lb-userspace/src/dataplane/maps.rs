@@ -202,7 +202,7 @@ fn write_backend(store: &Store, number: u16, content: &BackendContent) -> Result
 }
 
 fn free_backend(row: &BackendRow) {
-    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.identity] {
+    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.identity, &row.connections] {
         word.store(0);
     }
 }
@@ -220,7 +220,7 @@ fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
 }
 
 fn free_vip(row: &VipRow) {
-    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity] {
+    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity, &row.turn] {
         word.store(0);
     }
 }

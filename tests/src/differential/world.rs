@@ -174,7 +174,7 @@ impl World {
         let tracking = *pick(&[Tracking::Auto, Tracking::Auto, Tracking::Always, Tracking::Never], rng);
         let idle_s = if rng.u8(0..4) == 0 { 3 } else { 900 };
         let policy = Policy::new(tracking, rng.u8(0..3) == 0, false, idle_s);
-        let picked = match tracking {
+        let how = match tracking {
             Tracking::Always => {
                 *pick(&[Pick::Flow, Pick::Affinity, Pick::Turn, Pick::Least, Pick::Least], rng)
             }
@@ -185,7 +185,7 @@ impl World {
             _ => Timeouts { syn_s: rng.u8(0..4), closing_s: rng.u8(0..4), affinity_s: rng.u16(0..200) },
         };
         let row = &self.tables.vips[number + 1];
-        row.policy.store(policy.with_pick(picked).with_timeouts(timeouts).0);
+        row.policy.store(policy.with_pick(how).with_timeouts(timeouts).0);
         if rng.u8(0..4) == 0 {
             row.turn.store(*pick(&[u64::MAX, u64::from(u32::MAX), 5], rng));
         }
