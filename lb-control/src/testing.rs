@@ -1,11 +1,11 @@
 //! Arbitrary commands for property tests: out of few names and addresses, so that they meet, and often wrong.
 
 use crate::backend::Intent;
+use crate::balancing::{Algorithm, BalancingWish};
 use crate::command::{
     Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BypassSet, Command, Document, TenantSpec,
     VipRemove, VipSet, VipSpec,
 };
-use crate::balancing::{Algorithm, BalancingWish};
 use crate::probe::{ProbeKind, ProbeWish};
 use crate::vip::{Mode, Protocol, Tracking};
 use proptest::option::weighted;

@@ -339,7 +339,8 @@ impl Market {
                 holdings.gain(bidder, slot);
                 if let Some(loser) = self.take(slot, offer) {
                     holdings.lose(loser, slot);
-                    wanting.extend((self.bidders[loser].held + 1 == self.bidders[loser].quota).then_some(loser));
+                    wanting
+                        .extend((self.bidders[loser].held + 1 == self.bidders[loser].quota).then_some(loser));
                 }
             }
         }

@@ -33,9 +33,8 @@ impl PartialOrd for Due {
 /// Builds the table of contenders, which are in order of identity, none of weight 0: for each slot 1 + the index of
 /// its backend, 0 without any.
 pub fn build(size: u32, contenders: &[Contender]) -> Vec<u16> {
-    let due = |(one, index): (&Contender, u16)| {
-        Reverse(Due { half_turns: 1, weight: one.weight.into(), index })
-    };
+    let due =
+        |(one, index): (&Contender, u16)| Reverse(Due { half_turns: 1, weight: one.weight.into(), index });
     let mut waiting: BinaryHeap<_> = contenders.iter().zip(0_u16..).map(due).collect();
     let turn = |_| {
         let Some(mut next) = waiting.peek_mut() else { return 0 };

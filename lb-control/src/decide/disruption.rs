@@ -47,7 +47,8 @@ fn disruption(name: &str, before: &Vip, after: Option<&Vip>) -> Option<String> {
     if before.settings.tracking != Tracking::Never && after.settings.tracking == Tracking::Never {
         return Some(format!("vip `{name}` would forget the flows of slots that moved"));
     }
-    let rebuilt = before.settings.balancing.algorithm.builder() != after.settings.balancing.algorithm.builder();
+    let rebuilt =
+        before.settings.balancing.algorithm.builder() != after.settings.balancing.algorithm.builder();
     if rebuilt && after.settings.tracking == Tracking::Never {
         return Some(format!("vip `{name}` would get another table, and remembers no flow that it moves"));
     }

@@ -139,11 +139,7 @@ fn settings_out_of_range_are_refused() {
         (r#""balancing":{"closing_s":256}"#, Code::TimeoutRange, "balancing.closing_s"),
         (r#""balancing":{"affinity_s":65536}"#, Code::TimeoutRange, "balancing.affinity_s"),
         (r#""balancing":{"algorithm":"source_hash"}"#, Code::AlgorithmLive, "balancing.algorithm"),
-        (
-            r#""balancing":{"algorithm":"round_robin"},"tracking":"auto""#,
-            Code::AlgorithmTracking,
-            "tracking",
-        ),
+        (r#""balancing":{"algorithm":"round_robin"},"tracking":"auto""#, Code::AlgorithmTracking, "tracking"),
     ] {
         refused(&state, &set(rest), code, place);
     }

@@ -140,7 +140,8 @@ impl Layout {
             None => (old_source, old_hop),
         };
         let port = Be16::new(backend.port);
-        let control = Control::new(backend.flags, backend.mode, source, vip_row, port).with_weight(backend.weight);
+        let control =
+            Control::new(backend.flags, backend.mode, source, vip_row, port).with_weight(backend.weight);
         BackendContent { id, address: backend.address, control, next_hop }
     }
 

@@ -13,8 +13,8 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
-use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::balancing::BalancingWish;
+use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::{Probe, ProbeWish};
 use lb_control::projection::inventory::Inventory;
 use lb_control::vip::{Vip, VipSettings};
