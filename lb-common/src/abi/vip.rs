@@ -104,7 +104,7 @@ pub struct Timeouts {
     pub syn_s: u8,
     /// After the last packet of a flow whose client closed.
     pub closing_s: u8,
-    /// A source address's backend ([`Pick::Affinity`]), after its last flow began.
+    /// A source address's backend ([`Pick::Affinity`]), after its last packet.
     pub affinity_s: u16,
 }
 
@@ -230,7 +230,7 @@ impl Policy {
     pub const fn closing_s(self) -> u32 {
         field(self.0, 40, 8) as u32
     }
-    /// How long a source address keeps its backend after its last flow began, seconds.
+    /// How long a source address keeps its backend after its last packet, seconds.
     #[inline(always)]
     pub const fn affinity_s(self) -> u32 {
         field(self.0, 48, 16) as u32

@@ -68,6 +68,9 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
     let Some(bucket) = tables.flows(flow.bucket(tables.flow_mask())) else { return slot.current() };
     if let Some(row) = remembered(bucket, &flow, slot.current(), parsed, tables) {
         trail.choice = Choice::Remembered;
+        if policy.pick() == Pick::Affinity && parsed.teaches() && !parsed.is_syn() {
+            select::learn(parsed, &flow, row, tables);
+        }
         return row;
     }
     let moving = slot.phase(now_s) == Phase::Moving;

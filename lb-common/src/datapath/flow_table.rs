@@ -10,7 +10,7 @@
 
 use super::connection::control;
 use super::parse::Parsed;
-use super::select::{learn, recount};
+use super::select::recount;
 use super::tables::Tables;
 use crate::abi::flow::{Entry, EntryState, FlowBucket, Trace};
 use crate::abi::vip::{Pick, Policy};
@@ -198,9 +198,6 @@ fn confirm<T: Tables>(
         if let (true, Some(older)) = (stored, older) {
             older.forget(tables);
         }
-        if stored && flow.policy.pick() == Pick::Affinity {
-            learn(parsed, flow, fresh.entry.backend(), tables);
-        }
     }
     fresh.entry.backend()
 }
@@ -246,10 +243,11 @@ pub fn insert<T: Tables>(
     let (mut victim, mut is_one, mut least) = (Way::none(bucket), false, u64::MAX);
     for way in ways(bucket) {
         let age_s = way.trace().age_s(flow.now_s);
-        let worth = worth(way.entry, age_s, flow.policy, control(way.entry.backend(), tables).alive());
+        let alive = control(way.entry.backend(), tables).alive();
+        let worth = worth_number(way.entry, age_s, flow.policy, alive);
         // Among equals the oldest goes.
-        let rank = (worth as u64) << 32 | u64::from(u32::MAX - age_s);
-        if worth < Worth::Keep && rank < least {
+        let rank = worth << 32 | u64::from(u32::MAX - age_s);
+        if worth < Worth::Keep as u64 && rank < least {
             (victim, is_one, least) = (way, true, rank);
         }
     }
@@ -275,15 +273,26 @@ pub enum Worth {
 /// What an entry is worth, `age_s` after its last packet.
 #[inline(always)]
 pub fn worth(entry: Entry, age_s: u32, policy: Policy, alive: bool) -> Worth {
-    if !alive {
-        return Worth::Nothing;
+    match worth_number(entry, age_s, policy, alive) {
+        0 => Worth::Nothing,
+        1 => Worth::Probation,
+        2 => Worth::Syn,
+        3 => Worth::Closing,
+        _ => Worth::Keep,
     }
-    match entry.state() {
-        EntryState::Probation if age_s < policy.idle_s() => Worth::Probation,
-        EntryState::Syn if age_s < policy.syn_s() => Worth::Syn,
-        EntryState::Closing if age_s < policy.closing_s() => Worth::Closing,
-        EntryState::Affinity if age_s < policy.affinity_s() => Worth::Closing,
-        EntryState::Confirmed | EntryState::Counted if age_s < policy.idle_s() => Worth::Keep,
-        _ => Worth::Nothing,
-    }
+}
+
+/// The same as a number. By tables in constants, an entry for each [`EntryState`] from the lowest bits on: each branch by
+/// state would double, for each way of a bucket, what the kernel's verifier has to look at.
+#[inline(always)]
+fn worth_number(entry: Entry, age_s: u32, policy: Policy, alive: bool) -> u64 {
+    /// Four bits each: [`Worth`].
+    const WORTHS: u64 = 0x4344_3210;
+    /// Eight bits each: where its time lies in the policy.
+    const SHIFTS: u64 = 0x1030_1010_2820_1010;
+    /// One bit each: whether its time is eight bits wide, not 16.
+    const NARROW: u64 = 0b1100;
+    let state = entry.0 >> 16 & 7;
+    let time_s = policy.0 >> (SHIFTS >> (8 * state) & 63) & 0xffff >> (8 * (NARROW >> state & 1));
+    if alive && u64::from(age_s) < time_s { WORTHS >> (4 * state) & 7 } else { 0 }
 }

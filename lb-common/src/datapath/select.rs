@@ -98,8 +98,9 @@ fn known_source<T: Tables>(parsed: &Parsed, flow: &Flow, tables: &T) -> u16 {
 pub(super) fn learn<T: Tables>(parsed: &Parsed, flow: &Flow, backend: u16, tables: &T) {
     let flow = Flow { hash: source_hash(parsed, tables), ..*flow };
     let Some(way) = place(&flow, tables) else { return };
-    let alive = control(way.entry.backend(), tables).alive();
-    if worth(way.entry, way.trace().age_s(flow.now_s), flow.policy, alive) < Worth::Keep {
+    let (age_s, alive) = (way.trace().age_s(flow.now_s), control(way.entry.backend(), tables).alive());
+    let new = age_s != 0 || way.entry != of_source(&flow, backend);
+    if new && worth(way.entry, age_s, flow.policy, alive) < Worth::Keep {
         way.replace(of_source(&flow, backend), Trace::new(flow.now_s, 0), tables);
     }
 }

@@ -97,7 +97,7 @@ impl Algorithm {
 pub struct Balancing {
     /// How new flows are spread over backends.
     pub algorithm: Algorithm,
-    /// How long a source address keeps its backend after its last flow began ([`Algorithm::SourceAffinity`]), seconds.
+    /// How long a source address keeps its backend after its last packet ([`Algorithm::SourceAffinity`]), seconds.
     pub affinity_s: u16,
     /// How long a remembered SYN that nothing followed is kept, seconds.
     pub syn_s: u8,

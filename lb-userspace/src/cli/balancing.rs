@@ -27,7 +27,7 @@ pub(super) struct Flags {
     /// How new flows are spread over its backends; matching unless named.
     #[arg(long)]
     algorithm: Option<AlgorithmWord>,
-    /// How long a client keeps its backend after its last flow began (source_affinity), seconds; 1 to 65535; 600 unless named.
+    /// How long a client keeps its backend after its last packet (source_affinity), seconds; 1 to 65535; 600 unless named.
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
     affinity_s: Option<u32>,
     /// How long a remembered SYN that nothing followed is kept, seconds; 1 to 255; 30 unless named.
