@@ -10,11 +10,12 @@ use super::actual::{Actual, Slots};
 use super::desired::{Desired, Observed, desired_of};
 use super::diff::{Plan, diff_rows, source_of};
 use super::layout::{Layout, layout_among};
-use super::op::BackendContent;
+use super::op::{BackendContent, Key};
 use super::settled::Settled;
 use super::tables::TableCache;
 use crate::state::State;
 use crate::vip::{Mode, Vip};
+use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +97,7 @@ pub fn partial<S: Slots>(
     desired.devices.clear();
     let part = part_of(last.actual, &desired)?;
     let layout = layout_among(&desired, &part, last.actual);
-    if !layout.problems.is_empty() || takes_shared(&layout, &part) {
+    if !layout.problems.is_empty() || takes_shared(&layout, &part, &last.actual.keys) {
         return None;
     }
     Some(diff_rows(&desired, &part, layout, now_s, last.settled))
@@ -127,20 +128,27 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
     })
 }
 
-/// Whether a layout takes, or may let go of, what other vips use as well.
-fn takes_shared<S>(layout: &Layout, part: &Actual<S>) -> bool {
+/// Whether a layout takes, or may let go of, what other vips use as well. `keys` are those of all vips.
+fn takes_shared<S>(layout: &Layout, part: &Actual<S>, keys: &BTreeMap<Key, VipEntry>) -> bool {
     let placed: BTreeSet<u16> = layout.backends.values().map(|placed| placed.row).collect();
     let wanted = || layout.backends.values().map(|placed| placed.content);
     let left = part.backends.iter().filter(|(row, _)| !placed.contains(row)).map(|(_, content)| *content);
     let sources = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u8> {
         rows.filter_map(|content| source_of(&content)).collect()
     };
-    let marked = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u64> {
-        let by_nat = rows.filter(|content| content.control.mode() == Mode::Nat);
-        by_nat.map(|content| content.control.source().into()).collect()
+    let by_nat = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u8> {
+        sources(&mut rows.filter(|content| content.control.mode() == Mode::Nat))
     };
+    // Of a number that nobody fills there is no mark to be made.
+    let is_marked = |number: &u8| {
+        let mark = part.sources.get(number).map(|address| keys.get(&Key::mark(*address)));
+        let is_its = |entry: &VipEntry| entry.is_source() && entry.row() == u32::from(*number);
+        mark.map(|entry| entry.is_some_and(is_its))
+    };
+    let (was, is) = (by_nat(&mut part.backends.values().copied()), by_nat(&mut wanted()));
     layout.egresses.len() != part.egresses.len()
         || layout.sources.len() != part.sources.len()
         || sources(&mut part.backends.values().copied()) != sources(&mut wanted().chain(left))
-        || marked(&mut part.backends.values().copied()) != marked(&mut wanted())
+        || is.iter().any(|number| is_marked(number) == Some(false))
+        || was.difference(&is).any(|number| is_marked(number) == Some(true))
 }
