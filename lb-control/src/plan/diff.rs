@@ -317,7 +317,7 @@ pub(super) fn source_of(content: &BackendContent) -> Option<u8> {
 }
 
 /// The keys of a layout: one a vip, one a vip's address, one a source address that NAT uses.
-fn wanted_keys(layout: &Layout) -> BTreeMap<Key, VipEntry> {
+pub(super) fn wanted_keys(layout: &Layout) -> BTreeMap<Key, VipEntry> {
     let mut keys = BTreeMap::new();
     let mut mark = |address, bits| {
         let entry = keys.entry(Key::mark(address)).or_insert(VipEntry(0));

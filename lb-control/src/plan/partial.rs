@@ -8,7 +8,7 @@
 
 use super::actual::{Actual, Slots};
 use super::desired::{Desired, Observed, desired_of};
-use super::diff::{Plan, diff_rows, source_of};
+use super::diff::{Plan, diff_rows, source_of, wanted_keys};
 use super::layout::{Layout, layout_among};
 use super::op::{BackendContent, Key};
 use super::settled::Settled;
@@ -128,7 +128,7 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
     })
 }
 
-/// Whether a layout takes, or may let go of, what other vips use as well. `keys` are those of all vips.
+/// Whether a layout takes, or may let go of, what other vips use as well.
 fn takes_shared<S>(layout: &Layout, part: &Actual<S>, keys: &BTreeMap<Key, VipEntry>) -> bool {
     let placed: BTreeSet<u16> = layout.backends.values().map(|placed| placed.row).collect();
     let wanted = || layout.backends.values().map(|placed| placed.content);
@@ -136,19 +136,16 @@ fn takes_shared<S>(layout: &Layout, part: &Actual<S>, keys: &BTreeMap<Key, VipEn
     let sources = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u8> {
         rows.filter_map(|content| source_of(&content)).collect()
     };
-    let by_nat = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u8> {
-        sources(&mut rows.filter(|content| content.control.mode() == Mode::Nat))
+    let marked = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u64> {
+        let by_nat = rows.filter(|content| content.control.mode() == Mode::Nat);
+        by_nat.map(|content| content.control.source().into()).collect()
     };
-    // Of a number that nobody fills there is no mark to be made.
-    let is_marked = |number: &u8| {
-        let mark = part.sources.get(number).map(|address| keys.get(&Key::mark(*address)));
-        let is_its = |entry: &VipEntry| entry.is_source() && entry.row() == u32::from(*number);
-        mark.map(|entry| entry.is_some_and(is_its))
-    };
-    let (was, is) = (by_nat(&mut part.backends.values().copied()), by_nat(&mut wanted()));
-    layout.egresses.len() != part.egresses.len()
+    // A backend that is gone holds its row until a sweep, but not the mark of its source.
+    let there =
+        |(key, wanted): (&Key, &VipEntry)| keys.get(key).is_some_and(|is| is.0 & wanted.0 == wanted.0);
+    !wanted_keys(layout).iter().all(there)
+        || layout.egresses.len() != part.egresses.len()
         || layout.sources.len() != part.sources.len()
         || sources(&mut part.backends.values().copied()) != sources(&mut wanted().chain(left))
-        || is.iter().any(|number| is_marked(number) == Some(false))
-        || was.difference(&is).any(|number| is_marked(number) == Some(true))
+        || marked(&mut part.backends.values().copied()) != marked(&mut wanted())
 }

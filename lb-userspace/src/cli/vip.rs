@@ -212,7 +212,7 @@ pub(super) struct Settings {
     #[command(flatten)]
     probe: ProbeSettings,
     #[command(flatten)]
-    breaker: super::breaker_flags::Flags,
+    breaker: super::breaker_flags::BreakerFlags,
 }
 
 impl Settings {
