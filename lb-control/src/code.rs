@@ -103,7 +103,7 @@ codes! {
     Stale 1035 "what the command touches has changed since"
         "Look at it again, then send the command with the revision that the message names, or without one.";
     BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
-        "docs/guide/circuit-breaker.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
+        "docs/guide/config.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
     ProbeTimeout 1060 "the probe's timeout is not shorter than its interval"
         "Raise `interval_ms` or lower `timeout_ms`: a probe ends before the next begins.";
     ProbeForeign 1061 "the setting belongs to another kind of probe"
