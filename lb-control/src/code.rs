@@ -103,7 +103,7 @@ codes! {
     Stale 1035 "what the command touches has changed since"
         "Look at it again, then send the command with the revision that the message names, or without one.";
     BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
-        "docs/guide/circuit-breaker.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
+        "docs/guide/config.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
     BackupFixed 1051 "whether a backend is a backup cannot change"
         "Add it under another name as what it shall be, drain this one, then remove it.";
     ProbeTimeout 1060 "the probe's timeout is not shorter than its interval"
@@ -122,6 +122,12 @@ codes! {
         "1 to 1024 bytes: text as it stands, or hexadecimal digits after `hex:`, such as `hex:00ff`.";
     ProbeUnsaid 1067 "the UDP probe does not say what to send"
         "Set `probe.send` to something that the backend answers.";
+    AlgorithmTracking 1070 "the algorithm remembers every flow: tracking cannot be set otherwise"
+        "Leave `tracking` out, or set it to \"always\".";
+    AlgorithmLive 1071 "by flow or by source address cannot change on a vip that has backends: flows would break"
+        "Add a second vip with the other algorithm and move the clients, or remove the backends first.";
+    TimeoutRange 1072 "a time of the balancing is out of range"
+        "affinity_s 1 to 65535; syn_s and closing_s 1 to 255. Leave them out for 600, 30 and 10 s.";
 
     VipRowsFull 2001 "no free row for a vip"
         "Rows are free again moments after a vip is removed; else start anew with a larger --max-vips.";

@@ -3,7 +3,7 @@
 use crate::maps::*;
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use lb_common::abi::{backend::BackendRow, config::ConfigRow, counter::Counter, counter::Meter};
 use lb_common::abi::{egress::EgressRow, flow::FlowBucket, nat::NatRow, source::SourceRow};
 use lb_common::abi::{vip::VipEntry, vip::VipKey, vip::VipRow, word::Word};
@@ -86,6 +86,11 @@ impl Tables for Maps {
         const SEQ_CST: AtomicOrdering = AtomicOrdering::SeqCst;
         // SAFETY: a valid, aligned word that all CPUs only touch atomically.
         unsafe { atomic_cxchg::<u64, SEQ_CST, SEQ_CST>(word.as_ptr(), old, new).1 }
+    }
+    #[inline(always)]
+    fn add(&self, word: &Word, amount: u64) {
+        // SAFETY: a valid, aligned word that all CPUs only touch atomically.
+        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word.as_ptr(), amount) };
     }
     #[inline(always)]
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {

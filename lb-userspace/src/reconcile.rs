@@ -68,6 +68,12 @@ pub struct Standing {
     pub passes: u64,
     /// Where each vip stands on its ladder, as of the last whole pass.
     pub footings: BTreeMap<VipId, Footing>,
+    /// Those of them that looked only at what had changed.
+    pub partial_passes: u64,
+    /// What the last pass took, microseconds.
+    pub pass_us: u64,
+    /// What the longest took, microseconds.
+    pub longest_pass_us: u64,
     /// What had no room in the maps.
     pub problems: Vec<plan::Problem>,
     /// Why the last pass is not whole.
@@ -207,8 +213,10 @@ impl Passer {
             breakers: self.inputs.breakers.borrow_and_update().clone(),
             ways: self.inputs.ways.borrow_and_update().clone(),
         };
+        let begin = Instant::now();
         match self.compare_and_apply(&wish, cause) {
             Ok(done) => {
+                let took_us = begin.elapsed().as_micros() as u64;
                 let quiet = cause == Cause::Resync && !changed;
                 let drift = if quiet { drifted(&done.ops) } else { 0 };
                 if drift > 0 {
@@ -220,6 +228,9 @@ impl Passer {
                     standing.revision = wish.state.revision;
                     standing.passes += 1;
                     standing.footings = footings;
+                    standing.partial_passes += u64::from(done.partial);
+                    standing.pass_us = took_us;
+                    standing.longest_pass_us = standing.longest_pass_us.max(took_us);
                     standing.problems.clone_from(&done.problems);
                     standing.fault = None;
                     standing.drift_ops += drift;
@@ -263,7 +274,7 @@ impl Passer {
                 actual.sweep = None;
                 let footed = plan::footings(wish.state.vips.values().map(|vip| &**vip), &observed);
                 let (wish, actual, problems) = (wish.clone(), Arc::new(actual), plan.problems);
-                return Ok(Done { wish, actual, ops, problems, attached, footed });
+                return Ok(Done { wish, actual, ops, problems, attached, footed, partial: false });
             }
             tracing::debug!(slots = missed, "slots changed while they were planned; planning again");
         }

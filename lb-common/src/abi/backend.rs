@@ -26,7 +26,7 @@ pub enum Mode {
 /// | 8-11 | source number: the node's own address on the way to this backend |
 /// | 16-31 | vip row |
 /// | 32-47 | the backend's port as it lies in memory; 0 = as in the packet (NAT) |
-/// | 48-63 | on trial: new connections per second that it is given; 0 = not on trial |
+/// | 48-63 | its weight, where connections are counted; else 0 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Control(pub u64);
 
@@ -46,14 +46,15 @@ impl Control {
                 | (port.raw() as u64) << 32,
         )
     }
-    /// The same for a backend on trial; 0 = not on trial.
-    pub const fn with_trial(self, rate_cps: u16) -> Self {
-        Self(self.0 & !(0xffff << 48) | (rate_cps as u64) << 48)
+    /// The same with a weight.
+    #[must_use]
+    pub const fn with_weight(self, weight: u16) -> Self {
+        Self(self.0 & 0xffff_ffff_ffff | (weight as u64) << 48)
     }
-    /// New connections per second that it is given while it is on trial; 0 = it is not.
+    /// Its weight; 0 = none is needed.
     #[inline(always)]
-    pub const fn trial_cps(self) -> u64 {
-        self.0 >> 48
+    pub const fn weight(self) -> u16 {
+        field(self.0, 48, 16) as u16
     }
     /// Whether it serves the flows that it has.
     #[inline(always)]
@@ -118,7 +119,8 @@ impl NextHop {
     }
 }
 
-/// A backend. Written by the daemon before any slot names it; `control` and `next_hop` change live.
+/// A backend, one cache line. Written by the daemon before any slot names it; `control`, `next_hop`, `connections` and
+/// the trial's words change live.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct BackendRow {
@@ -130,11 +132,14 @@ pub struct BackendRow {
     pub addr: [Word; 2],
     /// Serial number of the backend (bits 0-31); 0 = the row is free.
     pub identity: Word,
+    /// Live connections that are counted ([`super::vip::Pick::Least`]): entries of the flow table that are
+    /// [`super::flow::EntryState::Counted`]. Whoever changes such an entry changes this; of a free row 0.
+    pub connections: Word,
+    /// On trial: new connections per second that it is given (bits 0-15); 0 = it is not.
+    pub trial_cps: Word,
     /// On trial: when its next token falls due, nanoseconds of the monotonic clock; written by the data plane alone
     /// ([`crate::datapath::trial`]).
-    pub trial: Word,
-    /// Unused, 0: a row is one cache line.
-    pub spare: [Word; 2],
+    pub trial_due_ns: Word,
 }
 
 const _: () = assert!(size_of::<BackendRow>() == 64);

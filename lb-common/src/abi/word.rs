@@ -39,6 +39,10 @@ impl Word {
     pub fn compare_swap(&self, old: u64, new: u64) -> bool {
         self.0.compare_exchange(old, new, AcqRel, Relaxed).is_ok()
     }
+    /// Adds to it, wrapping around.
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, AcqRel);
+    }
 }
 
 #[cfg(target_arch = "bpf")]

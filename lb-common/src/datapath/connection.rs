@@ -5,13 +5,14 @@ use super::Halt;
 use super::flow_table::{Flow, insert, remembered};
 use super::parse::Parsed;
 use super::pipeline::{Choice, Trail};
+use super::select;
 use super::tables::Tables;
 use super::trial;
 use super::wire::transport::UDP;
 use crate::abi::backend::Control;
 use crate::abi::flow::EntryState;
 use crate::abi::slot::{Phase, Slot};
-use crate::abi::vip::{Policy, VipRow, extent};
+use crate::abi::vip::{Pick, Policy, VipRow, extent};
 use crate::hash::{flow_hash, slot_of};
 use crate::reason::Reason;
 
@@ -32,14 +33,15 @@ pub fn backend<T: Tables, K: Tracker>(
     tables: &T,
     trail: &mut Trail,
 ) -> Result<u16, Halt> {
-    trail.extent = vip.table.load();
-    let (first, count) = extent(trail.extent);
+    let (first, count) = extent(vip.table.load());
+    let policy = Policy(vip.policy.load());
     trail.hash = flow_hash(tables.hash_key(), &parsed.flow);
-    trail.slot_number = slot_of(trail.hash, count);
+    let choosing = if policy.by_source() { select::source_hash(parsed, tables) } else { trail.hash };
+    trail.slot_number = slot_of(choosing, count);
     let word =
         tables.slot(first.wrapping_add(trail.slot_number)).ok_or(Halt::drop(Reason::TableInconsistent))?;
     trail.slot = Slot(word.load());
-    match K::backend(parsed, trail.slot, Policy(vip.policy.load()), tables, trail) {
+    match K::backend(parsed, trail.slot, policy, tables, trail) {
         0 => Err(Halt::drop(Reason::NoBackend)),
         row => {
             trail.backend_row = row.into();
@@ -63,20 +65,32 @@ impl Tracker for MovedOnly {
 #[inline(never)]
 fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16 {
     let now_s = tables.now_s();
-    let flow = Flow { hash: trail.hash, slot: trail.slot_number, now_s, idle_s: policy.idle_s() };
+    let flow = Flow { hash: trail.hash, slot: trail.slot_number, now_s, policy };
     let Some(bucket) = tables.flows(flow.bucket(tables.flow_mask())) else { return slot.current() };
     if let Some(row) = remembered(bucket, &flow, slot.current(), parsed, tables) {
         trail.choice = Choice::Remembered;
+        if policy.pick() == Pick::Affinity && parsed.teaches() && !parsed.is_syn() {
+            select::learn(parsed, &flow, row, tables);
+        }
         return row;
     }
     let moving = slot.phase(now_s) == Phase::Moving;
     let previous = if moving && alive(slot.previous(), tables) { slot.previous() } else { 0 };
-    let newcomer = parsed.is_syn() || (parsed.flow.protocol == UDP && policy.udp_stateless());
+    // A vip that picks knows every flow: whatever UDP it does not know is new.
+    let picks = policy.picks() && parsed.teaches();
+    let newcomer = parsed.is_syn() || (parsed.flow.protocol == UDP && (picks || policy.udp_stateless()));
     let old = previous != 0 && !newcomer;
-    let tried = parsed.is_syn() && parsed.teaches() && control(slot.current(), tables).trial_cps() != 0;
-    let admitted = if tried { trial::admitted(slot.current(), trail, tables) } else { slot.current() };
-    let aside = admitted != slot.current();
-    let row = if old { previous } else { admitted };
+    let mut row = if old { previous } else { slot.current() };
+    let picked = picks && newcomer && row != 0;
+    if picked {
+        row = select::pick(parsed, &flow, row, tables, trail);
+    }
+    let tried = parsed.is_syn() && parsed.teaches() && trial::rate_cps(row, tables) != 0;
+    let first_choice = row;
+    if tried {
+        row = trial::admitted(row, trail, tables);
+    }
+    let aside = row != first_choice;
     trail.choice = if old { Choice::Previous } else { Choice::Slot };
     // A pinned slot's newcomers need no entry: a later change makes their backend the slot's `previous`.
     // Neither does stateless UDP, nor what is only quoted by an ICMP error. But a connection that a token was asked for
@@ -89,17 +103,28 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
         return row;
     }
     let stored = insert(bucket, &flow, row, state, parsed.sequence, tables);
-    if stored && !old {
-        trail.choice = if aside { Choice::SetAside } else { Choice::Inserted };
+    if stored {
+        if picked && !parsed.is_syn() && policy.pick() == Pick::Affinity {
+            select::learn(parsed, &flow, row, tables);
+        }
+        if !old {
+            trail.choice = if aside {
+                Choice::SetAside
+            } else if picked {
+                Choice::Picked
+            } else {
+                Choice::Inserted
+            };
+        }
+        return row;
     }
-    // A new connection goes to `current` only if it is remembered: otherwise its next packet would look like an
-    // older one's and go to `previous`.
-    if !stored && previous != 0 {
+    // A new connection goes to `current`, or where it is picked for or set aside to, only if it is remembered: otherwise
+    // its next packet would look like an older one's, and go to `previous` or else, token or not, to `current`.
+    if previous != 0 {
         trail.choice = Choice::Previous;
         return previous;
     }
-    // For the same reason who was set aside stays with `current`, token or not, unless that is remembered.
-    if aside && !stored { slot.current() } else { row }
+    slot.current()
 }
 
 /// Whether a backend serves the flows that it has.

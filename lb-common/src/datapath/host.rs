@@ -246,6 +246,9 @@ impl Tables for HostTables {
             }
         }
     }
+    fn add(&self, word: &Word, amount: u64) {
+        word.add(amount);
+    }
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {
         let mut meter = self.meter.get();
         let allowed = change(&mut meter);

@@ -1,4 +1,4 @@
-//! The packet path, in packet order: `parse`, `vip`, `connection`, `forward` (with `nat`); `icmp` answers, `link`
+//! The packet path, in packet order: `parse`, `vip`, `connection` (with `select`), `forward` (with `nat`); `icmp` answers, `link`
 //! writes the Ethernet header, `decap` is the backend's side of a tunnel. [`pipeline::run`] is the whole of it on one
 //! screen. The data path has no errors, only verdicts.
 
@@ -14,6 +14,7 @@ pub mod nat;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod select;
 pub mod tables;
 #[cfg(test)]
 mod tests;

@@ -84,8 +84,6 @@ pub struct Trail {
     pub slot: Slot,
     /// Slot number within the vip's table; means something where there is a choice.
     pub slot_number: u32,
-    /// First index and number of the vip's slots, as in its row; means something where there is a choice.
-    pub extent: u64,
     /// How the backend was found.
     pub choice: Choice,
     /// NAT's search for the flow's port.
@@ -112,6 +110,8 @@ pub enum Choice {
     Remembered,
     /// A new flow of a moving slot, or one that must be tracked: remembered now.
     Inserted,
+    /// A new flow for which the vip's algorithm picked one: remembered now.
+    Picked,
     /// An older flow of a moving slot: the backend from before the change.
     Previous,
     /// A new connection of a backend on trial that has no token for it: another backend's, remembered now.

@@ -52,6 +52,8 @@ pub trait Tables {
     fn decap_vip(&self, addr: &Addr) -> bool;
     /// Replaces `old` by `new` if it is still there.
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool;
+    /// Adds to a word, wrapping around; no other CPU's sum is lost.
+    fn add(&self, word: &Word, amount: u64);
     /// Runs `change` on this CPU's meter of the node's own ICMP messages.
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool;
     /// Counts a packet of `bytes` bytes: its reason, and the rows of its vip and backend where it has them

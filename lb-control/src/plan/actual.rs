@@ -171,7 +171,7 @@ pub fn adopted_health<S>(state: &State, actual: &Actual<S>) -> BTreeMap<BackendI
 
 /// The backends whose breakers a former daemon left other than closed, as their rows say.
 pub fn adopted_breakers<S>(actual: &Actual<S>) -> BTreeSet<BackendId> {
-    let rows = actual.backends.values().filter(|row| row.control.trial_cps() > 0);
+    let rows = actual.backends.values().filter(|row| row.trial_cps > 0);
     rows.map(|row| row.id).collect()
 }
 

@@ -4,7 +4,7 @@ use super::diff::Problem;
 use super::op::{EgressContent, Key};
 use super::reveal::{Pool, revealed};
 use super::standing::{Breaking, Standing, standings};
-use super::tables::{Candidate, TableCache};
+use super::tables::{Candidate, Recipe, TableCache};
 use crate::backend::{Backend, Intent};
 use crate::code::Code;
 use crate::degradation::{Footing, Member, climb};
@@ -100,7 +100,7 @@ pub struct DesiredVip {
     pub backends: BTreeMap<BackendId, DesiredBackend>,
     /// Slots of its table.
     pub table_size: u32,
-    /// The backends that take new flows.
+    /// The backends that take new flows, in the order of the table.
     pub candidates: Vec<BackendId>,
     /// For each slot 1 + the index of its backend in `candidates`; 0 = none. Empty = all 0.
     pub table: Arc<[u16]>,
@@ -121,6 +121,8 @@ pub struct DesiredBackend {
     pub flags: u64,
     /// On trial: new connections per second that the data plane may give it; 0 = no limit.
     pub trial_cps: u16,
+    /// Its weight, if packets need to know; else 0.
+    pub weight: u16,
     /// The way to it, if it is known.
     pub way: Option<Way>,
 }
@@ -183,7 +185,9 @@ fn desired_vip(
     let standings = standings(vip, observed, |id| healthy(settings, observed, id));
     let (_, serving) = stands(vip, observed, &standings);
     let takes = |id: BackendId| serving.contains(&id);
-    let candidates = candidates(vip, takes);
+    let mut candidates = candidates(vip, takes);
+    let recipe = Recipe::of(vip, &mut candidates);
+    let algorithm = settings.balancing.algorithm;
     let backends = vip.backends.iter().map(|(name, backend)| {
         let content = DesiredBackend {
             name: name.clone(),
@@ -192,6 +196,7 @@ fn desired_vip(
             mode: settings.mode,
             flags: flags(settings, backend, observed, takes(backend.id)),
             trial_cps: standings.get(&backend.id).map_or(0, |standing| standing.trial_cps()),
+            weight: if algorithm.weighs() { backend.weight } else { 0 },
             way: observed.ways.get(&backend.id).copied(),
         };
         (backend.id, content)
@@ -205,23 +210,21 @@ fn desired_vip(
             settings.udp_stateless,
             settings.mode == Mode::Nat,
             settings.idle_s,
-        ),
+        )
+        .with_pick(algorithm.pick())
+        .with_timeouts(settings.balancing.timeouts()),
         window_s: settings.window_s,
         backends: backends.collect(),
         table_size: settings.table_size,
-        table: table(vip, &candidates, &standings, tables),
+        table: table(vip, recipe, &candidates, &standings, tables),
         candidates: candidates.iter().map(|candidate| candidate.id).collect(),
     }
 }
 
-/// The backends of a vip that people want to take new flows and that are `usable`, in order of their serials.
+/// The backends of a vip that people want to take new flows and that are `usable`.
 pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<Candidate> {
     let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
-    let mut candidates: Vec<_> = wanted
-        .map(|backend| Candidate::new(backend.id, backend.address, backend.port, backend.weight))
-        .collect();
-    candidates.sort_unstable_by_key(|candidate| candidate.id);
-    candidates
+    wanted.map(|backend| Candidate::new(vip, backend)).collect()
 }
 
 /// Where vips stand, and who serves them.
@@ -256,21 +259,23 @@ pub(super) fn ladder(vip: &Vip, can: impl Fn(BackendId) -> bool) -> (Footing, BT
 /// The table of a vip's candidates; of those that come back gently as far as they have come.
 fn table(
     vip: &Vip,
+    recipe: Recipe,
     candidates: &[Candidate],
     standings: &BTreeMap<BackendId, Standing>,
     tables: &mut TableCache,
 ) -> Arc<[u16]> {
-    let size = vip.settings.table_size;
-    let table = tables.table(vip.id, size, candidates);
+    let table = tables.table(vip.id, recipe);
     let share = |id: BackendId| match standings.get(&id) {
         Some(Standing::Part { share_permille, .. }) => Some(*share_permille),
         _ => None,
     };
     if candidates.iter().all(|one| share(one.id).is_none()) {
+        tables.forget_base(vip.id);
         return table;
     }
-    let base: Vec<Candidate> = candidates.iter().filter(|one| share(one.id).is_none()).copied().collect();
-    let base_table = tables.base_table(vip.id, size, &base);
+    let mut base: Vec<Candidate> = candidates.iter().filter(|one| share(one.id).is_none()).copied().collect();
+    let recipe = Recipe::of(vip, &mut base);
+    let base_table = tables.base_table(vip.id, recipe);
     let (whole, base) = (Pool { candidates, table: &table }, Pool { candidates: &base, table: &base_table });
     revealed(&whole, &base, share)
 }

@@ -9,6 +9,7 @@
 //! | 5 | backends that die | at once their entries are misses; from here a dead `previous` counts as dead |
 //! | 6 | slots | the new `current` has its row; the old one lives on as `previous`, or is dead already |
 //! | 7 | backends that take no new flows | after their slots: as long as a slot names one as `current`, it does |
+//! | 7 | policies that stop picking | after their slots, which are no longer stable while picked flows live on |
 //! | 8 | a barrier, then what is freed | no packet holds it, nothing names it |
 //!
 //! The bypass is turned on before all else, and off after.
@@ -121,6 +122,11 @@ impl Stages {
     }
 }
 
+/// Whether a vip's flows were not where their slots lead, and new ones will be.
+fn stops_picking(was: &VipContent, is: &VipContent) -> bool {
+    was.policy.picks() && !is.policy.picks()
+}
+
 struct Builder<'a, S> {
     desired: &'a Desired,
     actual: &'a Actual<S>,
@@ -189,6 +195,9 @@ impl<'a, S: Slots> Builder<'a, S> {
                 self.stages.backends.push(Op::WriteBackend { row, content });
                 continue;
             };
+            if content.trial_cps != was.trial_cps {
+                self.stages.backends.push(Op::SetTrial { row, trial_cps: content.trial_cps });
+            }
             self.stages.control(row, was.control, content.control);
             if content.next_hop != was.next_hop {
                 self.stages.backends.push(Op::SetNextHop { row, next_hop: content.next_hop });
@@ -214,7 +223,8 @@ impl<'a, S: Slots> Builder<'a, S> {
             if was.is_none_or(|was| was.extent != extent) {
                 self.stages.vips.push(Op::WriteSlots { first, values: slots::fresh(vip, &rows) });
             } else if !self.was_settled.holds(*id, &basis) {
-                let changes = slots::changes(vip, &rows, &alive, first, self.actual, self.now_s);
+                let kept = was.is_some_and(|was| stops_picking(&was, &content));
+                let changes = slots::changes(vip, &rows, &alive, (first, kept), self.actual, self.now_s);
                 if !changes.is_empty() {
                     self.stages.slots.push(Op::ChangeSlots { vip_row: row, first, changes });
                 }
@@ -233,7 +243,9 @@ impl<'a, S: Slots> Builder<'a, S> {
             self.stages.needs_barrier = true;
         }
         if content.policy != was.policy {
-            self.stages.vips.push(Op::SetVipPolicy { row, policy: content.policy });
+            let late = stops_picking(&was, &content);
+            let stage = if late { &mut self.stages.drains } else { &mut self.stages.vips };
+            stage.push(Op::SetVipPolicy { row, policy: content.policy });
         }
     }
 
@@ -308,7 +320,7 @@ pub(super) fn source_of(content: &BackendContent) -> Option<u8> {
 }
 
 /// The keys of a layout: one a vip, one a vip's address, one a source address that NAT uses.
-fn wanted_keys(layout: &Layout) -> BTreeMap<Key, VipEntry> {
+pub(super) fn wanted_keys(layout: &Layout) -> BTreeMap<Key, VipEntry> {
     let mut keys = BTreeMap::new();
     let mut mark = |address, bits| {
         let entry = keys.entry(Key::mark(address)).or_insert(VipEntry(0));

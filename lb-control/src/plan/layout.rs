@@ -147,9 +147,9 @@ impl Layout {
             None => (old_source, old_hop),
         };
         let port = Be16::new(backend.port);
-        let control = Control::new(backend.flags, backend.mode, source, vip_row, port);
-        let control = control.with_trial(backend.trial_cps);
-        BackendContent { id, address: backend.address, control, next_hop }
+        let control =
+            Control::new(backend.flags, backend.mode, source, vip_row, port).with_weight(backend.weight);
+        BackendContent { id, address: backend.address, control, next_hop, trial_cps: backend.trial_cps }
     }
 
     /// Source number and next hop of a way; `None` where a table is full.

@@ -38,7 +38,10 @@ impl Memory {
             Op::WriteEgress { row, .. } => vacant(&maps.egresses, row)?,
             Op::WriteBackend { row, .. } => vacant(&maps.backends, row)?,
             Op::WriteVip { row, .. } => vacant(&maps.vips, row)?,
-            Op::SetNextHop { row, .. } | Op::SetControl { row, .. } | Op::FreeBackend { row } => {
+            Op::SetNextHop { row, .. }
+            | Op::SetControl { row, .. }
+            | Op::SetTrial { row, .. }
+            | Op::FreeBackend { row } => {
                 used(&maps.backends, row)?;
             }
             Op::SetVipPolicy { row, .. } | Op::SetVipTable { row, .. } | Op::FreeVip { row } => {

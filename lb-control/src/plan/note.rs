@@ -22,6 +22,9 @@ impl<S> Actual<S> {
             Op::SetControl { row, control } => {
                 self.backends.entry(*row).and_modify(|content| content.control = *control);
             }
+            Op::SetTrial { row, trial_cps } => {
+                self.backends.entry(*row).and_modify(|content| content.trial_cps = *trial_cps);
+            }
             Op::WriteVip { row, content } => drop(self.vips.insert(*row, *content)),
             Op::SetVipPolicy { row, policy } => {
                 self.vips.entry(*row).and_modify(|content| content.policy = *policy);

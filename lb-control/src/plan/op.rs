@@ -70,6 +70,8 @@ pub struct BackendContent {
     pub control: Control,
     /// Next hop; 0 = not known.
     pub next_hop: NextHop,
+    /// On trial: new connections per second; 0 = no limit.
+    pub trial_cps: u16,
 }
 
 /// Content of an egress row, and of the same index of the device map.
@@ -145,6 +147,13 @@ pub enum Op {
         row: u16,
         /// The new value.
         control: Control,
+    },
+    /// The rate of a backend in use while it is on trial.
+    SetTrial {
+        /// Backend row.
+        row: u16,
+        /// New connections per second; 0 = no limit.
+        trial_cps: u16,
     },
     /// Fills slots that no vip row names, with plain writes.
     WriteSlots {

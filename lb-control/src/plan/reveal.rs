@@ -5,6 +5,7 @@
 
 use super::tables::Candidate;
 use lb_common::ids::BackendId;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A table with its candidates: for each slot 1 + the index of its backend; empty if nobody wants slots.
@@ -26,10 +27,8 @@ pub(super) fn revealed(
     }
     let shares: Vec<Option<u16>> = whole.candidates.iter().map(|one| share_permille(one.id)).collect();
     let least = shares.iter().flatten().min().copied().unwrap_or(1_000);
-    let in_whole = |one: &Candidate| {
-        let index = whole.candidates.binary_search_by_key(&one.id, |candidate| candidate.id);
-        index.map_or(0, |index| 1 + index as u16)
-    };
+    let numbers: BTreeMap<BackendId, u16> = whole.candidates.iter().map(|one| one.id).zip(1..).collect();
+    let in_whole = |one: &Candidate| numbers.get(&one.id).copied().unwrap_or(0);
     let renamed: Vec<u16> = std::iter::once(0).chain(base.candidates.iter().map(in_whole)).collect();
     let slots = whole.table.iter().zip(base.table.iter()).zip(0_u32..);
     let slot = |((&new, &old), slot): ((&u16, &u16), u32)| {
@@ -47,29 +46,44 @@ const fn place_permille(slot: u32) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tables::build;
+    use super::super::desired::candidates;
+    use super::super::tables::{Recipe, TableCache};
     use super::*;
+    use crate::balancing::Algorithm;
+    use crate::plan::testing::world;
+    use crate::vip::Vip;
 
-    const SIZE: u32 = 65_537;
-    const BACK: BackendId = BackendId(3);
-
-    fn candidates(ids: &[u32]) -> Vec<Candidate> {
-        ids.iter().map(|id| Candidate::new(BackendId(*id), [10, 0, 0, *id as u8].into(), 80, 100)).collect()
+    /// A vip with these addresses in its pool.
+    fn vip(algorithm: Algorithm, size: u32, addresses: &[&str]) -> Vip {
+        let mut vip = Vip::clone(&world(addresses).vips["web"]);
+        vip.settings.table_size = size;
+        vip.settings.balancing.algorithm = algorithm;
+        vip
     }
 
-    #[test]
-    fn each_slot_moves_once_and_the_share_is_kept() {
-        let (all, others) = (candidates(&[1, 2, 3, 4]), candidates(&[1, 2, 4]));
-        let (whole, base) = (build(SIZE, &all), build(SIZE, &others));
+    /// The candidates of a vip that are `usable`, and their table.
+    fn pool(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> (Vec<Candidate>, Arc<[u16]>) {
+        let mut candidates = candidates(vip, usable);
+        let recipe = Recipe::of(vip, &mut candidates);
+        (candidates, TableCache::default().table(vip.id, recipe))
+    }
+
+    /// The addresses are in another order than the serials, so the table's order is not theirs.
+    fn each_slot_moves_once(algorithm: Algorithm) {
+        let size = 65_537;
+        let vip = vip(algorithm, size, &["10.0.0.3", "10.0.0.9", "10.0.0.1", "10.0.0.2"]);
+        let back = vip.backends["b0"].id;
+        let ((all, whole), (others, base)) = (pool(&vip, |_| true), pool(&vip, |id| id != back));
+        let number = 1 + all.iter().position(|one| one.id == back).unwrap() as u16;
         let at = |share| {
             let (whole, base) =
                 (Pool { candidates: &all, table: &whole }, Pool { candidates: &others, table: &base });
-            revealed(&whole, &base, |id| (id == BACK).then_some(share))
+            revealed(&whole, &base, |id| (id == back).then_some(share))
         };
-        let own = |table: &[u16]| table.iter().filter(|one| **one == 3).count();
+        let own = |table: &[u16]| table.iter().filter(|one| **one == number).count();
         assert_eq!(own(&at(0)), 0);
         assert_eq!(at(1_000), whole);
-        let mut moves = vec![0; SIZE as usize];
+        let mut moves = vec![0; size as usize];
         let mut before = at(0);
         for share in (50..=1_000).step_by(50) {
             let after = at(share);
@@ -81,12 +95,24 @@ mod tests {
             before = after;
         }
         assert!(moves.iter().all(|moves| *moves <= 1));
+        // Who is not on its way to another backend keeps its own, by whatever number.
+        let address = |candidates: &[Candidate], one: u16| candidates[usize::from(one) - 1].id;
+        let first = at(0);
+        let mut kept = first.iter().zip(base.iter());
+        assert!(kept.all(|(is, was)| address(&all, *is) == address(&others, *was)));
+    }
+
+    #[test]
+    fn each_slot_moves_once_and_the_share_is_kept() {
+        for algorithm in [Algorithm::Matching, Algorithm::Maglev] {
+            each_slot_moves_once(algorithm);
+        }
     }
 
     #[test]
     fn with_nobody_else_it_has_all_at_once() {
-        let all = candidates(&[3]);
-        let (whole, nobody) = (build(251, &all), Arc::default());
+        let (all, whole) = pool(&vip(Algorithm::Matching, 251, &["10.0.0.3"]), |_| true);
+        let nobody = Arc::default();
         let base = Pool { candidates: &[], table: &nobody };
         let revealed = revealed(&Pool { candidates: &all, table: &whole }, &base, |_| Some(100));
         assert_eq!(revealed, whole);

@@ -148,7 +148,8 @@ impl Node {
             return None;
         }
         let health = changed(&seen.health, &self.observed.health);
-        let observed = health.chain(changed(&seen.ways, &self.observed.ways)).copied();
+        let breakers = changed(&seen.breakers, &self.observed.breakers);
+        let observed = health.chain(breakers).chain(changed(&seen.ways, &self.observed.ways)).copied();
         let unreached = seen.unreached.symmetric_difference(&self.observed.unreached).copied();
         let touched = touched(was, &self.state, &observed.chain(unreached).collect())?;
         let last = Last { actual: &self.memory.actual, settled: &self.settled };

@@ -16,11 +16,13 @@ pub fn vip(served: &Served, tenant: &str, settings: &VipSettings) -> Vec<Field> 
     identity.into_iter().chain(self::settings(settings)).collect()
 }
 
-/// Fields of a vip's settings; those of the probe as `probe.…`, of the breaker as `breaker.…`.
+/// Fields of a vip's settings; those of the probe as `probe.…`, of the breaker and the balancing
+/// likewise.
 pub fn settings(settings: &VipSettings) -> Vec<Field> {
     let mut value = serde_json::to_value(settings).expect("settings have string keys only");
     // A field that is as of old is not in the log, but a field all the same.
     value["breaker"] = serde_json::to_value(settings.breaker).expect("settings have string keys only");
+    value["balancing"] = serde_json::to_value(settings.balancing).expect("settings have string keys only");
     let mut fields = Vec::new();
     flatten("", &value, &mut fields);
     fields

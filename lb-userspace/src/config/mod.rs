@@ -13,6 +13,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use lb_control::balancing::BalancingWish;
 use lb_control::breaker::BreakerWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::ProbeWish;
@@ -130,6 +131,8 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.probe = differs(ProbeWish::between(&settings.probe, &defaults.probe), ProbeWish::default());
     let breaker = BreakerWish::between(&settings.breaker, &defaults.breaker);
     spec.breaker = differs(breaker, BreakerWish::default());
+    let balancing = BalancingWish::between(&defaults.balancing, &settings.balancing);
+    spec.balancing = differs(balancing, BalancingWish::default());
     spec.backends = vip
         .backends
         .iter()
@@ -233,10 +236,22 @@ colour = "red"
         assert_eq!(nearest(&loaded.spans, ""), None);
     }
 
-    /// The schema and the document must name the same keys: a file with every key is a document.
     #[test]
-    fn a_file_with_every_key_is_a_document() {
-        let text = r#"
+    fn the_file_knows_every_algorithm_and_guesses_at_a_misspelt_one() {
+        let file = |algorithm: &str| {
+            let vip = "[[vip]]\nname = \"web\"\naddress = \"203.0.113.10\"\nport = 80\n";
+            parse(&format!("{vip}balancing = {{ algorithm = \"{algorithm}\" }}\n"))
+        };
+        for algorithm in lb_control::balancing::Algorithm::ALL {
+            let wish = file(algorithm.name()).unwrap().vips[0].balancing.unwrap();
+            assert_eq!(wish.algorithm, Some(algorithm));
+        }
+        let problem = file("least_conections").unwrap_err();
+        assert!(format!("{problem:?}").contains("did you mean `least_connections`?"), "{problem:?}");
+    }
+
+    /// A file with every key.
+    const WHOLE: &str = r#"
 [[tenant]]
 name = "acme"
 [[vip]]
@@ -251,6 +266,11 @@ udp_stateless = true
 window_s = 1
 idle_s = 2
 table_size = 251
+[vip.balancing]
+algorithm = "source_affinity"
+affinity_s = 8
+syn_s = 9
+closing_s = 10
 [vip.probe]
 kind = "tcp"
 interval_ms = 3
@@ -288,7 +308,11 @@ weight = 8
 intent = "disabled"
 backup = true
 "#;
-        let document = parse(text).unwrap();
+
+    /// The schema and the document must name the same keys: a file with every key is a document.
+    #[test]
+    fn a_file_with_every_key_is_a_document() {
+        let document = parse(WHOLE).unwrap();
         let keys = |table: &schema::Table| table.keys.len();
         let vip = serde_json::to_value(&document.vips[0]).unwrap();
         let schema::Kind::List(vip_table) = &schema::FILE.keys[1].kind else { panic!("vips are a list") };

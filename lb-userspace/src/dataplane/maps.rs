@@ -82,6 +82,7 @@ pub(super) fn backend(row: &BackendRow) -> Option<BackendContent> {
         address: row.address().ip(),
         control: Control(row.control.load()),
         next_hop: NextHop(row.next_hop.load()),
+        trial_cps: row.trial_cps.load() as u16,
     })
 }
 
@@ -123,6 +124,7 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
         Op::WriteBackend { row, content } => return write_backend(store, *row, content),
         Op::SetNextHop { row, next_hop } => set(&backend_row(store, *row)?.next_hop, next_hop.0),
         Op::SetControl { row, control } => set(&backend_row(store, *row)?.control, control.0),
+        Op::SetTrial { row, trial_cps } => set(&backend_row(store, *row)?.trial_cps, (*trial_cps).into()),
         Op::FreeBackend { row } => free_backend(backend_row(store, *row)?),
         Op::WriteSlots { first, values } => {
             let slots = slots(store, *first, values.len() as u32)?;
@@ -196,13 +198,15 @@ fn write_backend(store: &Store, number: u16, content: &BackendContent) -> Result
     store.calls.reset_count(CountOf::Backend(number))?;
     row.control.store(content.control.0);
     row.next_hop.store(content.next_hop.0);
+    row.trial_cps.store(content.trial_cps.into());
     row.addr.iter().zip(Addr::from(content.address).words()).for_each(|(word, value)| word.store(value));
     set(&row.identity, content.id.0.into());
     Ok(())
 }
 
 fn free_backend(row: &BackendRow) {
-    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.trial, &row.identity] {
+    let live = [&row.control, &row.next_hop, &row.connections, &row.trial_cps, &row.trial_due_ns];
+    for word in live.into_iter().chain(&row.addr).chain([&row.identity]) {
         word.store(0);
     }
 }
@@ -220,7 +224,7 @@ fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
 }
 
 fn free_vip(row: &VipRow) {
-    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity] {
+    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity, &row.turn] {
         word.store(0);
     }
 }
@@ -234,7 +238,8 @@ fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<u64
     Ok(changes.iter().filter(stays).count() as u64)
 }
 
-/// Packets and bytes of everything that is in use.
+/// Packets and bytes of everything that is in use and was ever counted for: a minute of samples of what is idle would
+/// take more room than the state.
 pub(super) fn counters(store: &Store) -> Result<Counters> {
     let mut counters = Counters::default();
     for reason in lb_common::reason::Reason::ALL {
@@ -244,10 +249,12 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
         }
     }
     for number in in_use(&store.vips, vip).into_keys() {
-        counters.vips.insert(number, store.calls.count(CountOf::Vip(number))?);
+        let count = store.calls.count(CountOf::Vip(number))?;
+        counters.vips.extend((count.packets != 0).then_some((number, count)));
     }
     for number in in_use(&store.backends, backend).into_keys() {
-        counters.backends.insert(number, store.calls.count(CountOf::Backend(number))?);
+        let count = store.calls.count(CountOf::Backend(number))?;
+        counters.backends.extend((count.packets != 0).then_some((number, count)));
     }
     Ok(counters)
 }
@@ -273,7 +280,13 @@ mod tests {
     fn backend_content() -> BackendContent {
         let control = Control::new(Control::ALIVE, Mode::Nat, 2, 5, Be16::new(8080));
         let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, 9]), 7);
-        BackendContent { id: BackendId(31), address: "10.0.0.9".parse().unwrap(), control, next_hop }
+        BackendContent {
+            id: BackendId(31),
+            address: "10.0.0.9".parse().unwrap(),
+            control,
+            next_hop,
+            trial_cps: 0,
+        }
     }
 
     fn egress_content() -> EgressContent {
@@ -354,12 +367,16 @@ mod tests {
         let live = [
             Op::SetControl { row: 8, control },
             Op::SetNextHop { row: 8, next_hop },
+            Op::SetTrial { row: 8, trial_cps: 7 },
             Op::SetVipPolicy { row: 5, policy },
             Op::SetVipTable { row: 5, extent: (0, 251) },
         ];
         apply(&store, &live).unwrap();
         let actual = read(&store, None).unwrap();
-        assert_eq!(actual.backends[&8], BackendContent { control, next_hop, ..backend_content() });
+        assert_eq!(
+            actual.backends[&8],
+            BackendContent { control, next_hop, trial_cps: 7, ..backend_content() }
+        );
         assert_eq!(actual.vips[&5], VipContent { policy, extent: (0, 251), ..vip_content() });
     }
 

@@ -129,8 +129,12 @@ impl Run<'_> {
         let Some((control, vip)) = self.owner(entry.backend()) else { return Fate::Over };
         let policy = Policy(vip.policy.load());
         let age_s = Trace(flows.traces[way].load()).age_s(self.now_s);
-        if worth(entry, age_s, policy.idle_s(), control.alive()) == Worth::Nothing {
+        if worth(entry, age_s, policy, control.alive()) == Worth::Nothing {
             return Fate::Over;
+        }
+        // A source address that comes back gets another backend: one that drains is not waited for.
+        if !entry.is_flow() {
+            return if control.takes_new() { Fate::Lives { held: None } } else { Fate::Over };
         }
         let (first, count) = extent(vip.table.load());
         let index = first as usize + entry.slot() as usize;
@@ -153,6 +157,9 @@ impl Run<'_> {
     }
 
     fn keep(&mut self, entry: Entry, held: Option<usize>) {
+        if !entry.is_flow() {
+            return;
+        }
         self.report.tracked_flows += 1;
         *self.report.flows.entry(entry.backend()).or_default() += 1;
         if let Some(index) = held {
@@ -170,6 +177,7 @@ impl Run<'_> {
         let fate = self.fate(flows, way, entry);
         if entry == seen && fate == Fate::Over && flows.entries[way].compare_swap(entry.0, 0) {
             self.report.forgotten_flows += 1;
+            self.uncount(entry);
             return;
         }
         // It changed under us: whatever it is now counts, and what it names is named.
@@ -180,6 +188,13 @@ impl Run<'_> {
                 Fate::Over => None,
             };
             self.keep(now, held);
+        }
+    }
+
+    /// Whoever ends an entry that is counted changes its backend's count.
+    fn uncount(&self, entry: Entry) {
+        if let Some(row) = self.store.backends.get(entry.backend() as usize).filter(|_| entry.is_counted()) {
+            row.connections.add(u64::MAX);
         }
     }
 

@@ -46,6 +46,8 @@ pub(super) struct Done {
     pub(super) attached: Vec<Attached>,
     /// Where the vips that it looked at stand, and who serves them.
     pub(super) footed: Footings,
+    /// Whether it looked only at what had changed.
+    pub(super) partial: bool,
 }
 
 /// What passes keep from one to the next.
@@ -158,6 +160,6 @@ impl Known {
         let vips = touched.iter().filter_map(|name| Some(&**state.vips.get(*name)?));
         let footed = plan::footings(vips, &observed);
         let (wish, ops, problems) = (wish.clone(), plan.ops, plan.problems);
-        Ok(Some(Done { wish, actual, ops, problems, attached, footed }))
+        Ok(Some(Done { wish, actual, ops, problems, attached, footed, partial: true }))
     }
 }

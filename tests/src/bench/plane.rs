@@ -175,6 +175,7 @@ impl Plane {
                 address: backend.address.into(),
                 control: Control::new(flags, mode, SOURCE, VIP_ROW, Be16::new(0)),
                 next_hop: NextHop::new(Mac::from_octets(backend.mac), row),
+                trial_cps: 0,
             };
             ops.push(Op::WriteBackend { row, content });
         }

@@ -10,7 +10,7 @@ use lb_common::abi::egress::{EgressRow, Tags};
 use lb_common::abi::flow::{Entry, EntryState, Trace};
 use lb_common::abi::nat::{NatControl, NatState, first_row};
 use lb_common::abi::slot::{Phase, Slot};
-use lb_common::abi::vip::{Policy, Tracking, VipEntry, VipKey, VipRow, extent_word};
+use lb_common::abi::vip::{Pick, Policy, Timeouts, Tracking, VipEntry, VipKey, VipRow, extent_word};
 use lb_common::addr::{Addr, Mac};
 use lb_common::be::Be16;
 use lb_common::datapath::host::HostTables;
@@ -157,7 +157,8 @@ impl World {
             let port = Be16::new(if rng.bool() { 0 } else { 8080 });
             let source = u8::from(!v4_backend);
             let stored = &self.tables.backends[usize::from(row)];
-            stored.control.store(Control::new(flags, mode, source, number as u16 + 1, port).0);
+            let control = Control::new(flags, mode, source, number as u16 + 1, port);
+            stored.control.store(control.with_weight(*pick(&[0, 1, 100, 65_535], rng)).0);
             stored.addr[0].store(address.words()[0]);
             stored.addr[1].store(address.words()[1]);
             let way = 1 + rng.u16(0..EGRESSES - 1);
@@ -173,7 +174,21 @@ impl World {
         let tracking = *pick(&[Tracking::Auto, Tracking::Auto, Tracking::Always, Tracking::Never], rng);
         let idle_s = if rng.u8(0..4) == 0 { 3 } else { 900 };
         let policy = Policy::new(tracking, rng.u8(0..3) == 0, false, idle_s);
-        self.tables.vips[number + 1].policy.store(policy.0);
+        let how = match tracking {
+            Tracking::Always => {
+                *pick(&[Pick::Flow, Pick::Affinity, Pick::Turn, Pick::Least, Pick::Least], rng)
+            }
+            _ => *pick(&[Pick::Flow, Pick::Flow, Pick::Source, Pick::Turn], rng),
+        };
+        let timeouts = match rng.u8(0..3) {
+            0 => Timeouts::default(),
+            _ => Timeouts { syn_s: rng.u8(0..4), closing_s: rng.u8(0..4), affinity_s: rng.u16(0..200) },
+        };
+        let row = &self.tables.vips[number + 1];
+        row.policy.store(policy.with_pick(how).with_timeouts(timeouts).0);
+        if rng.u8(0..4) == 0 {
+            row.turn.store(*pick(&[u64::MAX, u64::from(u32::MAX), 5], rng));
+        }
     }
 
     /// A slot of any kind.
@@ -286,6 +301,15 @@ impl World {
                 row.control.store(NatControl::new(old.backend(), old.state(), old.generation(), seen_s).0);
             }
         }
+    }
+
+    /// How many connections are counted, and turns were taken.
+    #[must_use]
+    pub fn picked(&self) -> (u64, u64) {
+        let tables = &self.tables;
+        let few = |count: &u64| (1..1_000_000).contains(count);
+        let counted = tables.backends.iter().map(|row| row.connections.load()).filter(few).sum();
+        (counted, tables.vips.iter().map(|row| row.turn.load()).filter(few).sum())
     }
 
     /// How many entries of the flow table are in use.

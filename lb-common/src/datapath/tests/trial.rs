@@ -2,9 +2,9 @@
 
 use super::shape::Content;
 use super::site::{Site, V4, addr};
-use crate::abi::backend::{Control, Mode};
+use crate::abi::backend::Mode;
 use crate::abi::slot::Slot;
-use crate::abi::vip::extent_word;
+use crate::abi::vip::{Pick, Policy, Tracking, extent_word};
 use crate::datapath::pipeline::Choice;
 use std::vec;
 
@@ -21,7 +21,8 @@ fn on_trial(rate_cps: u16) -> Site {
     for row in 1..=ROWS {
         let stored = &site.tables.backends[usize::from(row)];
         let trial = if row == 1 { rate_cps } else { 0 };
-        stored.control.store(Control(site.tables.backends[1].control.load()).with_trial(trial).0);
+        stored.control.store(site.tables.backends[1].control.load());
+        stored.trial_cps.store(trial.into());
         stored.next_hop.store(site.tables.backends[1].next_hop.load());
         stored.addr.iter().zip(addr(V4.backend).words()).for_each(|(word, value)| word.store(value));
     }
@@ -62,13 +63,28 @@ fn it_gets_its_rate_and_the_others_share_the_rest_evenly() {
 }
 
 #[test]
+fn whoever_an_algorithm_picks_it_for_asks_for_a_token_too() {
+    let site = on_trial(RATE_CPS);
+    let policy = Policy::new(Tracking::Always, false, false, 900).with_pick(Pick::Turn);
+    site.tables.vips[1].policy.store(policy.0);
+    let mut counts = [0_u32; 4];
+    for port in 1_000..4_000 {
+        let (row, choice, _) = syn(&site, port);
+        counts[row as usize] += 1;
+        assert!(row != 1 || choice == Choice::Picked, "{row} {choice:?}");
+        later_ms(&site, 1);
+    }
+    assert!((29..=32).contains(&counts[1]), "{counts:?}");
+}
+
+#[test]
 fn who_was_set_aside_stays_where_it_is_when_the_trial_is_over() {
     let site = on_trial(1);
     let ports = || 1_000..1_060;
     let rows: vec::Vec<u32> = ports().map(|port| syn(&site, port).0).collect();
     // The one that is due, and one that nobody took.
     assert_eq!(rows.iter().filter(|row| **row == 1).count(), 2);
-    site.tables.backends[1].control.store(Control(site.tables.backends[1].control.load()).with_trial(0).0);
+    site.tables.backends[1].trial_cps.store(0);
     for (port, row) in ports().zip(rows) {
         let trail = site.send_packet(&site.packet(segment(port, "A", 2))).trail;
         assert_eq!(trail.backend_row, row, "{port} {trail:?}");

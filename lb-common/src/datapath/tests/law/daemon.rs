@@ -1,7 +1,7 @@
 //! The daemon of the simulation: what it wants, its plan as single operations in the order of the real one, and its
 //! sweep. It can stop after any operation and begin anew, as a daemon that was killed does.
 
-use super::node::{Node, PLAN_S, ROWS, SLOTS, VIPS, WINDOW_S, first_row, vip_of};
+use super::node::{Node, PLAN_S, ROWS, SLOTS, VIPS, WINDOW_S, first_row, policy, vip_of};
 use crate::abi::backend::Control;
 use crate::abi::flow::{Entry, EntryState, Trace};
 use crate::abi::slot::{Phase, Slot};
@@ -30,14 +30,12 @@ struct Wish {
     trial_cps: u16,
 }
 
-/// The bits of a control word that a wish decides: its flags, and its trial.
-const WISHED: u64 = 3 | 0xffff << 48;
-
 impl Wish {
+    /// The flags of its control word, and its trial's rate in bits 48-63.
     fn flags(self) -> u64 {
         match self.intent {
             Intent::Enabled if self.healthy => {
-                Control(Control::ALIVE | Control::NEW).with_trial(self.trial_cps).0
+                Control::ALIVE | Control::NEW | u64::from(self.trial_cps) << 48
             }
             Intent::Draining if self.healthy => Control::ALIVE,
             _ => 0,
@@ -104,7 +102,7 @@ impl Daemon {
         let flags = |row: u16| self.wishes[usize::from(row)].flags();
         let (mut gains, mut deaths, mut drains) = (Vec::new(), Vec::new(), Vec::new());
         for row in 1..self.wishes.len() as u16 {
-            let (old, new) = (node.control(row).0 & WISHED, flags(row));
+            let (old, new) = (node.flags(row), flags(row));
             let stage = match (old, new) {
                 _ if old == new => continue,
                 (_, 0) => &mut deaths,
@@ -172,7 +170,7 @@ impl Daemon {
                 let slot = node.slot(index);
                 let age_s = Trace(trace.load()).age_s(now_s);
                 let alive = node.control(entry.backend()).alive();
-                let over = worth(entry, age_s, WINDOW_S, alive) == Worth::Nothing;
+                let over = worth(entry, age_s, policy(VIPS[vip].1), alive) == Worth::Nothing;
                 if over || (slot.is_stable() && VIPS[vip].1 != Tracking::Always) {
                     word.store(0);
                 } else if slot.current() != entry.backend() {

@@ -57,6 +57,11 @@ fn vip_address(vip: usize) -> u32 {
     0xcb00_7101 + vip as u32
 }
 
+/// The settings of a vip.
+pub(super) const fn policy(tracking: Tracking) -> Policy {
+    Policy::new(tracking, false, false, WINDOW_S as u16)
+}
+
 /// Tables and clock.
 pub(super) struct Node {
     pub(super) tables: HostTables,
@@ -74,7 +79,7 @@ impl Node {
             row.addr[1].store(addr.words()[1]);
             row.key.store(VipRow::key_word(port, protocol));
             row.table.store(extent_word(vip as u32 * SLOTS, SLOTS));
-            row.policy.store(Policy::new(tracking, false, false, WINDOW_S as u16).0);
+            row.policy.store(policy(tracking).0);
             tables.insert_key(&VipKey::new(addr, port, protocol), VipEntry(vip as u32 + 1));
         }
         for row in 1..=VIPS.len() as u16 * ROWS {
@@ -90,10 +95,16 @@ impl Node {
     pub(super) fn now_s(&self) -> u32 {
         (self.tables.now_ns.get() / 1_000_000_000) as u32
     }
+    /// Sets a backend's flags, and its trial's rate from bits 48-63.
     pub(super) fn set_control(&self, row: u16, flags: u64) {
         let control = Control::new(flags, Mode::L2, 0, vip_of(row) as u16 + 1, Be16::new(0));
-        let control = control.with_trial((flags >> 48) as u16);
-        self.tables.backends[usize::from(row)].control.store(control.0);
+        let row = &self.tables.backends[usize::from(row)];
+        row.control.store(control.0);
+        row.trial_cps.store(flags >> 48);
+    }
+    /// What [`Self::set_control`] set.
+    pub(super) fn flags(&self, row: u16) -> u64 {
+        self.control(row).0 & 3 | self.tables.backends[usize::from(row)].trial_cps.load() << 48
     }
     pub(super) fn control(&self, row: u16) -> Control {
         Control(self.tables.backends[usize::from(row)].control.load())
@@ -137,7 +148,7 @@ impl Node {
             let entry = Entry(word.load());
             let alive = entry.backend() != 0 && self.control(entry.backend()).alive();
             let age_s = Trace(trace.load()).age_s(now_s);
-            worth(entry, age_s, WINDOW_S, alive) == Worth::Keep
+            worth(entry, age_s, policy(VIPS[vip].1), alive) == Worth::Keep
         })
     }
     /// Runs a packet; the backend's row that it went to, or 0.
