@@ -48,7 +48,7 @@ fn one_comes_back_gently(mode: Mode) {
         seen.breaker.as_deref() == Some("open") && seen.health == Health::Down && seen.share == 0.0
     })
     .unwrap();
-    let failed = load.snapshot().requests_failed;
+    let out = Instant::now();
 
     site.net.backend_mut(1).start().unwrap();
     let (before, began) = (load.snapshot(), Instant::now());
@@ -88,7 +88,9 @@ fn one_comes_back_gently(mode: Mode) {
     })
     .unwrap();
     let end = load.finish().unwrap();
-    assert_eq!(end.requests_failed, failed, "{:?}", end.failures.last());
+    // What had begun before it was out may end later.
+    let late: Vec<_> = end.failures.iter().filter(|failure| failure.began > out).collect();
+    assert!(late.is_empty(), "{late:?}");
     let history = site.lb.lb("history backend http4/b1").unwrap();
     for turn in ["closed -> open", "open -> half-open", "half-open -> closed"] {
         assert!(history.contains(&format!("breaker {turn}")), "{turn}: {history}");
