@@ -288,6 +288,24 @@ sni = "c"
 verify = true
 send = "d"
 expect = "hex:ee"
+[vip.breaker]
+consecutive = 1
+ratio_percent = 2
+volume = 3
+window_s = 4
+backoff_ms = 5
+backoff_max_ms = 6
+calm_s = 7
+trial_cps = 8
+trial_successes = 9
+slow_start_s = 10
+floor_percent = 11
+ejection_max_percent = 12
+[vip.balancing]
+algorithm = "maglev"
+affinity_s = 1
+syn_s = 2
+closing_s = 3
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"
