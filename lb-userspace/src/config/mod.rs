@@ -250,8 +250,7 @@ colour = "red"
         assert!(format!("{problem:?}").contains("did you mean `least_connections`?"), "{problem:?}");
     }
 
-    /// A file with every key.
-    const WHOLE: &str = r#"
+    const EVERY_KEY: &str = r#"
 [[tenant]]
 name = "acme"
 [[vip]]
@@ -312,7 +311,7 @@ backup = true
     /// The schema and the document must name the same keys: a file with every key is a document.
     #[test]
     fn a_file_with_every_key_is_a_document() {
-        let document = parse(WHOLE).unwrap();
+        let document = parse(EVERY_KEY).unwrap();
         let keys = |table: &schema::Table| table.keys.len();
         let vip = serde_json::to_value(&document.vips[0]).unwrap();
         let schema::Kind::List(vip_table) = &schema::FILE.keys[1].kind else { panic!("vips are a list") };

@@ -11,6 +11,8 @@ use lb_control::observation::{Cause, Change, OBSERVATION_VERSION, Object, Observ
 use tokio::sync::watch;
 
 use crate::breakers::Feed;
+/// Changes of one publication that the daemon's own log shows: thousands at once would drown what else it says.
+const LINES_MAX: usize = 16;
 
 /// What is known of a backend's health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,10 +88,17 @@ impl Board {
                 seen.insert(*id, Seen { health: change.to, last: Some(*change) });
             }
         });
-        for changed in changes {
-            let Transition { from, to, cause, .. } = changed.change;
-            tracing::info!(backend = %changed.address, %from, %to, ?cause, evidence = changed.evidence, "health");
+        let unsaid = changes.len().saturating_sub(LINES_MAX);
+        for (index, changed) in changes.into_iter().enumerate() {
+            if index < LINES_MAX {
+                let Transition { from, to, cause, .. } = changed.change;
+                let (address, evidence) = (changed.address, changed.evidence.as_str());
+                tracing::info!(backend = %address, %from, %to, ?cause, evidence, "health");
+            }
             (self.observe)(observation(changed));
+        }
+        if unsaid > 0 {
+            tracing::info!(count = unsaid, "further backends changed their health; `lb history` has them");
         }
     }
 }

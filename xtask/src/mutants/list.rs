@@ -90,7 +90,7 @@ mutations! {
         "the meter never runs dry": "let allowed = refilled >= PACKET;" => "let allowed = true;";
     }
     "datapath/connection.rs" {
-        "a failed insert is ignored": "if !stored && previous != 0 {" => "if stored && previous != 0 && false {";
+        "a failed insert is ignored": "    if previous != 0 {\n        trail.choice = Choice::Previous;" => "    if false {\n        trail.choice = Choice::Previous;";
         "older connections go to the new backend": "let old = previous != 0 && !newcomer;"
             => "let old = previous != 0 && newcomer;";
         "new connections are not remembered": "(previous != 0 && (old || parsed.is_syn()))"
@@ -108,20 +108,20 @@ mutations! {
     "datapath/flow_table.rs" {
         "a dead backend's entry is a hit": "if !control(way.entry.backend(), tables).alive() {" => "if false {";
         "the SYN's window is ignored": "<= SYN_WINDOW" => "<= u32::MAX";
-        "a SYN never times out": "&& trace.age_s(now_s) < SYN_TIMEOUT_S" => "";
+        "a SYN never times out": "&& trace.age_s(flow.now_s) < flow.policy.syn_s()" => "";
         "probation never ends": "EntryState::Probation if age_s < PROBATION_S =>" => "EntryState::Probation =>";
         "a close is never taken back": "EntryState::Closing if !parsed.has_data && !parsed.is_syn() =>"
             => "EntryState::Closing =>";
-        "a flood pushes confirmed connections out": "if worth < Worth::Keep && rank < least {"
+        "a flood pushes confirmed connections out": "if worth < Worth::Keep as u64 && rank < least {"
             => "if rank < least {";
         "a new connection dies with the old one's entry": "    refresh(older, flow, parsed, tables)\n}"
             => "    row\n}";
         "a draining backend gets new connections": "&& !control(row, tables).takes_new()\n" => "&& false\n";
-        "any entry of the bucket is the flow's": "way.entry.state() != EntryState::Free && way.entry.same_flow(wanted)"
-            => "way.entry.state() != EntryState::Free && wanted == wanted";
+        "any entry of the bucket is the flow's": "way.entry.is_flow() && way.entry.same_flow(wanted)"
+            => "way.entry.is_flow() && wanted == wanted";
     }
     "datapath/parse.rs" {
-        "IPv4's length is not checked": "if u32::from(parsed.l3) + u32::from(total) > packet.length() {"
+        "IPv4's length is not checked": "if !parsed.reaches(packet, u32::from(parsed.l3) + u32::from(total)) {"
             => "if false {";
         "a TCP header may end beyond the packet": "|| header_length > left" => "";
         "a UDP length may lie": "|| length > left" => "";
