@@ -35,6 +35,7 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 
 /// Labels of one sample.
 type Labels = Vec<(&'static str, String)>;
+type Gauges = Vec<(Labels, u64)>;
 
 pub(crate) async fn scrape(State(node): State<Arc<Node>>) -> Result<Response, Problem> {
     let text = tokio::task::spawn_blocking(move || text(&node)).await;
@@ -215,7 +216,7 @@ impl Scraped {
     }
 
     /// State and openings of each backend's breaker.
-    fn breakers(&self) -> (Vec<(Labels, u64)>, Vec<(Labels, u64)>) {
+    fn breakers(&self) -> (Gauges, Gauges) {
         let of =
             |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
                 let seen = self.breakers.get(&backend.id);
