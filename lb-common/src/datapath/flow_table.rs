@@ -12,7 +12,6 @@ use super::connection::control;
 use super::parse::Parsed;
 use super::select::recount;
 use super::tables::Tables;
-use super::trial::rate_cps;
 use crate::abi::flow::{Entry, EntryState, FlowBucket, Trace};
 use crate::abi::vip::{Pick, Policy};
 use crate::abi::word::Word;
@@ -131,12 +130,6 @@ pub fn remembered<T: Tables>(
         } else if parsed.is_syn() || fits(parsed, way.trace(), flow) {
             (fresh, is_fresh) = (way, true);
         }
-    }
-    let known = if is_fresh { &fresh } else { &older };
-    let anew = parsed.is_syn() && !(is_fresh && fresh.trace().isn() == parsed.sequence);
-    // A connection of a tuple that an older one had asks for a token like any other.
-    if anew && rate_cps(known.entry.backend(), tables) != 0 {
-        return None;
     }
     match (is_fresh.then_some(fresh), is_older.then_some(older)) {
         (Some(fresh), _) if parsed.is_syn() => Some(begin_again(&fresh, flow, current, parsed, tables)),

@@ -101,7 +101,7 @@ mutations! {
             "if moving && alive(slot.previous(), tables) { slot.previous() }" => "if moving { slot.previous() }";
         "the window has no end": "let moving = slot.phase(now_s) == Phase::Moving;"
             => "let moving = slot.phase(now_s) != Phase::Stable;";
-        "hearsay is remembered": "parsed.teaches() && row != 0" => "row != 0";
+        "hearsay is remembered": "let remember = parsed.teaches()\n" => "let remember = true\n";
         "tracking always tracks nothing in a stable slot": "(slot.is_stable() && !policy.always())"
             => "slot.is_stable()";
     }

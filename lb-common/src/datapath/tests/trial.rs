@@ -120,18 +120,3 @@ fn a_second_syn_of_a_connection_costs_no_token_and_an_older_one_none_either() {
     });
     assert_eq!(older, Some(1));
 }
-
-#[test]
-fn a_new_connection_of_an_older_ones_tuple_asks_for_a_token_too() {
-    let site = on_trial(0);
-    site.tables.vips[1].policy.store(Policy::new(Tracking::Always, false, false, 900).0);
-    let ports: vec::Vec<u16> = (1_000..1_300).filter(|port| syn(&site, *port).0 == 1).collect();
-    let row = |port, flags, sequence| site.send_packet(&site.packet(segment(port, flags, sequence))).trail;
-    assert!(ports.len() > 50 && ports.iter().all(|port| row(*port, "A", 2).backend_row == 1));
-    site.tables.backends[1].trial_cps.store(1);
-    later_ms(&site, 5_000);
-    let begun = ports.iter().filter(|port| row(**port, "S", 1_000_000_000).backend_row == 1);
-    assert!(begun.count() <= 2);
-    // What the older ones still send goes where it went.
-    assert!(ports.iter().all(|port| row(*port, "A", 3).backend_row == 1));
-}
