@@ -21,6 +21,7 @@ pub fn settings(settings: &VipSettings) -> Vec<Field> {
     let mut value = serde_json::to_value(settings).expect("settings have string keys only");
     // A field that is as of old is not in the log, but a field all the same.
     value["breaker"] = serde_json::to_value(settings.breaker).expect("settings have string keys only");
+    value["balancing"] = serde_json::to_value(settings.balancing).expect("settings have string keys only");
     let mut fields = Vec::new();
     flatten("", &value, &mut fields);
     fields
