@@ -298,11 +298,6 @@ trial_successes = 9
 slow_start_s = 10
 floor_percent = 11
 ejection_max_percent = 12
-[vip.balancing]
-algorithm = "maglev"
-affinity_s = 1
-syn_s = 2
-closing_s = 3
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"
