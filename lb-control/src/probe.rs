@@ -5,7 +5,7 @@
 //! process that hangs, if the probe wants an answer of it): silence may be a lost packet, so each of the two failures
 //! is two attempts: 200 + 4 x 150 + 10 + 20 + 40 = 870 ms at most, about 770 on the mean. What it costs falsely: at a
 //! loss of 1 % each way a SYN or its answer is lost in 2 % of all attempts, four in a row in 1 of 6 million probes.
-//! What it costs in time: five probes a second and backend, some 50 us each; who has thousands of backends, or ones
+//! What it costs in time: five probes a second and backend; who has thousands of backends, or ones
 //! farther away than 100 ms, sets a longer interval and timeout.
 
 mod part;

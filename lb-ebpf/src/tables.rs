@@ -31,6 +31,15 @@ fn add(counter: Option<*mut Counter>, bytes: u64) {
     }
 }
 
+/// What a clock says, nanoseconds, or the time that a test fixed.
+#[inline(always)]
+fn fixed_or(clock: impl FnOnce() -> u64) -> u64 {
+    match global(&LB_FIXED_NOW_NS) {
+        0 => clock(),
+        fixed => fixed,
+    }
+}
+
 /// One line a question.
 macro_rules! answers {
     ($($name:ident($($argument:ident: $of:ty)?) -> $to:ty = $answer:expr;)*) => {
@@ -65,20 +74,14 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn now_ns(&self) -> u64 {
-        match global(&LB_FIXED_NOW_NS) {
-            // SAFETY: a helper without arguments.
-            0 => unsafe { bpf_ktime_get_ns() },
-            fixed => fixed,
-        }
+        // SAFETY: a helper without arguments.
+        fixed_or(|| unsafe { bpf_ktime_get_ns() })
     }
     /// As of the last tick: a load instead of a read of the clock, and tracking counts in whole seconds.
     #[inline(always)]
     fn now_s(&self) -> u32 {
-        let now_ns = match global(&LB_FIXED_NOW_NS) {
-            // SAFETY: a helper without arguments.
-            0 => unsafe { bpf_ktime_get_coarse_ns() },
-            fixed => fixed,
-        };
+        // SAFETY: a helper without arguments.
+        let now_ns = fixed_or(|| unsafe { bpf_ktime_get_coarse_ns() });
         (now_ns / 1_000_000_000) as u32
     }
     #[inline(always)]
