@@ -29,6 +29,7 @@ pub mod projection;
 pub mod record;
 pub mod rejection;
 pub mod state;
+pub mod tenant;
 pub mod vip;
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub enum Mode {
 /// | 8-11 | source number: the node's own address on the way to this backend |
 /// | 16-31 | vip row |
 /// | 32-47 | the backend's port as it lies in memory; 0 = as in the packet (NAT) |
+/// | 48-63 | row of the tenant that its flows count for; 0 = the tenant has no limits |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Control(pub u64);
 
@@ -44,6 +45,15 @@ impl Control {
                 | (vip_row as u64) << 16
                 | (port.raw() as u64) << 32,
         )
+    }
+    /// The same for a backend whose tenant has limits, in this row.
+    pub const fn with_tenant(self, row: u16) -> Self {
+        Self(self.0 & !(0xffff << 48) | (row as u64) << 48)
+    }
+    /// Row of the tenant that its flows count for; 0 = no limits.
+    #[inline(always)]
+    pub const fn tenant(self) -> u16 {
+        (self.0 >> 48) as u16
     }
     /// Whether it serves the flows that it has.
     #[inline(always)]

@@ -88,6 +88,7 @@ pub enum Tracking {
 /// | 2 | UDP is stateless: an unknown flow of a moving slot goes to `current` at once |
 /// | 3 | NAT: flows are found in the NAT table |
 /// | 16-31 | `idle_s`: a confirmed flow without a packet for so long may be forgotten, seconds |
+/// | 48-63 | row of the vip's tenant; 0 = the tenant has no limits |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Policy(pub u64);
 
@@ -100,6 +101,19 @@ impl Policy {
     /// Packs a policy; `idle_s` in seconds.
     pub const fn new(tracking: Tracking, udp_stateless: bool, nat: bool, idle_s: u16) -> Self {
         Self(tracking as u64 | (udp_stateless as u64) << 2 | (nat as u64) << 3 | (idle_s as u64) << 16)
+    }
+    /// The same with another choice of what is remembered.
+    pub const fn with_tracking(self, tracking: Tracking) -> Self {
+        Self(self.0 & !3 | tracking as u64)
+    }
+    /// The same for a vip whose tenant has limits, in this row.
+    pub const fn with_tenant(self, row: u16) -> Self {
+        Self(self.0 & !(0xffff << 48) | (row as u64) << 48)
+    }
+    /// Row of the vip's tenant; 0 = no limits.
+    #[inline(always)]
+    pub const fn tenant(self) -> u16 {
+        (self.0 >> 48) as u16
     }
     /// Whether every flow is remembered.
     #[inline(always)]

@@ -8,6 +8,7 @@
 //! - what is cheap to make again goes first: expired, probationary, unconfirmed, closing; a confirmed entry stays
 //!   until it is idle for its vip's time, so no flood can push it out.
 
+use super::bulkhead::Moves;
 use super::connection::control;
 use super::parse::Parsed;
 use super::tables::Tables;
@@ -62,6 +63,13 @@ impl Way<'_> {
         }
         done
     }
+    /// Takes the entry out, unless another CPU was quicker.
+    #[inline(always)]
+    fn forget<T: Tables>(&self, moves: &mut Moves, tables: &T) {
+        if tables.compare_swap(self.word, self.entry.0, 0) {
+            moves.forgotten(self.entry);
+        }
+    }
 }
 
 /// The entries of a bucket.
@@ -78,6 +86,7 @@ pub fn remembered<T: Tables>(
     flow: &Flow,
     current: u16,
     parsed: &Parsed,
+    moves: &mut Moves,
     tables: &T,
 ) -> Option<u16> {
     let wanted = flow.entry(0, EntryState::Free);
@@ -91,7 +100,7 @@ pub fn remembered<T: Tables>(
         if !control(way.entry.backend(), tables).alive() {
             // Forgotten at once: if the backend comes back, the flow is another's by then.
             if parsed.teaches() {
-                tables.compare_swap(way.word, way.entry.0, 0);
+                way.forget(moves, tables);
             }
             continue;
         }
@@ -104,9 +113,9 @@ pub fn remembered<T: Tables>(
     match (fresh, older) {
         (Some(fresh), _) if parsed.is_syn() => Some(begin_again(&fresh, flow, current, parsed, tables)),
         (None, Some(older)) if parsed.is_syn() => {
-            Some(begin_anew(bucket, &older, flow, current, parsed, tables))
+            Some(begin_anew(bucket, &older, flow, current, parsed, moves, tables))
         }
-        (Some(fresh), older) => Some(confirm(&fresh, older, flow, parsed, tables)),
+        (Some(fresh), older) => Some(confirm(&fresh, older, flow, parsed, moves, tables)),
         (None, Some(older)) => Some(refresh(&older, flow, parsed, tables)),
         (None, None) => None,
     }
@@ -139,13 +148,14 @@ fn begin_anew<T: Tables>(
     flow: &Flow,
     current: u16,
     parsed: &Parsed,
+    moves: &mut Moves,
     tables: &T,
 ) -> u16 {
     let row = older.entry.backend();
     if current != 0
         && current != row
         && !control(row, tables).takes_new()
-        && insert(bucket, flow, current, EntryState::Syn, parsed.sequence, tables)
+        && insert(bucket, flow, current, EntryState::Syn, parsed.sequence, moves, tables)
     {
         return current;
     }
@@ -160,13 +170,14 @@ fn confirm<T: Tables>(
     older: Option<Way<'_>>,
     flow: &Flow,
     parsed: &Parsed,
+    moves: &mut Moves,
     tables: &T,
 ) -> u16 {
     if parsed.teaches() {
         let state = next_state(fresh.entry.state(), 0, parsed);
         let stored = fresh.replace(fresh.entry.with_state(state), Trace::new(flow.now_s, 0), tables);
         if let (true, Some(older)) = (stored, older) {
-            tables.compare_swap(older.word, older.entry.0, 0);
+            older.forget(moves, tables);
         }
     }
     fresh.entry.backend()
@@ -207,6 +218,7 @@ pub fn insert<T: Tables>(
     backend: u16,
     state: EntryState,
     sequence: u32,
+    moves: &mut Moves,
     tables: &T,
 ) -> bool {
     let (mut victim, mut least) = (None, u64::MAX);
@@ -220,7 +232,12 @@ pub fn insert<T: Tables>(
         }
     }
     let trace = Trace::new(flow.now_s, sequence);
-    victim.is_some_and(|way| way.replace(flow.entry(backend, state), trace, tables))
+    let Some(way) = victim else { return false };
+    let stored = way.replace(flow.entry(backend, state), trace, tables);
+    if stored {
+        moves.inserted(way.entry);
+    }
+    stored
 }
 
 /// What an entry is worth to whoever needs its place.

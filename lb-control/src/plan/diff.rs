@@ -2,7 +2,7 @@
 //!
 //! | stage | what | because |
 //! |---|---|---|
-//! | 1 | sources, ways out, ports, marks | before a backend names them |
+//! | 1 | sources, ways out, ports, marks, tenants and their limits | before a backend or a vip names them |
 //! | 2 | new backends, next hops, backends that gain | before a slot names them |
 //! | 3 | new tables, vip rows, keys, policies | a key leads only to a whole vip |
 //! | 4 | keys that go | no packet meets the end of its vip |
@@ -67,6 +67,7 @@ pub fn diff_since<S: Slots>(
         settled: Settled::default(),
     };
     builder.bypass();
+    builder.tenants();
     builder.ways();
     builder.keys();
     builder.backends();
@@ -145,6 +146,27 @@ impl<S: Slots> Builder<'_, S> {
         ways.extend(ports.map(|(&ifindex, &egress)| Op::SetPort { ifindex, egress }));
         let gone = self.actual.ports.keys().filter(|ifindex| !self.desired.devices.contains_key(ifindex));
         self.stages.frees.extend(gone.map(|&ifindex| Op::RemovePort { ifindex }));
+    }
+
+    fn tenants(&mut self) {
+        for placed in self.layout.tenants.values() {
+            let Placed { row, content, was } = *placed;
+            match was {
+                None => self.stages.ways.push(Op::WriteTenant { row, content }),
+                Some(was) if was.limits != content.limits => {
+                    self.stages.ways.push(Op::SetTenantLimits { row, limits: content.limits });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Tenants without limits, of whose vips and backends none is left that counted for them.
+    fn freed_tenants(&self, rest: &BTreeMap<u16, BackendContent>) -> Vec<Op> {
+        let wanted = self.layout.tenants.values().map(|placed| placed.row);
+        let used: BTreeSet<u16> = wanted.chain(rest.values().map(|b| b.control.tenant())).collect();
+        let gone = self.actual.tenants.keys().filter(|row| !used.contains(row));
+        gone.map(|&row| Op::FreeTenant { row }).collect()
     }
 
     fn keys(&mut self) {
@@ -226,6 +248,7 @@ impl<S: Slots> Builder<'_, S> {
         let rest = self.rest(&freed);
         frees.extend(self.freed_egresses(&rest));
         frees.extend(self.freed_sources(&rest));
+        frees.extend(self.freed_tenants(&rest));
         self.stages.needs_barrier |= !frees.is_empty();
         self.stages.frees.extend(frees);
     }

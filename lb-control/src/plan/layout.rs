@@ -7,12 +7,13 @@ use super::desired::{Desired, DesiredBackend, DesiredVip, Way};
 use super::diff::Problem;
 use super::extent::Extents;
 use super::op::{BackendContent, EgressContent, Key, VipContent};
+use super::tenants::{RowLimits, TenantContent};
 use crate::code::Code;
 use crate::vip::Mode;
 use lb_common::abi::backend::{Control, NextHop};
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
-use lb_common::ids::{BackendId, VipId};
+use lb_common::ids::{BackendId, TenantId, VipId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -30,6 +31,8 @@ pub(super) struct Placed<C> {
 /// The place of everything desired.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
+    /// Tenants with limits. One that finds no place has none for now.
+    pub(super) tenants: BTreeMap<TenantId, Placed<TenantContent>>,
     /// Vips. One that finds no place is missing, and its backends with it.
     pub(super) vips: BTreeMap<VipId, Placed<VipContent>>,
     /// Backends.
@@ -49,6 +52,7 @@ pub(super) fn layout<S>(desired: &Desired, actual: &Actual<S>) -> Layout {
     let mut layout =
         Layout { egresses: actual.egresses.clone(), sources: actual.sources.clone(), ..Layout::default() };
     layout.problems.clone_from(&desired.problems);
+    layout.place_tenants(desired, actual);
     layout.place_vips(desired, actual);
     layout.place_ports(desired, actual);
     layout.place_backends(desired, actual);
@@ -63,6 +67,24 @@ fn free_rows<C>(used: &BTreeMap<u16, C>, rows: std::ops::Range<u32>) -> impl Ite
 impl Layout {
     fn problem(&mut self, code: Code, object: impl Into<String>) {
         self.problems.push(Problem { code, object: object.into() });
+    }
+
+    fn place_tenants<S>(&mut self, desired: &Desired, actual: &Actual<S>) {
+        let mut free = free_rows(&actual.tenants, 1..actual.limits.tenants.saturating_add(1));
+        for (id, tenant) in &desired.tenants {
+            let old = actual.tenants.iter().find(|(_, content)| content.id == *id);
+            let Some(row) = old.map(|(row, _)| *row).or_else(|| free.next()) else {
+                self.problem(Code::TenantRowsFull, format!("tenant {}", tenant.name));
+                continue;
+            };
+            let content = TenantContent { id: *id, limits: RowLimits::of(&tenant.limits, &actual.limits) };
+            self.tenants.insert(*id, Placed { row, content, was: old.map(|(_, old)| *old) });
+        }
+    }
+
+    /// The row of a tenant; 0 = it has no limits, or found no place.
+    fn tenant_row(&self, id: TenantId) -> u16 {
+        self.tenants.get(&id).map_or(0, |placed| placed.row)
     }
 
     fn place_vips<S>(&mut self, desired: &Desired, actual: &Actual<S>) {
@@ -85,8 +107,8 @@ impl Layout {
             let row = old.map(|(row, _)| row).or_else(|| free.next());
             match (row, extent) {
                 (Some(row), Some(extent)) => {
-                    let content =
-                        VipContent { id: *id, tenant: vip.tenant, key: vip.key, extent, policy: vip.policy };
+                    let policy = vip.policy.with_tenant(self.tenant_row(vip.tenant));
+                    let content = VipContent { id: *id, tenant: vip.tenant, key: vip.key, extent, policy };
                     self.vips.insert(*id, Placed { row, content, was: old.map(|(_, old)| *old) });
                 }
                 (None, _) => self.problem(Code::VipRowsFull, format!("vip {}", vip.name)),
@@ -140,7 +162,8 @@ impl Layout {
             None => (old_source, old_hop),
         };
         let port = Be16::new(backend.port);
-        let control = Control::new(backend.flags, backend.mode, source, vip_row, port);
+        let control = Control::new(backend.flags, backend.mode, source, vip_row, port)
+            .with_tenant(self.tenant_row(vip.tenant));
         BackendContent { id, address: backend.address, control, next_hop }
     }
 

@@ -39,6 +39,9 @@ impl Memory {
             Op::WriteEgress { row, content } => fill(&mut maps.egresses, *row, *content)?,
             Op::SetPort { ifindex, egress } => drop(maps.ports.insert(*ifindex, *egress)),
             Op::RemovePort { ifindex } => drop(maps.ports.remove(ifindex)),
+            Op::WriteTenant { row, content } => fill(&mut maps.tenants, *row, *content)?,
+            Op::SetTenantLimits { row, limits } => used(&mut maps.tenants, *row)?.limits = *limits,
+            Op::FreeTenant { row } => free(&mut maps.tenants, row)?,
             Op::WriteBackend { row, content } => fill(&mut maps.backends, *row, *content)?,
             Op::SetNextHop { row, next_hop } => used(&mut maps.backends, *row)?.next_hop = *next_hop,
             Op::SetControl { row, control } => used(&mut maps.backends, *row)?.control = *control,
@@ -93,7 +96,23 @@ impl Memory {
                 self.check_slot(*row, index, now_s)?;
             }
         }
+        self.check_tenants()?;
         self.check_ways()
+    }
+
+    /// A vip and its backends name no tenant, or the vip's.
+    fn check_tenants(&self) -> Result<(), String> {
+        let named = |row: u16| self.actual.tenants.get(&row).map(|tenant| tenant.id);
+        for (row, vip) in self.actual.vips.iter().filter(|(_, vip)| vip.policy.tenant() != 0) {
+            if named(vip.policy.tenant()) != Some(vip.tenant) {
+                return Err(format!("vip row {row} names tenant row {}, another's", vip.policy.tenant()));
+            }
+        }
+        let backends = self.actual.backends.iter().filter(|(_, backend)| backend.control.tenant() != 0);
+        match backends.clone().find(|(_, backend)| named(backend.control.tenant()).is_none()) {
+            Some((row, _)) => Err(format!("backend row {row} names a tenant row that is free")),
+            None => Ok(()),
+        }
     }
 
     fn check_keys(&self) -> Result<(), String> {

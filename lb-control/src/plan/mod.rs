@@ -16,14 +16,16 @@ mod settled;
 mod slots;
 mod summary;
 mod tables;
+mod tenants;
 
 pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_health, unnamed};
-pub use desired::{Desired, DesiredBackend, DesiredVip, Device, Observed, Way, desired};
+pub use desired::{Desired, DesiredBackend, DesiredTenant, DesiredVip, Device, Observed, Way, desired};
 pub use diff::{Plan, Problem, diff, diff_since};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
 pub use settled::Settled;
 pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise, summarise_with};
 pub use tables::{TableCache, TableMemo};
+pub use tenants::{RowLimits, TenantContent};
 
 #[cfg(test)]
 mod testing;

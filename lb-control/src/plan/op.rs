@@ -1,5 +1,6 @@
 //! The operations on the maps. Each is done whole or not at all, as far as a packet can tell.
 
+use super::tenants::{RowLimits, TenantContent};
 use crate::vip::Served;
 use lb_common::abi::backend::{Control, NextHop};
 use lb_common::abi::egress::Tags;
@@ -124,6 +125,25 @@ pub enum Op {
         ifindex: u32,
         /// Egress row.
         egress: u16,
+    },
+    /// Fills a free tenant row, with no credit handed out and nothing counted; `identity` is written last.
+    WriteTenant {
+        /// Row.
+        row: u16,
+        /// Content.
+        content: TenantContent,
+    },
+    /// The limits of a tenant in use.
+    SetTenantLimits {
+        /// Row.
+        row: u16,
+        /// The new limits.
+        limits: RowLimits,
+    },
+    /// Zeroes a tenant row that no vip and no backend names.
+    FreeTenant {
+        /// Row.
+        row: u16,
     },
     /// Fills a free backend row; `identity` is written last.
     WriteBackend {

@@ -13,6 +13,7 @@ mod params;
 pub mod peer;
 mod places;
 mod queries;
+pub mod rates;
 pub mod stream;
 mod undo;
 pub mod views;

@@ -8,17 +8,20 @@ use std::sync::atomic::{Ordering, fence};
 
 use lb_common::abi::backend::{BackendRow, Control, NextHop};
 use lb_common::abi::egress::{EgressRow, Tags};
+use lb_common::abi::tenant::{COUNTS_PER_TENANT, Caps, TenantCounts, TenantRow};
 use lb_common::abi::vip::{Policy, VipEntry, VipRow, extent, extent_word};
 use lb_common::abi::word::Word;
 use lb_common::addr::{Addr, Mac};
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
-use lb_control::limits::Limits;
-use lb_control::plan::{Actual, BackendContent, EgressContent, Key, Op, SlotChange, Sweep, VipContent};
+use lb_control::limits::{Limits, flow_entries, nat_ports};
+use lb_control::plan::{
+    Actual, BackendContent, EgressContent, Key, Op, RowLimits, SlotChange, Sweep, TenantContent, VipContent,
+};
 
 use super::fault::{Fault, Result};
 use super::store::{CountOf, Store};
-use super::{Counters, LiveSlots, sys};
+use super::{Counters, LiveSlots, TenantCount, sys};
 
 /// Everything that the maps hold.
 pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlots>> {
@@ -28,6 +31,7 @@ pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlo
         bypass: store.config[0].bypass.load() != 0,
         vips: in_use(&store.vips, vip),
         keys: keys.iter().map(|(key, entry)| (Key::from_abi(key), VipEntry(*entry))).collect(),
+        tenants: in_use(&store.tenants, tenant),
         backends: in_use(&store.backends, backend),
         egresses: in_use(&store.egresses, egress),
         ports: store.calls.ports()?.into_iter().map(|(ifindex, row)| (ifindex, row as u16)).collect(),
@@ -52,6 +56,9 @@ fn limits(store: &Store) -> Limits {
         slots: store.slots.len() as u32,
         egresses: store.egresses.len() as u32,
         sources: store.sources.len() as u32,
+        tenants: store.tenants.len() as u32 - 1,
+        flow_entries: flow_entries(store.flows.len() as u32),
+        nat_ports: nat_ports(store.nat.len() as u32),
     }
 }
 
@@ -72,6 +79,14 @@ pub(super) fn vip(row: &VipRow) -> Option<VipContent> {
         extent: extent(row.table.load()),
         policy: Policy(row.policy.load()),
     })
+}
+
+/// A tenant row's content.
+fn tenant(row: &TenantRow) -> Option<TenantContent> {
+    let id = TenantId(row.identity.load() as u32);
+    let rates = std::array::from_fn(|rate| row.rates[rate].load());
+    let limits = RowLimits { rates, burst_ns: row.burst_ns.load(), caps: Caps(row.caps.load()) };
+    (id.0 != 0).then_some(TenantContent { id, limits })
 }
 
 /// A backend row's content.
@@ -124,6 +139,9 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
         Op::SetNextHop { row, next_hop } => set(&backend_row(store, *row)?.next_hop, next_hop.0),
         Op::SetControl { row, control } => set(&backend_row(store, *row)?.control, control.0),
         Op::FreeBackend { row } => free_backend(backend_row(store, *row)?),
+        Op::WriteTenant { row, content } => return write_tenant(store, *row, content),
+        Op::SetTenantLimits { row, limits } => set_tenant_limits(tenant_row(store, *row)?, limits),
+        Op::FreeTenant { row } => free_tenant(tenant_row(store, *row)?),
         Op::WriteSlots { first, values } => {
             let slots = slots(store, *first, values.len() as u32)?;
             slots.iter().zip(values).for_each(|(word, slot)| word.store(slot.0));
@@ -160,6 +178,10 @@ fn backend_row(store: &Store, row: u16) -> Result<&BackendRow> {
 
 fn egress_row(store: &Store, row: u16) -> Result<&EgressRow> {
     row_of("LB_EGRESS", &store.egresses, row.into())
+}
+
+fn tenant_row(store: &Store, row: u16) -> Result<&TenantRow> {
+    row_of("LB_TENANTS", &store.tenants, row.into())
 }
 
 fn slots(store: &Store, first: u32, count: u32) -> Result<&[Word]> {
@@ -207,6 +229,28 @@ fn free_backend(row: &BackendRow) {
     }
 }
 
+fn write_tenant(store: &Store, number: u16, content: &TenantContent) -> Result<()> {
+    let row = tenant_row(store, number)?;
+    (0..COUNTS_PER_TENANT).try_for_each(|kind| store.calls.reset_count(CountOf::Tenant(number, kind)))?;
+    set_tenant_limits(row, &content.limits);
+    row.handed_ns.iter().chain([&row.connections, &row.nat_ports]).for_each(|word| word.store(0));
+    set(&row.identity, content.id.0.into());
+    Ok(())
+}
+
+/// Word by word: a packet in between meets an old limit beside a new one.
+fn set_tenant_limits(row: &TenantRow, limits: &RowLimits) {
+    row.burst_ns.store(limits.burst_ns);
+    row.rates.iter().zip(limits.rates).for_each(|(word, rate)| word.store(rate));
+    row.caps.store(limits.caps.0);
+}
+
+fn free_tenant(row: &TenantRow) {
+    let state = row.handed_ns.iter().chain([&row.connections, &row.nat_ports]);
+    let limits = row.rates.iter().chain([&row.burst_ns, &row.caps]);
+    state.chain(limits).chain([&row.identity]).for_each(|word| word.store(0));
+}
+
 fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
     let row = vip_row(store, number)?;
     slots(store, content.extent.0, content.extent.1)?;
@@ -249,6 +293,16 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
     for number in in_use(&store.backends, backend).into_keys() {
         counters.backends.insert(number, store.calls.count(CountOf::Backend(number))?);
     }
+    for (number, content) in in_use(&store.tenants, tenant) {
+        let row = &store.tenants[usize::from(number)];
+        let count = |word: &Word| (word.load() as i64).max(0) as u64;
+        let mut counts = TenantCounts::default();
+        for (kind, sum) in (0..).zip(&mut counts.0) {
+            *sum = store.calls.count(CountOf::Tenant(number, kind))?;
+        }
+        let (connections, nat_ports) = (count(&row.connections), count(&row.nat_ports));
+        counters.tenants.insert(content.id, TenantCount { counts, connections, nat_ports });
+    }
     Ok(counters)
 }
 
@@ -276,6 +330,11 @@ mod tests {
         BackendContent { id: BackendId(31), address: "10.0.0.9".parse().unwrap(), control, next_hop }
     }
 
+    fn tenant_content() -> TenantContent {
+        let limits = RowLimits { rates: [7, 0, 9], burst_ns: 11, caps: Caps::new(3, 4) };
+        TenantContent { id: TenantId(4), limits }
+    }
+
     fn egress_content() -> EgressContent {
         let source_mac = Mac::from_octets([2, 0, 0, 0, 0, 1]);
         EgressContent { ifindex: 12, mtu: 1400, source_mac, tags: Tags::two(100, 9) }
@@ -287,6 +346,7 @@ mod tests {
             Op::WriteSource { number: 2, address: "10.0.0.1".parse().unwrap() },
             Op::WriteEgress { row: 7, content: egress_content() },
             Op::SetPort { ifindex: 12, egress: 7 },
+            Op::WriteTenant { row: 3, content: tenant_content() },
             Op::WriteBackend { row: 8, content: backend_content() },
             Op::WriteSlots { first: 251, values: vec![Slot::stable(8); 257] },
             Op::WriteVip { row: 5, content: vip_content() },
@@ -310,6 +370,7 @@ mod tests {
         assert!(actual.bypass);
         assert_eq!(actual.limits, memory::small().limits);
         assert_eq!(actual.vips, [(5, vip_content())].into());
+        assert_eq!(actual.tenants, [(3, tenant_content())].into());
         assert_eq!(actual.backends, [(8, backend_content())].into());
         assert_eq!(actual.egresses, [(7, egress_content())].into());
         assert_eq!(actual.sources, [(2, "10.0.0.1".parse().unwrap())].into());
@@ -332,6 +393,7 @@ mod tests {
             Op::RemoveVipKey { key: key() },
             Op::RemoveVipKey { key: Key::mark(key().address) },
             Op::FreeVip { row: 5 },
+            Op::FreeTenant { row: 3 },
             Op::FreeBackend { row: 8 },
             Op::RemovePort { ifindex: 12 },
             Op::FreeEgress { row: 7 },
@@ -356,9 +418,11 @@ mod tests {
             Op::SetNextHop { row: 8, next_hop },
             Op::SetVipPolicy { row: 5, policy },
             Op::SetVipTable { row: 5, extent: (0, 251) },
+            Op::SetTenantLimits { row: 3, limits: RowLimits::default() },
         ];
         apply(&store, &live).unwrap();
         let actual = read(&store, None).unwrap();
+        assert_eq!(actual.tenants[&3].limits, RowLimits::default());
         assert_eq!(actual.backends[&8], BackendContent { control, next_hop, ..backend_content() });
         assert_eq!(actual.vips[&5], VipContent { policy, extent: (0, 251), ..vip_content() });
     }
@@ -385,6 +449,7 @@ mod tests {
         let beyond = [
             (Op::WriteVip { row: 64, content: vip_content() }, "LB_VIPS"),
             (Op::WriteBackend { row: 1024, content: backend_content() }, "LB_BACKENDS"),
+            (Op::WriteTenant { row: 1024, content: tenant_content() }, "LB_TENANTS"),
             (Op::WriteEgress { row: 256, content: egress_content() }, "LB_EGRESS"),
             (Op::WriteSource { number: 16, address: "10.0.0.1".parse().unwrap() }, "LB_SOURCES"),
             (Op::WriteSlots { first: 1 << 20, values: vec![Slot::stable(1)] }, "LB_SLOTS"),

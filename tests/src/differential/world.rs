@@ -10,6 +10,7 @@ use lb_common::abi::egress::{EgressRow, Tags};
 use lb_common::abi::flow::{Entry, EntryState, Trace};
 use lb_common::abi::nat::{NatControl, NatState, first_row};
 use lb_common::abi::slot::{Phase, Slot};
+use lb_common::abi::tenant::Caps;
 use lb_common::abi::vip::{Policy, Tracking, VipEntry, VipKey, VipRow, extent_word};
 use lb_common::addr::{Addr, Mac};
 use lb_common::be::Be16;
@@ -35,6 +36,8 @@ const SLOTS: u32 = 251;
 const BACKENDS: u16 = 6;
 /// Addresses of vips in each family; each has three vips.
 const ADDRESSES: u16 = 6;
+/// Tenants with rows.
+const TENANTS: u16 = 4;
 /// The backend whose plane of the NAT table is full.
 const CROWDED: usize = 1;
 
@@ -157,7 +160,8 @@ impl World {
             let port = Be16::new(if rng.bool() { 0 } else { 8080 });
             let source = u8::from(!v4_backend);
             let stored = &self.tables.backends[usize::from(row)];
-            stored.control.store(Control::new(flags, mode, source, number as u16 + 1, port).0);
+            let control = Control::new(flags, mode, source, number as u16 + 1, port);
+            stored.control.store(control.with_tenant(tenant_of(number)).0);
             stored.addr[0].store(address.words()[0]);
             stored.addr[1].store(address.words()[1]);
             let way = 1 + rng.u16(0..EGRESSES - 1);
@@ -173,7 +177,9 @@ impl World {
         let tracking = *pick(&[Tracking::Auto, Tracking::Auto, Tracking::Always, Tracking::Never], rng);
         let idle_s = if rng.u8(0..4) == 0 { 3 } else { 900 };
         let policy = Policy::new(tracking, rng.u8(0..3) == 0, false, idle_s);
-        self.tables.vips[number + 1].policy.store(policy.0);
+        // Now and then a tenant that does not exist.
+        let tenant = if rng.u8(0..20) == 0 { 999 } else { tenant_of(number) };
+        self.tables.vips[number + 1].policy.store(policy.with_tenant(tenant).0);
     }
 
     /// A slot of any kind.
@@ -203,7 +209,7 @@ impl World {
         let control = Control(stored.control.load());
         let mode =
             Control::new(3, Mode::Nat, u8::from(!self.vips[number].address.is_v4()), 2, control.port());
-        stored.control.store(mode.0);
+        stored.control.store(mode.with_tenant(tenant_of(number)).0);
         let address = if self.vips[number].address.is_v4() { v4(10, 1, 99, 1) } else { v6(0x199, 1) };
         stored.addr[0].store(address.words()[0]);
         stored.addr[1].store(address.words()[1]);
@@ -228,6 +234,9 @@ impl World {
             _ => Meter::default(),
         };
         tables.meter.set(meter);
+        for tenant in 1..=TENANTS {
+            self.limits(tenant, rng);
+        }
         for _ in 0..rng.u32(0..300) {
             self.slot(rng.u32(0..tables.slots.len() as u32), rng);
         }
@@ -245,6 +254,17 @@ impl World {
             self.tables.ports.remove(&INGRESS);
         }
         self.pass(*pick(&[0, 1, 2, 5, 31, 100, 2_000], rng));
+    }
+
+    /// Limits of a tenant: none in two of three cases, so that frames come to where there is more to see.
+    fn limits(&self, tenant: u16, rng: &mut Rng) {
+        let row = &self.tables.tenants[usize::from(tenant)];
+        row.burst_ns.store(rng.u64(0..200_000_000));
+        for (word, most) in row.rates.iter().zip([5_000, 4_000_000, 500]) {
+            word.store(if rng.u8(0..6) == 0 { rng.u64(1..most) } else { 0 });
+        }
+        let mut cap = |most| if rng.u8(0..6) == 0 { rng.u32(1..most) } else { 0 };
+        row.caps.store(Caps::new(cap(100), cap(60)).0);
     }
 
     fn backend(&self, rng: &mut Rng) {
@@ -268,6 +288,9 @@ impl World {
     /// Lets time pass: the clock stands, so all that is remembered becomes older instead.
     fn pass(&self, seconds: u32) {
         let tables = &self.tables;
+        for word in tables.tenants.iter().flat_map(|row| &row.handed_ns) {
+            word.store(word.load().saturating_sub(u64::from(seconds) * 1_000_000_000));
+        }
         for trace in tables.flows.iter().flat_map(|bucket| &bucket.traces) {
             let old = Trace(trace.load());
             trace.store(Trace::new(old.seen_s().wrapping_sub(seconds), old.isn()).0);
@@ -294,6 +317,11 @@ impl World {
         let words = self.tables.flows.iter().flat_map(|bucket| &bucket.entries);
         words.filter(|word| Entry(word.load()).state() != EntryState::Free).count()
     }
+}
+
+/// The tenant of a vip; 0 = one without limits.
+fn tenant_of(vip: usize) -> u16 {
+    vip as u16 % (TENANTS + 1)
 }
 
 fn first_backend(vip: usize) -> u16 {
