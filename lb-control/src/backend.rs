@@ -29,6 +29,22 @@ impl fmt::Display for Intent {
     }
 }
 
+/// What a person last ordered of a backend's breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerOrder {
+    /// Open until it is reset.
+    pub tripped: bool,
+    /// Revision of the event that tripped or reset it last; 0: none did.
+    pub revision: u64,
+}
+
+impl BreakerOrder {
+    /// Whether nobody ever ordered anything.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// A backend as the log knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backend {
@@ -42,6 +58,9 @@ pub struct Backend {
     pub weight: u16,
     /// What people intend with it.
     pub intent: Intent,
+    /// What a person last ordered of its breaker.
+    #[serde(default, skip_serializing_if = "BreakerOrder::is_none")]
+    pub breaker: BreakerOrder,
     /// Revision of the last event that changed it.
     pub revision: u64,
     /// When that was, milliseconds since the Unix epoch.
@@ -49,8 +68,8 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// The weight that counts: 0 unless it is enabled.
+    /// The weight that counts: 0 unless it is enabled, and 0 while a person keeps its breaker open.
     pub fn effective_weight(&self) -> u16 {
-        if self.intent == Intent::Enabled { self.weight } else { 0 }
+        if self.intent == Intent::Enabled && !self.breaker.tripped { self.weight } else { 0 }
     }
 }

@@ -81,7 +81,7 @@ codes! {
     IdleRange 1024 "the idle time must be from 1 to 65535 seconds"
         "Leave it out for 900 s (TCP) or 60 s (UDP).";
     ProbeRange 1025 "a setting of the probe is out of range"
-        "interval_ms 50 to 3600000, timeout_ms 10 to 60000, rise and fall 1 to 100.";
+        "interval_ms 50 to 3600000, timeout_ms 10 to 60000, rise and fall 1 to 100, retries 0 to 10.";
     ProbePort 1026 "the probe has no port to try"
         "Set `probe.port`, or `probe.kind` to \"none\": the backend serves all ports.";
     StatelessTcp 1027 "udp_stateless is for UDP vips"
@@ -102,6 +102,24 @@ codes! {
         "A key stands for one command: leave it out, or make a new one for each (`lb` does so by itself).";
     Stale 1035 "what the command touches has changed since"
         "Look at it again, then send the command with the revision that the message names, or without one.";
+    BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
+        "docs/guide/circuit-breaker.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
+    ProbeTimeout 1060 "the probe's timeout is not shorter than its interval"
+        "Raise `interval_ms` or lower `timeout_ms`: a probe ends before the next begins.";
+    ProbeForeign 1061 "the setting belongs to another kind of probe"
+        "path, host, status and body are for http and https; sni and verify for https and tls; send and expect for udp.";
+    ProbePath 1062 "the path of the probe is not of its form"
+        "Begin it with `/`, and write what is neither a letter, a digit nor a mark of ASCII as %XX.";
+    ProbeHost 1063 "a name in the probe is not of its form"
+        "`host` is a name or address, with a port if need be; `sni` is a name.";
+    ProbeStatus 1064 "the statuses of the probe are not of their form"
+        "Numbers and ranges from 100 to 599 between commas, such as `200-299,301`.";
+    ProbeBody 1065 "the regular expression of the probe cannot be used"
+        "docs.rs/regex shows its form: no look-around, no back references, so that matching takes bounded time.";
+    ProbePayload 1066 "a payload of the probe cannot be sent or expected"
+        "1 to 1024 bytes: text as it stands, or hexadecimal digits after `hex:`, such as `hex:00ff`.";
+    ProbeUnsaid 1067 "the UDP probe does not say what to send"
+        "Set `probe.send` to something that the backend answers.";
 
     TenantLimitRange 1040 "a limit of the tenant is out of range"
         "The message names the range; leave the limit out, or say `unlimited` for it, to have none.";

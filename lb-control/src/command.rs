@@ -4,6 +4,7 @@
 //! Nothing is validated here beyond the shape: that is [`crate::decide`]'s, which knows the state.
 
 use crate::backend::Intent;
+use crate::breaker::BreakerWish;
 use crate::probe::ProbeWish;
 use crate::tenant::{Limit, TenantLimits};
 use crate::vip::{Mode, Protocol, Tracking};
@@ -38,6 +39,10 @@ pub enum Command {
     BackendSet(BackendSet),
     /// Removes a backend; flows that it still has end. Drain it first to keep them.
     BackendRemove(BackendRemove),
+    /// Opens a backend's breaker until it is reset.
+    BreakerTrip(BreakerTrip),
+    /// Closes a backend's breaker, whatever opened it.
+    BreakerReset(BreakerReset),
     /// Turns the emergency bypass on or off: every packet passes untouched.
     BypassSet(BypassSet),
     /// Brings about what a document says.
@@ -116,6 +121,9 @@ pub struct VipSpec {
     /// How its backends are probed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeWish>,
+    /// When a breaker keeps a backend out, and how it comes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerWish>,
     /// Its pool.
     #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<BackendSpec>,
@@ -137,6 +145,7 @@ impl VipSpec {
             idle_s: None,
             table_size: None,
             probe: None,
+            breaker: None,
             backends: Vec::new(),
         }
     }
@@ -195,6 +204,9 @@ pub struct VipSet {
     /// Changes to the probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeWish>,
+    /// Changes to the breaker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerWish>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,
@@ -262,6 +274,29 @@ pub struct BackendRemove {
     /// Do it even if it ends traffic: needed for the last enabled backend of a pool.
     #[serde(default)]
     pub allow_disruption: bool,
+}
+
+/// Opens a breaker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerTrip {
+    /// Name of the vip.
+    pub vip: String,
+    /// Name of the backend.
+    pub name: String,
+    /// Do it even if it ends traffic: needed for the last enabled backend of a pool.
+    #[serde(default)]
+    pub allow_disruption: bool,
+}
+
+/// Closes a breaker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BreakerReset {
+    /// Name of the vip.
+    pub vip: String,
+    /// Name of the backend.
+    pub name: String,
 }
 
 /// The emergency bypass.
@@ -339,6 +374,8 @@ impl Command {
             Self::BackendAdd(_) => "backend_add",
             Self::BackendSet(_) => "backend_set",
             Self::BackendRemove(_) => "backend_remove",
+            Self::BreakerTrip(_) => "breaker_trip",
+            Self::BreakerReset(_) => "breaker_reset",
             Self::BypassSet(_) => "bypass_set",
             Self::Apply(_) => "apply",
         }

@@ -107,6 +107,20 @@ pub enum Change {
         /// The new intent.
         intent: Intent,
     },
+    /// A person opened a backend's breaker, until it is reset.
+    BreakerTripped {
+        /// Name of the vip.
+        vip: String,
+        /// Name.
+        backend: String,
+    },
+    /// A person closed a backend's breaker, whatever had opened it.
+    BreakerReset {
+        /// Name of the vip.
+        vip: String,
+        /// Name.
+        backend: String,
+    },
     /// A backend was removed.
     BackendRemoved {
         /// Name of the vip.
@@ -136,6 +150,8 @@ impl Change {
             | Self::BackendAdded { vip, .. }
             | Self::BackendWeightChanged { vip, .. }
             | Self::BackendIntentChanged { vip, .. }
+            | Self::BreakerTripped { vip, .. }
+            | Self::BreakerReset { vip, .. }
             | Self::BackendRemoved { vip, .. } => Some(vip),
             Self::TenantAdded { .. }
             | Self::TenantRemoved { .. }

@@ -15,6 +15,8 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod backoff;
+pub mod breaker;
 pub mod code;
 pub mod command;
 pub mod decide;

@@ -7,7 +7,7 @@
 //! and a copy of the vip that it touches, not a copy of every backend. The indexes and totals are not stored: they
 //! follow from the vips.
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BreakerOrder};
 use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
 use crate::tenant::TenantLimits;
@@ -151,17 +151,18 @@ impl State {
             Change::TenantLimitsChanged { tenant, limits } => self.limit_tenant(tenant, at, *limits),
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
-                self.add_vip(vip, at.vip(*id, tenant, *served, *settings));
+                self.add_vip(vip, at.vip(*id, tenant, *served, settings.clone()));
             }
             Change::VipSettingsChanged { vip, settings } => {
-                self.set_settings(vip, at, *settings);
+                self.set_settings(vip, at, settings.clone());
             }
             Change::VipRemoved { vip } => self.remove_vip(vip),
             Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
                 self.next.backend = self.next.backend.max(BackendId(id.0.saturating_add(1)));
                 let (Stamp { revision, changed_ms }, id) = (at, *id);
                 let (address, port, weight, intent) = (*address, *port, *weight, *intent);
-                let new = Backend { id, address, port, weight, intent, revision, changed_ms };
+                let breaker = BreakerOrder::default();
+                let new = Backend { id, address, port, weight, intent, breaker, revision, changed_ms };
                 self.add_backend(vip, backend, at, new);
             }
             Change::BackendWeightChanged { vip, backend, weight } => {
@@ -170,6 +171,8 @@ impl State {
             Change::BackendIntentChanged { vip, backend, intent } => {
                 self.change_backend(vip, backend, at, |b| b.intent = *intent);
             }
+            Change::BreakerTripped { vip, backend } => self.order_breaker(vip, backend, at, true),
+            Change::BreakerReset { vip, backend } => self.order_breaker(vip, backend, at, false),
             Change::BackendRemoved { vip, backend } => {
                 self.remove_backend(vip, backend, at);
             }
@@ -255,11 +258,10 @@ impl State {
     }
 
     fn set_settings(&mut self, name: &str, at: Stamp, settings: VipSettings) {
-        let mut was = None;
+        let (mut was, slots) = (None, settings.table_size);
         self.change_vip(name, at, |vip| was = Some(std::mem::replace(&mut vip.settings, settings)));
         if let Some(was) = was {
-            self.totals.slots =
-                self.totals.slots - u64::from(was.table_size) + u64::from(settings.table_size);
+            self.totals.slots = self.totals.slots - u64::from(was.table_size) + u64::from(slots);
         }
     }
 
@@ -298,6 +300,12 @@ impl State {
             change(vip);
             (vip.revision, vip.changed_ms) = (at.revision, at.changed_ms);
         }
+    }
+
+    fn order_breaker(&mut self, vip: &str, name: &str, at: Stamp, tripped: bool) {
+        self.change_backend(vip, name, at, |backend| {
+            backend.breaker = BreakerOrder { tripped, revision: at.revision };
+        });
     }
 
     fn change_backend(&mut self, vip: &str, name: &str, at: Stamp, change: impl FnOnce(&mut Backend)) {

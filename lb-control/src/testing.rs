@@ -2,8 +2,8 @@
 
 use crate::backend::Intent;
 use crate::command::{
-    Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BypassSet, Command, Document, TenantRemove,
-    TenantSet, TenantSpec, VipRemove, VipSet, VipSpec,
+    Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BreakerReset, BreakerTrip, BypassSet, Command,
+    Document, TenantRemove, TenantSet, TenantSpec, VipRemove, VipSet, VipSpec,
 };
 use crate::probe::{ProbeKind, ProbeWish};
 use crate::tenant::Limit;
@@ -98,8 +98,8 @@ fn intent() -> impl Strategy<Value = Intent> {
 }
 
 fn probe() -> impl Strategy<Value = ProbeWish> {
-    let kind = select(&[ProbeKind::None, ProbeKind::Tcp][..]);
-    let range = (mostly(50u32..5_000, Just(0)), mostly(1u8..5, Just(0)));
+    let kind = select(&[ProbeKind::None, ProbeKind::Tcp, ProbeKind::Http, ProbeKind::Icmp][..]);
+    let range = (mostly(200u32..5_000, Just(0)), mostly(1u8..5, Just(0)));
     (weighted(0.5, kind), range, weighted(0.3, port())).prop_map(|(kind, (interval_ms, fall), port)| {
         ProbeWish { kind, interval_ms: Some(interval_ms), fall: Some(fall), port, ..ProbeWish::default() }
     })
@@ -175,6 +175,15 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         let BackendSpec { name, address, port, weight, intent } = spec;
         Command::BackendAdd(BackendAdd { vip, name, address, port, weight, intent })
     });
+    let breaker = (vip_name(), backend_name(), any::<bool>(), any::<bool>()).prop_map(
+        |(vip, name, tripped, allow_disruption)| {
+            if tripped {
+                Command::BreakerTrip(BreakerTrip { vip, name, allow_disruption })
+            } else {
+                Command::BreakerReset(BreakerReset { vip, name })
+            }
+        },
+    );
     let backend_remove =
         (vip_name(), backend_name(), any::<bool>()).prop_map(|(vip, name, allow_disruption)| {
             Command::BackendRemove(BackendRemove { vip, name, allow_disruption })
@@ -191,6 +200,7 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         12 => backend_add,
         6 => backend_set().prop_map(Command::BackendSet),
         3 => backend_remove,
+        2 => breaker,
         1 => any::<bool>().prop_map(|on| Command::BypassSet(BypassSet { on })),
         2 => apply().prop_map(Command::Apply),
     ]

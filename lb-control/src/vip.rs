@@ -1,6 +1,7 @@
 //! A vip: address, port and protocol that are served, and how. Its pool is the backends in it.
 
 use crate::backend::Backend;
+use crate::breaker::BreakerSettings;
 use crate::probe::{Probe, ProbeKind};
 pub use lb_common::abi::backend::Mode;
 pub use lb_common::abi::vip::Tracking;
@@ -61,7 +62,7 @@ impl fmt::Display for Served {
 }
 
 /// How a vip is served: what may change while it lives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VipSettings {
     /// How packets reach its backends. Changes only while it has none.
@@ -79,6 +80,9 @@ pub struct VipSettings {
     pub table_size: u32,
     /// How its backends are probed.
     pub probe: Probe,
+    /// When a breaker keeps a backend out, and how it comes back.
+    #[serde(default = "BreakerSettings::off", skip_serializing_if = "BreakerSettings::is_as_of_old")]
+    pub breaker: BreakerSettings,
 }
 
 impl VipSettings {
@@ -98,6 +102,7 @@ impl VipSettings {
             idle_s,
             table_size: lb_common::limits::SLOTS_PER_VIP,
             probe: Probe::of_kind(if probed { ProbeKind::Tcp } else { ProbeKind::None }),
+            breaker: BreakerSettings::DEFAULT,
         }
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! A pass runs when the state, a health, a way or a device changed, after a sweep that may have freed something, and
 //! every [`RESYNC_S`] seconds in any case. One thread passes, another sweeps; nobody else writes to the maps. What cannot be
-//! done now stays pending with its reason and is tried again. Nothing here decides what the maps should hold.
+//! done now stays pending with its reason and is tried again. Nothing here decides what the maps should hold; [`known`]
+//! says when a pass need not look at everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod known;
+
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lb_common::ids::BackendId;
 use lb_control::code::Code;
-use lb_control::plan::{self, Actual, Desired, Observed, Op, Rows, Settled, TableCache, Way};
-use lb_control::state::State;
+use lb_control::plan::{self, Actual, Op, Rows, Settled, Way};
 use lb_control::vip::{Mode, Tracking};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -20,6 +22,7 @@ use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane, Fault, Liv
 use crate::engine::Published;
 use crate::probe::SeenHealth;
 use crate::vital;
+use known::{Done, Known, Wish};
 
 /// Default time from one full comparison to the next when nothing changes, seconds.
 pub const RESYNC_S: u64 = 10;
@@ -77,8 +80,8 @@ struct ToSweep {
     due: bool,
     /// Some vip remembers every flow, so there may always be entries that end.
     always: bool,
-    /// Rows that a sweep can prove free.
-    watched: Rows,
+    /// The last whole pass: what rows a sweep can prove free follows from it.
+    last: Option<(Published, Arc<Actual<LiveSlots>>)>,
 }
 
 /// Starts both threads of the reconciler; they end when the state's publisher is gone.
@@ -94,15 +97,7 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
         swept: swept.clone(),
         states: inputs.states.clone(),
     };
-    let passer = Passer {
-        dataplane,
-        inputs,
-        standing,
-        to_sweep,
-        swept,
-        tables: TableCache::default(),
-        settled: Settled::default(),
-    };
+    let passer = Passer { dataplane, inputs, standing, to_sweep, swept, known: Known::default() };
     spawn("reconcile", passer.run());
     spawn("sweep", sweeper.run());
     follow
@@ -122,16 +117,16 @@ struct Passer {
     standing: Arc<watch::Sender<Standing>>,
     to_sweep: Arc<Mutex<ToSweep>>,
     swept: Arc<Notify>,
-    tables: TableCache,
-    /// What the slots rested on after the last whole pass.
-    settled: Settled,
+    known: Known,
 }
 
 /// Why a pass runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// Something changed, or the last pass was not whole.
-    Change,
+    /// The state, a health or a way changed: what the maps hold is as the last pass left it.
+    Wish,
+    /// A device changed, a sweep may have freed something, or the last pass was not whole.
+    Maps,
     /// It was time.
     Resync,
     /// Nobody needs the maps any more.
@@ -141,7 +136,7 @@ enum Cause {
 impl Passer {
     async fn run(mut self) {
         let mut last = Instant::now();
-        let mut cause = Cause::Change;
+        let mut cause = Cause::Maps;
         while cause != Cause::End {
             self.pass(cause);
             if cause == Cause::Resync {
@@ -158,16 +153,16 @@ impl Passer {
             let tick = Instant::now() + if retry { RETRY } else { TICK };
             tokio::select! {
                 changed = self.inputs.states.changed() => {
-                    return if changed.is_ok() { Cause::Change } else { Cause::End };
+                    return if changed.is_ok() { Cause::Wish } else { Cause::End };
                 }
-                Ok(()) = self.inputs.health.changed() => return Cause::Change,
-                Ok(()) = self.inputs.ways.changed() => return Cause::Change,
-                () = self.inputs.nudge.notified() => return Cause::Change,
-                () = self.swept.notified() => return Cause::Change,
+                Ok(()) = self.inputs.health.changed() => return Cause::Wish,
+                Ok(()) = self.inputs.ways.changed() => return Cause::Wish,
+                () = self.inputs.nudge.notified() => return Cause::Maps,
+                () = self.swept.notified() => return Cause::Maps,
                 () = tokio::time::sleep_until(tick.min(resync)) => {}
             }
             if retry || self.devices_changed() {
-                return Cause::Change;
+                return Cause::Maps;
             }
             if Instant::now() >= resync {
                 return Cause::Resync;
@@ -195,99 +190,84 @@ impl Passer {
         let changed = self.inputs.states.has_changed().unwrap_or(true)
             || self.inputs.health.has_changed().unwrap_or(true)
             || self.inputs.ways.has_changed().unwrap_or(true);
-        let state = self.inputs.states.borrow_and_update().clone();
-        match self.compare_and_apply(&state, cause) {
+        let wish = Wish {
+            state: self.inputs.states.borrow_and_update().clone(),
+            health: self.inputs.health.borrow_and_update().clone(),
+            ways: self.inputs.ways.borrow_and_update().clone(),
+        };
+        match self.compare_and_apply(&wish, cause) {
             Ok(done) => {
                 let quiet = cause == Cause::Resync && !changed;
                 let drift = if quiet { drifted(&done.ops) } else { 0 };
                 if drift > 0 {
                     tracing::warn!(operations = drift, "the maps were not as they were left; repaired");
                 }
-                self.leave_for_sweep(&state, &done);
+                self.leave_for_sweep(&done, cause);
                 self.standing.send_modify(|standing| {
-                    standing.revision = state.revision;
+                    standing.revision = wish.state.revision;
                     standing.passes += 1;
-                    standing.problems = done.problems;
+                    standing.problems.clone_from(&done.problems);
                     standing.fault = None;
                     standing.drift_ops += drift;
-                    standing.attached = done.attached;
-                    standing.actual = Some(Arc::new(done.actual));
+                    standing.attached.clone_from(&done.attached);
+                    standing.actual = Some(done.actual.clone());
                 });
+                self.known.keep(done);
             }
             Err(fault) => {
                 tracing::error!(code = %fault.code, message = fault.message, "the maps are not as they should be");
+                self.known.forget();
                 self.standing.send_modify(|standing| standing.fault = Some(fault));
             }
         }
     }
 
-    fn compare_and_apply(&mut self, state: &State, cause: Cause) -> Result<Done, Fault> {
+    fn compare_and_apply(&mut self, wish: &Wish, cause: Cause) -> Result<Done, Fault> {
+        if cause == Cause::Wish
+            && let Some(done) = self.known.partial(wish, &*self.dataplane)?
+        {
+            return Ok(done);
+        }
         let attached = self.dataplane.attached()?;
         let mut actual = self.dataplane.read()?;
-        let observed = self.observed(&attached, state, &actual);
-        let desired = plan::desired(state, &observed, &mut self.tables);
+        let observed = wish.observed_all(&attached, &actual);
+        let desired = plan::desired(&wish.state, &observed, &mut self.known.tables);
         let mut ops = Vec::new();
         // After a fault, and when it is time, every slot is looked at.
-        let was_settled = std::mem::take(&mut self.settled);
+        let was_settled = std::mem::take(&mut self.known.settled);
         let was_settled = if cause == Cause::Resync { Settled::default() } else { was_settled };
         for _ in 0..ROUNDS {
             let (plan, settled) = plan::diff_since(&desired, &actual, self.dataplane.now_s(), &was_settled);
-            if plan.ops.is_empty() {
-                self.settled = settled;
-                return Ok(Done { desired, actual, ops, problems: plan.problems, attached });
-            }
             let missed = self.dataplane.apply(&plan.ops)?;
-            ops.extend(plan.ops);
-            actual = self.dataplane.read()?;
+            if !plan.ops.is_empty() {
+                ops.extend(plan.ops);
+                actual = self.dataplane.read()?;
+            }
             if missed == 0 {
-                self.settled = settled;
-                return Ok(Done { desired, actual, ops, problems: plan.problems, attached });
+                self.known.settled = settled;
+                // What it proved has been used.
+                actual.sweep = None;
+                let (wish, actual, problems) = (wish.clone(), Arc::new(actual), plan.problems);
+                return Ok(Done { wish, actual, ops, problems, attached });
             }
             tracing::debug!(slots = missed, "slots changed while they were planned; planning again");
         }
         Err(Fault::new(Code::SlotsContended, format!("slots changed under {ROUNDS} plans in a row")))
     }
 
-    fn observed(&mut self, attached: &[Attached], state: &State, actual: &Actual<LiveSlots>) -> Observed {
-        let health = self.inputs.health.borrow_and_update().clone();
-        let ways = self.inputs.ways.borrow_and_update().clone();
-        let ways: BTreeMap<_, _> =
-            ways.iter().filter_map(|(id, way)| Some((*id, *way.as_ref().ok()?))).collect();
-        // A way once known stays in its row, so the maps themselves remember who was ever reached.
-        let rows = actual.backends.values().filter(|row| row.next_hop.is_known());
-        let reached: BTreeSet<_> = rows.map(|row| (row.id, row.address)).collect();
-        let unreached = state.backends().map(|(_, _, _, backend)| backend).filter(|backend| {
-            ways.get(&backend.id).is_none_or(|way| way.next_hop_mac.is_none())
-                && !reached.contains(&(backend.id, backend.address))
-        });
-        Observed {
-            health: health.iter().map(|(id, seen)| (*id, seen.health)).collect(),
-            unreached: unreached.map(|backend| backend.id).collect(),
-            ways,
-            devices: attached.iter().filter_map(|one| Some((one.ifindex, one.device?))).collect(),
-        }
-    }
-
-    fn leave_for_sweep(&self, state: &State, done: &Done) {
+    fn leave_for_sweep(&self, done: &Done, cause: Cause) {
         let remembers = |vip: &lb_control::vip::Vip| {
             vip.settings.tracking == Tracking::Always || vip.settings.mode == Mode::Nat
         };
-        let watched = plan::unnamed(&done.desired, &done.actual, self.dataplane.now_s());
+        let state = &done.wish.state;
+        let free = || plan::unnamed(state, &done.actual, self.dataplane.now_s()) != Rows::default();
+        // What frees rows in the course of time is looked for when there is time.
+        let free = cause != Cause::Wish && free();
         let mut to_sweep = self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner);
-        to_sweep.due |= !done.ops.is_empty() || watched != Rows::default();
+        to_sweep.due |= free || !done.ops.is_empty();
         to_sweep.always = state.vips.values().any(|vip| remembers(vip));
-        to_sweep.watched = watched;
+        to_sweep.last = Some((state.clone(), done.actual.clone()));
     }
-}
-
-/// A whole pass.
-struct Done {
-    desired: Desired,
-    /// The maps after it.
-    actual: Actual<LiveSlots>,
-    ops: Vec<Op>,
-    problems: Vec<plan::Problem>,
-    attached: Vec<Attached>,
 }
 
 /// How many operations say that somebody else wrote to the maps. What the sweep proved free is freed in its own time.
@@ -328,14 +308,16 @@ impl Sweeper {
     }
 
     fn sweep(&self) {
-        let watched = {
+        let last = {
             let mut to_sweep = self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner);
             if !to_sweep.due && !to_sweep.always {
                 return;
             }
             to_sweep.due = false;
-            to_sweep.watched.clone()
+            to_sweep.last.clone()
         };
+        let now_s = self.dataplane.now_s();
+        let watched = last.map(|(state, actual)| plan::unnamed(&state, &actual, now_s)).unwrap_or_default();
         let frees = watched != Rows::default();
         match self.dataplane.sweep(watched) {
             Ok(report) => {

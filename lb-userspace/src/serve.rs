@@ -101,14 +101,14 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
             journal.record(seen);
         }
     });
-    let health = probe::start(engine.follow(), adopted, start.probe_concurrency, observe);
+    let probes = probe::start(engine.follow(), adopted, start.probe_concurrency, observe);
     let ways = (start.watch_ways)(engine.follow());
     let ways =
         ways.map_err(|error| Problem::new(Code::KernelCall, format!("could not open netlink: {error}")))?;
     let nudge = Arc::new(Notify::new());
     let inputs = Inputs {
         states: engine.follow(),
-        health: health.clone(),
+        health: probes.seen.clone(),
         ways: ways.clone(),
         nudge: nudge.clone(),
         resync: start.resync,
@@ -126,7 +126,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         rates: CommandRates::new(start.commands_per_s),
         tables: Default::default(),
         standing,
-        health,
+        health: probes.seen,
         ways,
         samples,
         nudge,

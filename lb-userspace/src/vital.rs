@@ -1,7 +1,5 @@
-//! Threads and tasks that the daemon cannot live without: if one panics, the process ends, so that a dead writer never
+//! Threads that the daemon cannot live without: if one panics, the process ends, so that a dead writer never
 //! looks alive. Forwarding goes on, the journal has all that was acknowledged, and the next start adopts both.
-
-use tokio::task::AbortHandle;
 
 /// Starts a vital thread.
 pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
@@ -22,16 +20,11 @@ pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) {
     thread.expect("a daemon that starts can have a thread");
 }
 
-/// Starts a vital task; it may be aborted by what is returned.
-pub(crate) fn task(body: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-    let task = tokio::spawn(body);
-    let abort = task.abort_handle();
-    tokio::spawn(async move {
-        if task.await.is_err_and(|error| error.is_panic()) {
-            end();
-        }
-    });
-    abort
+/// Starts a vital thread with a runtime of its own, which ends with `body`.
+pub(crate) fn spawn_async(name: &str, body: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a daemon that starts can have a runtime");
+    spawn(name, move || runtime.block_on(body));
 }
 
 fn end() {

@@ -103,7 +103,7 @@ fn change_vip(draft: &mut Draft, spec: &VipSpec, prefix: &str) {
         let message = format!("vip `{}` serves {} for tenant `{}`", spec.name, vip.served, vip.tenant);
         return draft.fault(Code::VipIdentity, path(prefix, "name"), message);
     }
-    let settings = Wish::from(spec).over_defaults(draft, &served, prefix);
+    let settings = Wish::from(spec).beside(&vip.settings).over_defaults(draft, &served, prefix);
     vip::change(draft, &spec.name, &vip, settings, prefix);
     for (index, backend) in spec.backends.iter().enumerate() {
         if draft.is_full() {

@@ -160,7 +160,7 @@ pub(super) fn remove(draft: &mut Draft, vip: &str, name: &str) {
 }
 
 /// The backend, or a fault.
-fn find(draft: &mut Draft, vip_name: &str, name: &str) -> Option<Backend> {
+pub(super) fn find(draft: &mut Draft, vip_name: &str, name: &str) -> Option<Backend> {
     let Some(vip) = draft.state.vips.get(vip_name) else {
         vip::unknown(draft, vip_name, "vip");
         return None;

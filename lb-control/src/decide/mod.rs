@@ -7,10 +7,12 @@
 mod address;
 mod apply;
 mod backend;
+mod breaker;
 mod capacity;
 mod disruption;
 mod draft;
 mod name;
+mod probe;
 mod quota;
 mod settings;
 mod tenant;
@@ -94,6 +96,11 @@ fn handle(draft: &mut Draft, command: &Command) -> bool {
             backend::remove(draft, &remove.vip, &remove.name);
             return remove.allow_disruption;
         }
+        Command::BreakerTrip(trip) => {
+            breaker::trip(draft, &trip.vip, &trip.name);
+            return trip.allow_disruption;
+        }
+        Command::BreakerReset(reset) => breaker::reset(draft, &reset.vip, &reset.name),
         Command::BypassSet(bypass) if bypass.on != draft.state.bypass => {
             draft.emit(Change::BypassChanged { on: bypass.on });
         }

@@ -1,19 +1,18 @@
 //! A vip's settings: what is wished, over what is there or the defaults, within their ranges.
 
+use super::breaker;
 use super::draft::{Draft, path};
+use super::probe;
+use crate::breaker::BreakerWish;
 use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
-use crate::probe::{Probe, ProbeKind, ProbeWish};
+use crate::probe::{Probe, ProbeWish};
 use crate::vip::{Mode, Protocol, Served, Tracking, VipSettings};
 use lb_common::limits::{SLOTS_PER_VIP_MAX, SLOTS_PER_VIP_MIN};
 use lb_common::maglev::{is_prime, prime_at_least};
-use std::ops::RangeInclusive;
 
 /// Longest window, seconds: a day.
 const WINDOW_MAX_S: u32 = 86_400;
-const INTERVAL_MS: RangeInclusive<u32> = 50..=3_600_000;
-const TIMEOUT_MS: RangeInclusive<u32> = 10..=60_000;
-const IN_A_ROW: RangeInclusive<u8> = 1..=100;
 
 /// The settings that a command or a document names.
 #[derive(Default)]
@@ -25,6 +24,9 @@ pub(super) struct Wish {
     idle_s: Option<u32>,
     table_size: Option<u32>,
     probe: Option<ProbeWish>,
+    /// The probe that there is.
+    probe_now: Option<Probe>,
+    breaker: Option<BreakerWish>,
 }
 
 impl From<&VipSpec> for Wish {
@@ -36,7 +38,9 @@ impl From<&VipSpec> for Wish {
             window_s: spec.window_s,
             idle_s: spec.idle_s,
             table_size: spec.table_size,
-            probe: spec.probe,
+            probe: spec.probe.clone(),
+            probe_now: None,
+            breaker: spec.breaker,
         }
     }
 }
@@ -50,12 +54,19 @@ impl From<&VipSet> for Wish {
             window_s: set.window_s,
             idle_s: set.idle_s,
             table_size: set.table_size,
-            probe: set.probe,
+            probe: set.probe.clone(),
+            probe_now: None,
+            breaker: set.breaker,
         }
     }
 }
 
 impl Wish {
+    /// The same for a vip that has settings already: what stays as it is was accepted once, by the rules of its day.
+    pub(super) fn beside(self, now: &VipSettings) -> Self {
+        Self { probe_now: Some(now.probe.clone()), ..self }
+    }
+
     /// Whether it names nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.mode.is_none()
@@ -64,7 +75,8 @@ impl Wish {
             && self.window_s.is_none()
             && self.idle_s.is_none()
             && self.table_size.is_none()
-            && self.probe.is_none_or(|probe| probe == ProbeWish::default())
+            && self.probe.as_ref().is_none_or(|probe| *probe == ProbeWish::default())
+            && self.breaker.is_none_or(|breaker| breaker == BreakerWish::default())
     }
 
     /// The settings of a vip that is new, or that a document describes whole.
@@ -90,6 +102,7 @@ impl Wish {
             idle_s: self.idle_s(draft, &base, prefix),
             table_size: self.table_size(draft, &base, prefix),
             probe: self.probe(draft, &base, served, prefix),
+            breaker: breaker::settings(draft, self.breaker, base.breaker, prefix),
         }
     }
 
@@ -154,21 +167,12 @@ impl Wish {
     }
 
     fn probe(&self, draft: &mut Draft, base: &VipSettings, served: &Served, prefix: &str) -> Probe {
-        let place = path(prefix, "probe");
-        let probe = self.probe.unwrap_or_default().over(base.probe);
-        let ranges = [
-            ("interval_ms", probe.interval_ms, INTERVAL_MS.contains(&probe.interval_ms)),
-            ("timeout_ms", probe.timeout_ms, TIMEOUT_MS.contains(&probe.timeout_ms)),
-            ("rise", probe.rise.into(), IN_A_ROW.contains(&probe.rise)),
-            ("fall", probe.fall.into(), IN_A_ROW.contains(&probe.fall)),
-        ];
-        for (field, value, within) in ranges {
-            if !within {
-                draft.fault(Code::ProbeRange, path(&place, field), format!("{field} = {value}"));
-            }
-        }
-        if probe.kind == ProbeKind::Tcp && served.port == 0 && probe.port.is_none() {
-            draft.fault(Code::ProbePort, place, "a TCP probe of a vip on all ports names no port");
+        let probe = match &self.probe {
+            Some(wish) => wish.over(base.probe.clone()),
+            None => base.probe.clone(),
+        };
+        if self.probe_now.as_ref() != Some(&probe) {
+            probe::check(draft, &probe, served, &path(prefix, "probe"));
         }
         probe
     }

@@ -146,6 +146,52 @@ fn settings_out_of_range_are_refused() {
 }
 
 #[test]
+fn probes_that_contradict_themselves_are_refused_with_place_and_reason() {
+    let state = after(&[WEB]);
+    for (probe, code, place) in [
+        (r#""timeout_ms":200,"interval_ms":200"#, Code::ProbeTimeout, "probe.timeout_ms"),
+        (r#""rise":0"#, Code::ProbeRange, "probe.rise"),
+        (r#""retries":11"#, Code::ProbeRange, "probe.retries"),
+        (r#""path":"/""#, Code::ProbeForeign, "probe.path"),
+        (r#""kind":"http","verify":true"#, Code::ProbeForeign, "probe.verify"),
+        (r#""kind":"http","path":"healthz""#, Code::ProbePath, "probe.path"),
+        (r#""kind":"http","path":"/a b""#, Code::ProbePath, "probe.path"),
+        (r#""kind":"http","path":"/\r\nHost: evil""#, Code::ProbePath, "probe.path"),
+        (r#""kind":"http","host":"a\r\nb""#, Code::ProbeHost, "probe.host"),
+        (r#""kind":"tls","sni":"10.0.0.1""#, Code::ProbeHost, "probe.sni"),
+        (r#""kind":"tls","sni":"-a..b""#, Code::ProbeHost, "probe.sni"),
+        (r#""kind":"http","status":"2xx""#, Code::ProbeStatus, "probe.status"),
+        (r#""kind":"http","body":"(""#, Code::ProbeBody, "probe.body"),
+        (r#""kind":"udp""#, Code::ProbeUnsaid, "probe.send"),
+        (r#""kind":"udp","send":"hex:0g""#, Code::ProbePayload, "probe.send"),
+        (r#""kind":"udp","send":"x","expect":"hex:0""#, Code::ProbePayload, "probe.expect"),
+    ] {
+        let set = format!(r#"{{"kind":"vip_set","name":"web","probe":{{{probe}}}}}"#);
+        refused(&state, &set, code, place);
+    }
+    let long = format!(r#""kind":"udp","send":"{}""#, "x".repeat(1_025));
+    let set = format!(r#"{{"kind":"vip_set","name":"web","probe":{{{long}}}}}"#);
+    refused(&state, &set, Code::ProbePayload, "probe.send");
+}
+
+#[test]
+fn a_probe_that_was_accepted_by_older_rules_stays_while_nothing_of_it_is_changed() {
+    let mut state = after(&[WEB]);
+    let mut settings = state.vips["web"].settings.clone();
+    (settings.probe.interval_ms, settings.probe.timeout_ms) = (500, 500);
+    let change = Change::VipSettingsChanged { vip: "web".to_string(), settings };
+    state.apply(&Event { v: EVENT_VERSION, at_ms: 0, change });
+    run(&mut state, r#"{"kind":"vip_set","name":"web","window_s":60}"#).unwrap();
+    assert_eq!(state.vips["web"].settings.probe.timeout_ms, 500);
+    refused(
+        &state,
+        r#"{"kind":"vip_set","name":"web","probe":{"fall":3}}"#,
+        Code::ProbeTimeout,
+        "probe.timeout_ms",
+    );
+}
+
+#[test]
 fn a_probes_port_can_be_set_and_taken_back() {
     let mut state = after(&[WEB]);
     run(&mut state, r#"{"kind":"vip_set","name":"web","probe":{"port":8080}}"#).unwrap();

@@ -37,6 +37,8 @@ pub fn touched(state: &State, command: &Command) -> Touched {
         Command::BackendAdd(add) => backend(&add.vip, &add.name),
         Command::BackendSet(set) => backend(&set.vip, &set.name),
         Command::BackendRemove(remove) => backend(&remove.vip, &remove.name),
+        Command::BreakerTrip(trip) => backend(&trip.vip, &trip.name),
+        Command::BreakerReset(reset) => backend(&reset.vip, &reset.name),
         Command::BypassSet(_) => Touched { object: "bypass".to_string(), revision: state.bypass_revision },
         Command::Apply(_) => Touched { object: "configuration".to_string(), revision: state.revision },
     }

@@ -73,11 +73,11 @@ pub(super) fn set(draft: &mut Draft, set: &VipSet) {
     let Some(vip) = draft.state.vips.get(&set.name).cloned() else {
         return unknown(draft, &set.name, "name");
     };
-    let wish = Wish::from(set);
+    let wish = Wish::from(set).beside(&vip.settings);
     if wish.is_empty() {
         return draft.fault(Code::NothingToSet, "", format!("no setting of vip `{}` is named", set.name));
     }
-    let settings = wish.over(draft, vip.settings, &vip.served, "");
+    let settings = wish.over(draft, vip.settings.clone(), &vip.served, "");
     change(draft, &set.name, &vip, settings, "");
 }
 

@@ -1,8 +1,7 @@
 //! What the maps hold, as read back from the kernel: only rows in use, with the serials that sit in them, so that a
 //! daemon that starts adopts what runs.
 
-use super::desired::{Desired, Device};
-use super::layout::layout;
+use super::desired::Device;
 use super::op::{BackendContent, EgressContent, Key, VipContent};
 use super::tenants::TenantContent;
 use crate::backend::Intent;
@@ -33,6 +32,12 @@ impl Slots for [Slot] {
 impl Slots for Vec<Slot> {
     fn slot(&self, index: u32) -> Slot {
         self.as_slice().slot(index)
+    }
+}
+
+impl<S: Slots> Slots for &S {
+    fn slot(&self, index: u32) -> Slot {
+        (**self).slot(index)
     }
 }
 
@@ -113,16 +118,24 @@ impl<S: Slots> Actual<S> {
     }
 }
 
-/// The rows that a sweep which begins now can prove free: dead backends that nobody desires and no slot names, and
-/// ways out that no backend and no port names. `actual` is read back after the last plan was carried out.
-pub fn unnamed<S: Slots>(desired: &Desired, actual: &Actual<S>, now_s: u32) -> Rows {
-    let used: BTreeSet<u16> = layout(desired, actual).backends.values().map(|placed| placed.row).collect();
-    let dead = |row: &u16, content: &BackendContent| !used.contains(row) && !content.control.alive();
+/// The rows that a sweep which begins now can prove free: dead backends that nobody wants and no slot names, and
+/// ways out that no backend and no port names. `actual` is what the last plan, which was made for `state`, left.
+pub fn unnamed<S: Slots>(state: &State, actual: &Actual<S>, now_s: u32) -> Rows {
+    let wanted: BTreeSet<_> = state.backends().map(|(.., backend)| (backend.id, backend.address)).collect();
+    // Of two rows of one backend the lower is its own.
+    let mut first = BTreeSet::new();
+    let own = |content: &BackendContent| {
+        let identity = (content.id, content.address);
+        wanted.contains(&identity) && first.insert(identity)
+    };
+    let own: Vec<bool> = actual.backends.values().map(own).collect();
+    let dead = |(content, own): (&BackendContent, &bool)| !own && !content.control.alive();
     let mut backends: BTreeMap<u16, BackendId> = actual
         .backends
         .iter()
-        .filter(|(row, content)| dead(row, content))
-        .map(|(row, c)| (*row, c.id))
+        .zip(&own)
+        .filter(|((_, content), own)| dead((content, own)))
+        .map(|((row, c), _)| (*row, c.id))
         .collect();
     if !backends.is_empty() {
         let named = actual.named_by_slots(now_s);

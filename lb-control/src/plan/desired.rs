@@ -15,6 +15,7 @@ use lb_common::abi::egress::Tags;
 use lb_common::abi::vip::Policy;
 use lb_common::addr::Mac;
 use lb_common::ids::{BackendId, TenantId, VipId};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -132,23 +133,32 @@ pub struct DesiredBackend {
 /// What the maps should hold, given intent and observation. Tables are taken from `tables` where nothing that makes
 /// them has changed.
 pub fn desired(state: &State, observed: &Observed, tables: &mut TableCache) -> Desired {
-    let (observed, problems) = without_vip_sources(state, observed);
-    let observed = &observed;
     let lives: BTreeSet<VipId> = state.vips.values().map(|vip| vip.id).collect();
     tables.retain(|vip| lives.contains(&vip));
-    let vips = state.vips.iter().map(|(name, vip)| {
+    let all: Vec<_> = state.vips.iter().map(|(name, vip)| (name.as_str(), &**vip)).collect();
+    desired_of(&all, state, observed, tables)
+}
+
+/// The same for some vips of a state alone, each with its name.
+pub(super) fn desired_of(
+    vips: &[(&str, &Vip)],
+    state: &State,
+    observed: &Observed,
+    tables: &mut TableCache,
+) -> Desired {
+    let (observed, problems) = without_vip_sources(vips, state, observed);
+    let (bypass, devices) = (state.bypass, observed.devices.clone());
+    let vips = vips.iter().map(|(name, vip)| {
         let tenant = state.tenants.get(&vip.tenant);
         let id = tenant.map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
         let counts_flows = tenant.is_some_and(|tenant| tenant.limits.counts_flows());
-        let mut desired = desired_vip(name, id, vip, observed, tables);
+        let mut desired = desired_vip(name, id, vip, &observed, tables);
         if counts_flows && vip.settings.tracking == Tracking::Auto {
             desired.policy = desired.policy.with_tracking(Tracking::Always);
         }
         (vip.id, desired)
     });
-    let vips = vips.collect();
-    let devices = observed.devices.clone();
-    Desired { bypass: state.bypass, tenants: tenants(state), vips, devices, problems }
+    Desired { bypass, tenants: tenants(state), vips: vips.collect(), devices, problems }
 }
 
 /// The tenants whose limits meet packets. What only counts flows needs them remembered: a vip that remembers what moved
@@ -162,15 +172,21 @@ fn tenants(state: &State) -> BTreeMap<TenantId, DesiredTenant> {
 
 /// A way by NAT whose source address is a vip's is none: the vip would take replies to it for clients' packets. The
 /// backend takes no new flows, and what its row has stays.
-fn without_vip_sources(state: &State, observed: &Observed) -> (Observed, Vec<Problem>) {
-    let vips: BTreeSet<IpAddr> = state.vips.values().map(|vip| vip.served.address).collect();
-    let (mut observed, mut problems) = (observed.clone(), Vec::new());
-    let by_nat = |vip: &Vip| vip.settings.mode == Mode::Nat;
-    for (vip_name, _, name, backend) in state.backends().filter(|(_, vip, ..)| by_nat(vip)) {
-        if observed.ways.get(&backend.id).is_some_and(|way| vips.contains(&way.source)) {
-            observed.ways.remove(&backend.id);
-            observed.unreached.insert(backend.id);
-            problems.push(Problem { code: Code::SourceIsVip, object: format!("backend {vip_name}/{name}") });
+fn without_vip_sources<'o>(
+    vips: &[(&str, &Vip)],
+    state: &State,
+    observed: &'o Observed,
+) -> (Cow<'o, Observed>, Vec<Problem>) {
+    let (mut observed, mut problems) = (Cow::Borrowed(observed), Vec::new());
+    for (vip_name, vip) in vips.iter().filter(|(_, vip)| vip.settings.mode == Mode::Nat) {
+        for (name, backend) in &vip.backends {
+            if observed.ways.get(&backend.id).is_some_and(|way| state.is_vip_address(way.source)) {
+                let observed = observed.to_mut();
+                observed.ways.remove(&backend.id);
+                observed.unreached.insert(backend.id);
+                let object = format!("backend {vip_name}/{name}");
+                problems.push(Problem { code: Code::SourceIsVip, object });
+            }
         }
     }
     (observed, problems)

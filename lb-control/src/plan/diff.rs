@@ -57,15 +57,7 @@ pub fn diff_since<S: Slots>(
     now_s: u32,
     settled: &Settled,
 ) -> (Plan, Settled) {
-    let mut builder = Builder {
-        desired,
-        actual,
-        now_s,
-        layout: layout(desired, actual),
-        stages: Stages::default(),
-        was_settled: settled,
-        settled: Settled::default(),
-    };
+    let mut builder = Builder::new(desired, actual, layout(desired, actual), now_s, settled);
     builder.bypass();
     builder.tenants();
     builder.ways();
@@ -73,8 +65,22 @@ pub fn diff_since<S: Slots>(
     builder.backends();
     builder.vips();
     builder.frees();
-    let problems = std::mem::take(&mut builder.layout.problems);
-    (Plan { ops: builder.stages.in_order(), problems }, builder.settled)
+    builder.plan()
+}
+
+/// The plan for vips that have their rows and keys, whose `layout` takes nothing that vips share: `part` of the maps has
+/// their rows.
+pub(super) fn diff_rows<S: Slots>(
+    desired: &Desired,
+    part: &Actual<S>,
+    layout: Layout,
+    now_s: u32,
+    settled: &Settled,
+) -> (Plan, Settled) {
+    let mut builder = Builder::new(desired, part, layout, now_s, settled);
+    builder.backends();
+    builder.vips();
+    builder.plan()
 }
 
 /// The stages of a plan, as in the table above.
@@ -126,7 +132,22 @@ struct Builder<'a, S> {
     settled: Settled,
 }
 
-impl<S: Slots> Builder<'_, S> {
+impl<'a, S: Slots> Builder<'a, S> {
+    fn new(
+        desired: &'a Desired,
+        actual: &'a Actual<S>,
+        layout: Layout,
+        now_s: u32,
+        was_settled: &'a Settled,
+    ) -> Self {
+        let (stages, settled) = Default::default();
+        Self { desired, actual, now_s, layout, stages, was_settled, settled }
+    }
+
+    fn plan(self) -> (Plan, Settled) {
+        (Plan { ops: self.stages.in_order(), problems: self.layout.problems }, self.settled)
+    }
+
     fn bypass(&mut self) {
         let on = self.desired.bypass;
         if on != self.actual.bypass {
@@ -272,7 +293,7 @@ impl<S: Slots> Builder<'_, S> {
         let Some(sweep) = &self.actual.sweep else { return Vec::new() };
         let hops = rest.values().map(|content| content.next_hop);
         let used: BTreeSet<u16> = (hops.filter(|hop| hop.is_known()).map(|hop| hop.egress()))
-            .chain(self.layout.ports.values().copied())
+            .chain(self.layout.wanted_egresses.iter().copied())
             .collect();
         let free = |row: &u16, content| !used.contains(row) && sweep.frees_egress(*row, content);
         let gone = self.actual.egresses.iter().filter(|(row, content)| free(row, content));
@@ -305,7 +326,7 @@ impl Stages {
 const FLAGS: u64 = Control::ALIVE | Control::NEW;
 
 /// The source number that a backend uses, if its mode needs one.
-fn source_of(content: &BackendContent) -> Option<u8> {
+pub(super) fn source_of(content: &BackendContent) -> Option<u8> {
     (content.control.mode() != Mode::L2).then(|| content.control.source() as u8)
 }
 

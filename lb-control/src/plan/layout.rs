@@ -14,7 +14,7 @@ use lb_common::abi::backend::{Control, NextHop};
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// A row with what shall be in it, and what is.
@@ -39,6 +39,8 @@ pub(super) struct Layout {
     pub(super) backends: BTreeMap<BackendId, Placed<BackendContent>>,
     /// Ways out, those in use and the new ones, by row.
     pub(super) egresses: BTreeMap<u16, EgressContent>,
+    /// Those of them that are wanted, though perhaps nothing names them yet: a next hop that is not resolved.
+    pub(super) wanted_egresses: BTreeSet<u16>,
     /// Source addresses, those in use and the new ones, by number.
     pub(super) sources: BTreeMap<u8, IpAddr>,
     /// Interface index to egress row.
@@ -49,13 +51,18 @@ pub(super) struct Layout {
 
 /// Finds a place for everything desired.
 pub(super) fn layout<S>(desired: &Desired, actual: &Actual<S>) -> Layout {
+    layout_among(desired, actual, actual)
+}
+
+/// Finds a place for what is desired of a `part` of the maps: what is free, `whole` says.
+pub(super) fn layout_among<S, T>(desired: &Desired, part: &Actual<S>, whole: &Actual<T>) -> Layout {
     let mut layout =
-        Layout { egresses: actual.egresses.clone(), sources: actual.sources.clone(), ..Layout::default() };
+        Layout { egresses: part.egresses.clone(), sources: part.sources.clone(), ..Layout::default() };
     layout.problems.clone_from(&desired.problems);
-    layout.place_tenants(desired, actual);
-    layout.place_vips(desired, actual);
-    layout.place_ports(desired, actual);
-    layout.place_backends(desired, actual);
+    layout.place_tenants(desired, part);
+    layout.place_vips(desired, part, whole);
+    layout.place_ports(desired, part);
+    layout.place_backends(desired, part, whole);
     layout
 }
 
@@ -87,10 +94,10 @@ impl Layout {
         self.tenants.get(&id).map_or(0, |placed| placed.row)
     }
 
-    fn place_vips<S>(&mut self, desired: &Desired, actual: &Actual<S>) {
-        let mut free = free_rows(&actual.vips, 0..actual.limits.vips);
+    fn place_vips<S, T>(&mut self, desired: &Desired, actual: &Actual<S>, whole: &Actual<T>) {
+        let mut free = free_rows(&whole.vips, 0..whole.limits.vips);
         let mut extents = Extents::default();
-        actual.vips.values().for_each(|vip| extents.occupy(vip.extent));
+        whole.vips.values().for_each(|vip| extents.occupy(vip.extent));
         // Serials alone do not tell: the maps may stem from another log. Of two rows of one vip the lower stays.
         let rows: BTreeMap<(VipId, Key), (u16, &VipContent)> =
             actual.vips.iter().rev().map(|(row, vip)| ((vip.id, vip.key), (*row, vip))).collect();
@@ -126,8 +133,8 @@ impl Layout {
         }
     }
 
-    fn place_backends<S>(&mut self, desired: &Desired, actual: &Actual<S>) {
-        let mut free = free_rows(&actual.backends, 1..actual.limits.backends.saturating_add(1));
+    fn place_backends<S, T>(&mut self, desired: &Desired, actual: &Actual<S>, whole: &Actual<T>) {
+        let mut free = free_rows(&whole.backends, 1..whole.limits.backends.saturating_add(1));
         let rows: BTreeMap<(BackendId, IpAddr), (u16, &BackendContent)> =
             actual.backends.iter().rev().map(|(row, old)| ((old.id, old.address), (*row, old))).collect();
         for (vip_id, vip) in &desired.vips {
@@ -195,11 +202,10 @@ impl Layout {
 
     /// The egress row of a way out.
     fn egress<S>(&mut self, wanted: EgressContent, actual: &Actual<S>) -> Option<u16> {
-        if let Some((row, _)) = self.egresses.iter().find(|(_, content)| **content == wanted) {
-            return Some(*row);
-        }
-        let row = free_rows(&self.egresses, 0..actual.limits.egresses).next()?;
-        self.egresses.insert(row, wanted);
+        let known = self.egresses.iter().find(|(_, content)| **content == wanted).map(|(row, _)| *row);
+        let row = known.or_else(|| free_rows(&self.egresses, 0..actual.limits.egresses).next())?;
+        self.egresses.entry(row).or_insert(wanted);
+        self.wanted_egresses.insert(row);
         Some(row)
     }
 

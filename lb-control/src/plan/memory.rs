@@ -32,32 +32,32 @@ impl Memory {
     /// # Errors
     /// A sentence: the operation does not fit what is there, such as a row to be filled that is in use.
     pub fn apply(&mut self, op: &Op) -> Result<usize, String> {
-        let maps = &mut self.actual;
+        let maps = &self.actual;
         match op {
-            Op::SetBypass { on } => maps.bypass = *on,
-            Op::WriteSource { number, address } => fill(&mut maps.sources, *number, *address)?,
-            Op::WriteEgress { row, content } => fill(&mut maps.egresses, *row, *content)?,
-            Op::SetPort { ifindex, egress } => drop(maps.ports.insert(*ifindex, *egress)),
-            Op::RemovePort { ifindex } => drop(maps.ports.remove(ifindex)),
-            Op::WriteTenant { row, content } => fill(&mut maps.tenants, *row, *content)?,
-            Op::SetTenantLimits { row, limits } => used(&mut maps.tenants, *row)?.limits = *limits,
-            Op::FreeTenant { row } => free(&mut maps.tenants, row)?,
-            Op::WriteBackend { row, content } => fill(&mut maps.backends, *row, *content)?,
-            Op::SetNextHop { row, next_hop } => used(&mut maps.backends, *row)?.next_hop = *next_hop,
-            Op::SetControl { row, control } => used(&mut maps.backends, *row)?.control = *control,
+            Op::WriteSource { number, .. } => vacant(&maps.sources, number)?,
+            Op::WriteEgress { row, .. } => vacant(&maps.egresses, row)?,
+            Op::WriteBackend { row, .. } => vacant(&maps.backends, row)?,
+            Op::WriteTenant { row, .. } => vacant(&maps.tenants, row)?,
+            Op::SetTenantLimits { row, .. } | Op::FreeTenant { row } => used(&maps.tenants, row)?,
+            Op::WriteVip { row, .. } => vacant(&maps.vips, row)?,
+            Op::SetNextHop { row, .. } | Op::SetControl { row, .. } | Op::FreeBackend { row } => {
+                used(&maps.backends, row)?;
+            }
+            Op::SetVipPolicy { row, .. } | Op::SetVipTable { row, .. } | Op::FreeVip { row } => {
+                used(&maps.vips, row)?;
+            }
+            Op::FreeEgress { row } => used(&maps.egresses, row)?,
+            Op::FreeSource { number } => used(&maps.sources, number)?,
             Op::WriteSlots { first, values } => self.write_slots(*first, values)?,
-            Op::WriteVip { row, content } => fill(&mut maps.vips, *row, *content)?,
-            Op::SetVipPolicy { row, policy } => used(&mut maps.vips, *row)?.policy = *policy,
-            Op::SetVipTable { row, extent } => used(&mut maps.vips, *row)?.extent = *extent,
-            Op::SetVipKey { key, entry } => drop(maps.keys.insert(*key, *entry)),
-            Op::RemoveVipKey { key } => drop(maps.keys.remove(key)),
             Op::ChangeSlots { first, changes, .. } => return Ok(self.change_slots(*first, changes)),
-            Op::Barrier => {}
-            Op::FreeVip { row } => free(&mut maps.vips, row)?,
-            Op::FreeBackend { row } => free(&mut maps.backends, row)?,
-            Op::FreeEgress { row } => free(&mut maps.egresses, row)?,
-            Op::FreeSource { number } => free(&mut maps.sources, number)?,
+            Op::SetBypass { .. }
+            | Op::SetPort { .. }
+            | Op::RemovePort { .. }
+            | Op::SetVipKey { .. }
+            | Op::RemoveVipKey { .. }
+            | Op::Barrier => {}
         }
+        self.actual.note(op);
         Ok(0)
     }
 
@@ -180,21 +180,10 @@ fn overlap(a: (u32, u32), b: (u32, u32)) -> bool {
     a.0 < b.0 + b.1 && b.0 < a.0 + a.1
 }
 
-fn fill<K: Ord + Copy + std::fmt::Display, C>(
-    rows: &mut BTreeMap<K, C>,
-    row: K,
-    content: C,
-) -> Result<(), String> {
-    match rows.insert(row, content) {
-        Some(_) => Err(format!("row {row} is in use")),
-        None => Ok(()),
-    }
+fn vacant<K: Ord + std::fmt::Display, C>(rows: &BTreeMap<K, C>, row: &K) -> Result<(), String> {
+    if rows.contains_key(row) { Err(format!("row {row} is in use")) } else { Ok(()) }
 }
 
-fn used<C>(rows: &mut BTreeMap<u16, C>, row: u16) -> Result<&mut C, String> {
-    rows.get_mut(&row).ok_or_else(|| format!("row {row} is free"))
-}
-
-fn free<K: Ord + std::fmt::Display, C>(rows: &mut BTreeMap<K, C>, row: &K) -> Result<(), String> {
-    rows.remove(row).map(drop).ok_or_else(|| format!("row {row} is free"))
+fn used<K: Ord + std::fmt::Display, C>(rows: &BTreeMap<K, C>, row: &K) -> Result<(), String> {
+    if rows.contains_key(row) { Ok(()) } else { Err(format!("row {row} is free")) }
 }

@@ -11,7 +11,9 @@ mod diff;
 mod extent;
 mod layout;
 pub mod memory;
+mod note;
 mod op;
+mod partial;
 mod settled;
 mod slots;
 mod summary;
@@ -22,6 +24,7 @@ pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_health, unnamed}
 pub use desired::{Desired, DesiredBackend, DesiredTenant, DesiredVip, Device, Observed, Way, desired};
 pub use diff::{Plan, Problem, diff, diff_since};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
+pub use partial::{Last, changed, partial, touched};
 pub use settled::Settled;
 pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise, summarise_with};
 pub use tables::{TableCache, TableMemo};

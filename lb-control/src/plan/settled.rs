@@ -25,6 +25,10 @@ impl Settled {
     pub(super) fn insert(&mut self, vip: VipId, basis: Basis) {
         self.vips.insert(vip, basis);
     }
+    /// Takes in what the slots of some vips rest on now.
+    pub fn renew(&mut self, some: Self) {
+        self.vips.extend(some.vips);
+    }
 }
 
 /// All that says what the slots of a vip shall be, but for what they are.

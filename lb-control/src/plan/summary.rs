@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "Changed vip web: probe.fall 3 -> 5, window_s 900 -> 60",
+                "Changed vip web: probe.fall 2 -> 5, window_s 900 -> 60",
                 "Changed backend web/b0: weight 100 -> 50",
                 "Created backend web/new: 10.0.0.9 port 80 weight 100 enabled",
             ]

@@ -5,8 +5,8 @@ pub(crate) mod frames;
 
 use self::frames::Frames;
 use super::memory::Memory;
-use super::{Device, Observed, Op, Plan, Settled, Sweep, TableCache, Way};
-use super::{adopted_health, desired, diff, diff_since, unnamed};
+use super::{Device, Last, Observed, Op, Plan, Settled, Sweep, TableCache, Way};
+use super::{adopted_health, changed, desired, diff, diff_since, partial, touched, unnamed};
 use crate::command::Command;
 use crate::decide::{Now, decide};
 use crate::health::Health;
@@ -79,6 +79,8 @@ pub(crate) struct Node {
     pub(crate) now_s: u32,
     /// What the slots rested on after the last whole pass.
     pub(crate) settled: Settled,
+    /// What the last pass was made from, if it was carried out whole and left no problem.
+    pub(crate) last: Option<(State, Observed)>,
     /// Packets that come between the operations, if any do.
     pub(crate) frames: Option<Frames>,
 }
@@ -95,6 +97,7 @@ impl Node {
             tables: TableCache::default(),
             now_s: 1_000,
             settled: Settled::default(),
+            last: None,
             frames: None,
         }
     }
@@ -131,13 +134,38 @@ impl Node {
         let desired = desired(&self.state, &self.observed, &mut self.tables);
         diff(&desired, &self.memory.actual, self.now_s)
     }
-    /// Plans by what is settled and carries it out; whether there was anything to do.
+    /// Plans by what is settled and carries it out; whether there was anything to do. Where a plan for what changed
+    /// since the last pass can be made, it is the same.
     pub(crate) fn pass(&mut self) -> bool {
+        let some = self.partial();
         let desired = desired(&self.state, &self.observed, &mut self.tables);
-        let (plan, settled) = diff_since(&desired, &self.memory.actual, self.now_s, &self.settled);
+        let (plan, mut settled) = diff_since(&desired, &self.memory.actual, self.now_s, &self.settled);
+        if let Some((partial, renewed)) = some {
+            assert_eq!(partial, plan);
+            let mut all = settled.clone();
+            all.renew(renewed.clone());
+            assert_eq!(all, settled);
+            // As a daemon has it, which planned for these vips alone.
+            settled = std::mem::take(&mut self.settled);
+            settled.renew(renewed);
+        }
         self.carry_out(&plan.ops);
         self.settled = settled;
+        self.last = plan.problems.is_empty().then(|| (self.state.clone(), self.observed.clone()));
         !plan.ops.is_empty()
+    }
+    /// The plan for the vips that changed since the last pass, if it takes no other.
+    pub(crate) fn partial(&mut self) -> Option<(Plan, Settled)> {
+        let (was, seen) = self.last.as_ref()?;
+        if seen.devices != self.observed.devices {
+            return None;
+        }
+        let health = changed(&seen.health, &self.observed.health);
+        let observed = health.chain(changed(&seen.ways, &self.observed.ways)).copied();
+        let unreached = seen.unreached.symmetric_difference(&self.observed.unreached).copied();
+        let touched = touched(was, &self.state, &observed.chain(unreached).collect())?;
+        let last = Last { actual: &self.memory.actual, settled: &self.settled };
+        partial(&touched, &self.state, &self.observed, &mut self.tables, last, self.now_s)
     }
     /// Carries out operations; every prefix must be safe.
     pub(crate) fn carry_out(&mut self, ops: &[Op]) {
@@ -177,8 +205,7 @@ impl Node {
     }
     /// A sweep that finds entries for the watched backend rows that `named` picks.
     pub(crate) fn sweep(&mut self, named: impl Fn(u16) -> bool) {
-        let desired = desired(&self.state, &self.observed, &mut self.tables);
-        let watched = unnamed(&desired, &self.memory.actual, self.now_s);
+        let watched = unnamed(&self.state, &self.memory.actual, self.now_s);
         let mut referenced = watched.clone();
         let remembered = |row| self.frames.as_ref().is_some_and(|frames| frames.names(row));
         referenced.backends.retain(|row, _| named(*row) || remembered(*row));
@@ -189,6 +216,7 @@ impl Node {
     pub(crate) fn restart(&mut self) {
         self.tables = TableCache::default();
         self.settled = Settled::default();
+        self.last = None;
         self.memory.actual.sweep = None;
         self.observed.health = adopted_health(&self.state, &self.memory.actual);
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::field::{self, Field};
 use super::object::Object;
 use super::{Projection, inventory};
+use crate::backend::BreakerOrder;
 use crate::command::DEFAULT_TENANT;
 use crate::event::Change;
 use crate::record::Record;
@@ -142,7 +143,8 @@ impl Audit {
             }),
             Change::VipRemoved { vip } => drop(self.vips.remove(vip.as_str())),
             Change::BackendAdded { vip, backend, address, port, weight, intent, .. } => {
-                let fields = made(field::backend(*address, *port, *weight, *intent), act);
+                let fields =
+                    made(field::backend(*address, *port, *weight, *intent, BreakerOrder::default()), act);
                 self.change(vip, |of| drop(of.backends.insert(backend.as_str().into(), fields)));
             }
             Change::BackendWeightChanged { vip, backend, weight } => {
@@ -150,6 +152,12 @@ impl Audit {
             }
             Change::BackendIntentChanged { vip, backend, intent } => {
                 self.change_backend(vip, backend, "intent", intent.to_string(), act);
+            }
+            Change::BreakerTripped { vip, backend } => {
+                self.change_backend(vip, backend, "breaker", field::breaker_order(true), act);
+            }
+            Change::BreakerReset { vip, backend } => {
+                self.change_backend(vip, backend, "breaker", field::breaker_order(false), act);
             }
             Change::BackendRemoved { vip, backend } => {
                 self.change(vip, |of| drop(of.backends.remove(backend.as_str())));
@@ -213,7 +221,7 @@ pub fn agrees(audit: &Audit, inventory: &inventory::Inventory) -> bool {
                 && fields.backends.len() == vip.backends.len()
                 && vip.backends.iter().all(|(name, of)| {
                     fields.backends.get(name.as_str()).is_some_and(|fields| {
-                        same(fields, field::backend(of.address, of.port, of.weight, of.intent))
+                        same(fields, field::backend(of.address, of.port, of.weight, of.intent, of.breaker))
                     })
                 })
         })

@@ -90,7 +90,9 @@ fn vips(name: &Arc<str>, from: Option<&Vip>, to: Option<&Vip>, found: &mut Vec<D
     let before = from.map_or(&none, |vip| &vip.backends);
     let after = to.map_or(&none, |vip| &vip.backends);
     for (backend, (before, after)) in pairs(before, after) {
-        let of = |one: &Backend| (one.id.0, field::backend(one.address, one.port, one.weight, one.intent));
+        let of = |one: &Backend| {
+            (one.id.0, field::backend(one.address, one.port, one.weight, one.intent, one.breaker))
+        };
         let object = Object::Backend(name.clone(), backend.as_str().into());
         found.extend(one(object, before.map(of), after.map(of)));
     }

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::backend::Intent;
+use crate::backend::{BreakerOrder, Intent};
 use crate::tenant::{Limit, TenantLimits};
 use crate::vip::{Served, VipSettings};
 use std::net::IpAddr;
@@ -23,9 +23,11 @@ pub fn limits(limits: &TenantLimits) -> Vec<Field> {
     Limit::ALL.into_iter().map(|limit| (limit.name().to_owned(), value(limit))).collect()
 }
 
-/// Fields of a vip's settings; those of the probe as `probe.…`.
+/// Fields of a vip's settings; those of the probe as `probe.…`, of the breaker as `breaker.…`.
 pub fn settings(settings: &VipSettings) -> Vec<Field> {
-    let value = serde_json::to_value(settings).expect("settings have string keys only");
+    let mut value = serde_json::to_value(settings).expect("settings have string keys only");
+    // A field that is as of old is not in the log, but a field all the same.
+    value["breaker"] = serde_json::to_value(settings.breaker).expect("settings have string keys only");
     let mut fields = Vec::new();
     flatten("", &value, &mut fields);
     fields
@@ -45,13 +47,19 @@ fn flatten(path: &str, value: &Value, fields: &mut Vec<Field>) {
 }
 
 /// Fields of a backend, in order.
-pub fn backend(address: IpAddr, port: u16, weight: u16, intent: Intent) -> Vec<Field> {
+pub fn backend(address: IpAddr, port: u16, weight: u16, intent: Intent, breaker: BreakerOrder) -> Vec<Field> {
     vec![
         ("address".to_owned(), address.to_string()),
         ("port".to_owned(), port.to_string()),
         ("weight".to_owned(), weight.to_string()),
         ("intent".to_owned(), intent.to_string()),
+        ("breaker".to_owned(), breaker_order(breaker.tripped)),
     ]
+}
+
+/// What a person last ordered of a backend's breaker, as a value.
+pub fn breaker_order(tripped: bool) -> String {
+    if tripped { "tripped" } else { "automatic" }.to_owned()
 }
 
 #[cfg(test)]
@@ -70,6 +78,6 @@ mod tests {
             (value("tenant"), value("mode"), value("window_s")),
             (Some("acme"), Some("l2"), Some("900"))
         );
-        assert_eq!((value("probe.kind"), value("probe.interval_ms")), (Some("tcp"), Some("500")));
+        assert_eq!((value("probe.kind"), value("probe.interval_ms")), (Some("tcp"), Some("200")));
     }
 }

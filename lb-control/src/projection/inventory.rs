@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, BreakerOrder};
 use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
 use crate::record::Record;
@@ -98,20 +98,21 @@ impl Inventory {
                 self.tenants.remove(tenant.as_str());
             }
             Change::VipAdded { id, vip, tenant, served, settings } => {
-                let (id, tenant, served, settings) = (*id, tenant.clone(), *served, *settings);
+                let (id, tenant, served, settings) = (*id, tenant.clone(), *served, settings.clone());
                 let backends = BTreeMap::new();
                 let new = Vip { id, tenant, served, settings, backends, revision, changed_ms };
                 self.vips.insert(vip.as_str().into(), Arc::new(new));
             }
             Change::VipSettingsChanged { vip, settings } => {
-                self.change(vip, changed_ms, |of| of.settings = *settings);
+                self.change(vip, changed_ms, |of| of.settings = settings.clone());
             }
             Change::VipRemoved { vip } => {
                 self.vips.remove(vip.as_str());
             }
             Change::BackendAdded { id, vip, backend, address, port, weight, intent } => {
                 let (id, address, port, weight, intent) = (*id, *address, *port, *weight, *intent);
-                let new = Backend { id, address, port, weight, intent, revision, changed_ms };
+                let breaker = BreakerOrder::default();
+                let new = Backend { id, address, port, weight, intent, breaker, revision, changed_ms };
                 self.change(vip, changed_ms, |of| {
                     of.backends.insert(backend.clone(), new);
                 });
@@ -121,6 +122,11 @@ impl Inventory {
             }
             Change::BackendIntentChanged { vip, backend, intent } => {
                 self.change_backend(vip, backend, changed_ms, |of| of.intent = *intent);
+            }
+            Change::BreakerTripped { vip, backend } | Change::BreakerReset { vip, backend } => {
+                let tripped = matches!(event.change, Change::BreakerTripped { .. });
+                let order = BreakerOrder { tripped, revision };
+                self.change_backend(vip, backend, changed_ms, |of| of.breaker = order);
             }
             Change::BackendRemoved { vip, backend } => {
                 self.change(vip, changed_ms, |of| {

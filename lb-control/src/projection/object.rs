@@ -32,6 +32,8 @@ impl Object {
             Change::BackendAdded { vip, backend, .. }
             | Change::BackendWeightChanged { vip, backend, .. }
             | Change::BackendIntentChanged { vip, backend, .. }
+            | Change::BreakerTripped { vip, backend }
+            | Change::BreakerReset { vip, backend }
             | Change::BackendRemoved { vip, backend } => {
                 Self::Backend(vip.as_str().into(), backend.as_str().into())
             }

@@ -82,7 +82,9 @@ impl TenantUsage {
             }
             Change::VipSettingsChanged { vip, .. }
             | Change::BackendWeightChanged { vip, .. }
-            | Change::BackendIntentChanged { vip, .. } => self.change_vip(vip, record, |_| {}),
+            | Change::BackendIntentChanged { vip, .. }
+            | Change::BreakerTripped { vip, .. }
+            | Change::BreakerReset { vip, .. } => self.change_vip(vip, record, |_| {}),
             Change::BypassChanged { .. } | Change::CommandAccepted { .. } => {}
         }
     }

@@ -103,6 +103,8 @@ fn tenants<'a>(state: &'a State, command: &'a Command) -> BTreeSet<&'a str> {
         Command::VipRemove(remove) => of_vip(&remove.name).into_iter().collect(),
         Command::BackendAdd(add) => of_vip(&add.vip).into_iter().collect(),
         Command::BackendSet(set) => of_vip(&set.vip).into_iter().collect(),
+        Command::BreakerTrip(trip) => of_vip(&trip.vip).into_iter().collect(),
+        Command::BreakerReset(reset) => of_vip(&reset.vip).into_iter().collect(),
         Command::BackendRemove(remove) => of_vip(&remove.vip).into_iter().collect(),
         Command::Apply(apply) => apply.document.vips.iter().map(|spec| spec.tenant.as_str()).collect(),
     }

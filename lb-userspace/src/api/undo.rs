@@ -1,7 +1,9 @@
 //! How to undo: for what happened, the commands that bring the former state back, ready to be typed.
 
 use lb_control::backend::{Backend, Intent};
+use lb_control::breaker::{BreakerSettings, BreakerWish};
 use lb_control::event::{Change, Event};
+use lb_control::probe::ProbeWish;
 use lb_control::state::State;
 use lb_control::tenant::{Limit, TenantLimits};
 use lb_control::vip::{Vip, VipSettings};
@@ -48,6 +50,11 @@ fn inverse(before: &State, change: &Change) -> Vec<String> {
         Change::BackendRemoved { vip, backend } => match (before.vips.get(vip), before.backend(vip, backend))
         {
             (Some(of), Some(was)) => backend_lines(vip, of, backend, was),
+            _ => Vec::new(),
+        },
+        Change::BreakerTripped { vip, backend } => line(format!("lb breaker reset {vip}/{backend}")),
+        Change::BreakerReset { vip, backend } => match before.backend(vip, backend) {
+            Some(was) if was.breaker.tripped => line(format!("lb breaker trip {vip}/{backend}")),
             _ => Vec::new(),
         },
         Change::BypassChanged { on } => line(format!("lb bypass {}", if *on { "off" } else { "on" })),
@@ -101,20 +108,42 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     flag(to.window_s != from.window_s, "window-s", to.window_s.to_string());
     flag(to.idle_s != from.idle_s, "idle-s", to.idle_s.to_string());
     flag(to.table_size != from.table_size, "table-size", to.table_size.to_string());
-    let (to, from) = (&to.probe, &from.probe);
-    let kind = match to.kind {
-        lb_control::probe::ProbeKind::None => "none",
-        lb_control::probe::ProbeKind::Tcp => "tcp",
+    let wish = ProbeWish::between(&to.probe, &from.probe);
+    let mut probe = |name: &str, value: Option<String>| {
+        flag(value.is_some(), name, value.as_deref().map(quoted).unwrap_or_default());
     };
-    flag(to.kind != from.kind, "probe", kind.to_owned());
-    flag(to.interval_ms != from.interval_ms, "probe-interval-ms", to.interval_ms.to_string());
-    flag(to.timeout_ms != from.timeout_ms, "probe-timeout-ms", to.timeout_ms.to_string());
-    flag(to.rise != from.rise, "probe-rise", to.rise.to_string());
-    flag(to.fall != from.fall, "probe-fall", to.fall.to_string());
-    if let Some(port) = to.port {
-        flag(to.port != from.port, "probe-port", port.to_string());
+    probe("probe", wish.kind.map(|kind| kind.to_string()));
+    probe("probe-interval-ms", wish.interval_ms.map(|ms| ms.to_string()));
+    probe("probe-timeout-ms", wish.timeout_ms.map(|ms| ms.to_string()));
+    probe("probe-rise", wish.rise.map(|count| count.to_string()));
+    probe("probe-fall", wish.fall.map(|count| count.to_string()));
+    probe("probe-retries", wish.retries.map(|count| count.to_string()));
+    probe("probe-port", wish.port.map(|port| port.to_string()));
+    probe("probe-path", wish.path);
+    probe("probe-host", wish.host);
+    probe("probe-status", wish.status);
+    probe("probe-body", wish.body);
+    probe("probe-sni", wish.sni);
+    probe("probe-verify", wish.verify.map(|on| on.to_string()));
+    probe("probe-send", wish.send);
+    probe("probe-expect", wish.expect);
+    text + &breaker_flags(&to.breaker, &from.breaker)
+}
+
+/// The flags that turn one breaker's settings into another's.
+fn breaker_flags(to: &BreakerSettings, from: &BreakerSettings) -> String {
+    let wish = serde_json::to_value(BreakerWish::between(to, from)).unwrap_or_default();
+    let named = wish.as_object().into_iter().flatten();
+    named.map(|(name, value)| format!(" --breaker-{} {value}", name.replace('_', "-"))).collect()
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
     }
-    text
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn verb(intent: Intent) -> &'static str {

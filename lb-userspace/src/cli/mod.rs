@@ -6,6 +6,8 @@
 
 mod backend;
 mod blame;
+mod breaker;
+mod breaker_flags;
 mod bypass;
 mod decap;
 mod device;
@@ -73,6 +75,9 @@ enum Noun {
     /// Backends of a vip.
     #[command(subcommand)]
     Backend(backend::Verb),
+    /// Circuit breakers of backends: what they do, and orders to them.
+    #[command(subcommand)]
+    Breaker(breaker::Verb),
     /// Tenants: whom vips belong to.
     #[command(subcommand)]
     Tenant(tenant::Verb),
@@ -182,6 +187,7 @@ async fn dispatch(session: &mut Session<'_>, noun: Noun) -> Done {
         Noun::Status(args) => status::run(session, args).await,
         Noun::Vip(verb) => vip::run(session, verb).await,
         Noun::Backend(verb) => backend::run(session, verb).await,
+        Noun::Breaker(verb) => breaker::run(session, verb).await,
         Noun::Tenant(verb) => tenant::run(session, verb).await,
         Noun::Apply(args) => document::apply(session, args).await,
         Noun::Plan(args) => document::plan(session, args).await,

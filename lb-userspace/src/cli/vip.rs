@@ -1,12 +1,13 @@
 //! `lb vip`.
 
 use clap::{Subcommand, ValueEnum};
+use lb_control::breaker::BreakerSettings;
 use lb_control::command::{Command, DEFAULT_TENANT, VipRemove, VipSet, VipSpec};
 use lb_control::probe::{ProbeKind, ProbeWish};
 use lb_control::vip::{Mode, Tracking};
 
 use super::mutation::Flags;
-use super::text::{count, rate, several};
+use super::text::{count, rate};
 use super::{Done, Session};
 use crate::address;
 use crate::api::views::{ListView, VipView, mode_word, tracking_word};
@@ -86,6 +87,104 @@ enum ProbeWord {
     None,
     /// A TCP connection is opened and closed.
     Tcp,
+    /// An HTTP request.
+    Http,
+    /// An HTTP request through TLS.
+    Https,
+    /// A TLS handshake.
+    Tls,
+    /// A UDP datagram and its answer.
+    Udp,
+    /// An ICMP echo request.
+    Icmp,
+}
+
+impl ProbeWord {
+    fn kind(self) -> ProbeKind {
+        match self {
+            Self::None => ProbeKind::None,
+            Self::Tcp => ProbeKind::Tcp,
+            Self::Http => ProbeKind::Http,
+            Self::Https => ProbeKind::Https,
+            Self::Tls => ProbeKind::Tls,
+            Self::Udp => ProbeKind::Udp,
+            Self::Icmp => ProbeKind::Icmp,
+        }
+    }
+}
+
+/// How backends are probed.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Probe")]
+struct ProbeSettings {
+    /// How its backends are probed; tcp for TCP on one port, else none.
+    #[arg(long)]
+    probe: Option<ProbeWord>,
+    /// Time between two probes, milliseconds, 50 to 3600000; 200 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
+    probe_interval_ms: Option<u32>,
+    /// Time after which an attempt counts as failed, milliseconds, 10 to 60000, shorter than the interval; 150 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
+    probe_timeout_ms: Option<u32>,
+    /// Successes in a row that bring a backend that is down up again; 2 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
+    probe_rise: Option<u8>,
+    /// Failures in a row that take a backend out; 2 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
+    probe_fall: Option<u8>,
+    /// How often a probe that met silence is repeated before it counts as failed, 0 to 10; 1 unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
+    probe_retries: Option<u8>,
+    /// Port to probe; the backend's unless named.
+    #[arg(long, allow_negative_numbers = true, value_name = "PORT")]
+    probe_port: Option<u16>,
+    /// HTTP: path to ask for; / unless named. Of this and the following, an empty text is the default again.
+    #[arg(long, value_name = "PATH")]
+    probe_path: Option<String>,
+    /// HTTP: Host field; the address and port that are asked unless named.
+    #[arg(long, value_name = "NAME")]
+    probe_host: Option<String>,
+    /// HTTP: statuses that are a success, such as 200-299,301; 200-399 unless named.
+    #[arg(long, value_name = "SET")]
+    probe_status: Option<String>,
+    /// HTTP: regular expression that the first 16 KiB of the body must match.
+    #[arg(long, value_name = "REGEX")]
+    probe_body: Option<String>,
+    /// TLS: name to ask for, and to look for in the certificate; the host's, else the address.
+    #[arg(long, value_name = "NAME")]
+    probe_sni: Option<String>,
+    /// TLS: whether the certificate must be valid by the node's trusted roots; false unless named.
+    #[arg(long, value_name = "true|false")]
+    probe_verify: Option<bool>,
+    /// UDP: what is sent; text, or hexadecimal digits after hex:.
+    #[arg(long, value_name = "PAYLOAD")]
+    probe_send: Option<String>,
+    /// UDP: what the answer must begin with; any answer unless named.
+    #[arg(long, value_name = "PAYLOAD")]
+    probe_expect: Option<String>,
+}
+
+impl ProbeSettings {
+    fn wish(&self) -> Option<ProbeWish> {
+        let wish = ProbeWish {
+            kind: self.probe.map(ProbeWord::kind),
+            interval_ms: self.probe_interval_ms,
+            timeout_ms: self.probe_timeout_ms,
+            rise: self.probe_rise,
+            fall: self.probe_fall,
+            retries: self.probe_retries,
+            port: self.probe_port,
+            path: self.probe_path.clone(),
+            host: self.probe_host.clone(),
+            status: self.probe_status.clone(),
+            body: self.probe_body.clone(),
+            sni: self.probe_sni.clone(),
+            verify: self.probe_verify,
+            send: self.probe_send.clone(),
+            expect: self.probe_expect.clone(),
+        };
+        (wish != ProbeWish::default()).then_some(wish)
+    }
 }
 
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -108,24 +207,10 @@ pub(super) struct Settings {
     /// Slots of its table, a prime from 251 to 131071; 65537 unless named.
     #[arg(long, allow_negative_numbers = true, value_name = "PRIME")]
     table_size: Option<u32>,
-    /// How its backends are probed; tcp for TCP on one port, else none.
-    #[arg(long)]
-    probe: Option<ProbeWord>,
-    /// Time between two probes, milliseconds, 50 to 3600000; 500 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
-    probe_interval_ms: Option<u32>,
-    /// Time after which a probe counts as failed, milliseconds, 10 to 60000; 500 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
-    probe_timeout_ms: Option<u32>,
-    /// Successes in a row that bring a backend that is down up again.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
-    probe_rise: Option<u8>,
-    /// Failures in a row that take a backend out.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
-    probe_fall: Option<u8>,
-    /// Port to probe; the backend's unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "PORT")]
-    probe_port: Option<u16>,
+    #[command(flatten)]
+    probe: ProbeSettings,
+    #[command(flatten)]
+    breaker: super::breaker_flags::Flags,
 }
 
 impl Settings {
@@ -144,21 +229,6 @@ impl Settings {
             TrackingWord::Never => Tracking::Never,
         })
     }
-
-    fn probe(&self) -> Option<ProbeWish> {
-        let wish = ProbeWish {
-            kind: self.probe.map(|word| match word {
-                ProbeWord::None => ProbeKind::None,
-                ProbeWord::Tcp => ProbeKind::Tcp,
-            }),
-            interval_ms: self.probe_interval_ms,
-            timeout_ms: self.probe_timeout_ms,
-            rise: self.probe_rise,
-            fall: self.probe_fall,
-            port: self.probe_port,
-        };
-        (wish != ProbeWish::default()).then_some(wish)
-    }
 }
 
 pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
@@ -173,7 +243,8 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
             spec.window_s = settings.window_s;
             spec.idle_s = settings.idle_s;
             spec.table_size = settings.table_size;
-            spec.probe = settings.probe();
+            spec.probe = settings.probe.wish();
+            spec.breaker = settings.breaker.wish();
             session.change(&Command::VipAdd(spec), flags).await
         }
         Verb::List => list(session).await,
@@ -187,7 +258,8 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
                 window_s: settings.window_s,
                 idle_s: settings.idle_s,
                 table_size: settings.table_size,
-                probe: settings.probe(),
+                probe: settings.probe.wish(),
+                breaker: settings.breaker.wish(),
                 allow_disruption,
             };
             session.change(&Command::VipSet(set), flags).await
@@ -241,23 +313,38 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
     }
     let Some(vip) = one.items.first() else { return Ok(None) };
     super::status::vip(session, vip);
-    let (settings, probe) = (&vip.settings, &vip.settings.probe);
+    let settings = &vip.settings;
     let mut setting = |name: &str, value: String| session.out.line(&format!("  {name:<15} {value}"));
     setting("tracking", tracking_word(settings.tracking).to_owned());
     setting("udp-stateless", settings.udp_stateless.to_string());
     setting("window", format!("{} s", settings.window_s));
     setting("idle", format!("{} s", settings.idle_s));
     setting("table size", format!("{} slots", count(u64::from(settings.table_size))));
-    let kind = if probe.kind == ProbeKind::None { "none" } else { "tcp" };
-    let port = probe.port.map_or_else(String::new, |port| format!(" on port {port}"));
-    let rise = several(usize::from(probe.rise), "success").replace("successs", "successes");
-    let text = format!(
-        "{kind}{port}, every {} ms, timeout {} ms, up after {rise}, down after {}",
-        probe.interval_ms,
-        probe.timeout_ms,
-        several(usize::from(probe.fall), "failure")
-    );
-    setting("probe", text);
+    setting("probe", settings.probe.to_string());
+    setting("breaker", breaker_text(&settings.breaker));
     setting("last change", format!("revision {}", vip.revision));
     Ok(None)
+}
+
+/// A breaker's settings, one line.
+fn breaker_text(breaker: &BreakerSettings) -> String {
+    if !breaker.is_on() {
+        return "off: opens by `lb breaker trip` alone".to_owned();
+    }
+    let in_a_row = (breaker.consecutive > 0).then(|| format!("{} failures in a row", breaker.consecutive));
+    let ratio = (breaker.ratio_percent > 0).then(|| {
+        format!("{} % of at least {} in {} s", breaker.ratio_percent, breaker.volume, breaker.window_s)
+    });
+    let opens: Vec<String> = in_a_row.into_iter().chain(ratio).collect();
+    format!(
+        "opens after {}, for {} to {} ms; trial {} connections/s, {} successes; slow start {} s from {} %; at most {} % out",
+        opens.join(" or "),
+        breaker.backoff_ms,
+        breaker.backoff_max_ms,
+        breaker.trial_cps,
+        breaker.trial_successes,
+        breaker.slow_start_s,
+        breaker.floor_percent,
+        breaker.ejection_max_percent
+    )
 }

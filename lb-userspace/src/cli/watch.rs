@@ -134,6 +134,8 @@ fn said(change: &Change) -> String {
         }
         Change::BackendWeightChanged { weight, .. } => format!("{object} weight {weight}"),
         Change::BackendIntentChanged { intent, .. } => format!("{object} {intent}"),
+        Change::BreakerTripped { .. } => format!("{object} breaker tripped"),
+        Change::BreakerReset { .. } => format!("{object} breaker reset"),
         Change::BypassChanged { on } => format!("{object} {}", if *on { "on" } else { "off" }),
         Change::CommandAccepted { command } => format!("{command}: it was so already"),
     }

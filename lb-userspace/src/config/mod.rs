@@ -13,8 +13,9 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use lb_control::breaker::BreakerWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
-use lb_control::probe::{Probe, ProbeWish};
+use lb_control::probe::ProbeWish;
 use lb_control::projection::inventory::Inventory;
 use lb_control::tenant::TenantLimits;
 use lb_control::vip::{Vip, VipSettings};
@@ -131,7 +132,9 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.window_s = differs(settings.window_s, defaults.window_s);
     spec.idle_s = differs(u32::from(settings.idle_s), u32::from(defaults.idle_s));
     spec.table_size = differs(settings.table_size, defaults.table_size);
-    spec.probe = differs(probe_wish(&settings.probe, &defaults.probe), ProbeWish::default());
+    spec.probe = differs(ProbeWish::between(&settings.probe, &defaults.probe), ProbeWish::default());
+    let breaker = BreakerWish::between(&settings.breaker, &defaults.breaker);
+    spec.breaker = differs(breaker, BreakerWish::default());
     spec.backends = vip
         .backends
         .iter()
@@ -144,17 +147,6 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
         })
         .collect();
     spec
-}
-
-fn probe_wish(probe: &Probe, defaults: &Probe) -> ProbeWish {
-    ProbeWish {
-        kind: differs(probe.kind, defaults.kind),
-        interval_ms: differs(probe.interval_ms, defaults.interval_ms),
-        timeout_ms: differs(probe.timeout_ms, defaults.timeout_ms),
-        rise: differs(probe.rise, defaults.rise),
-        fall: differs(probe.fall, defaults.fall),
-        port: probe.port,
-    }
 }
 
 fn differs<T: PartialEq>(value: T, default: T) -> Option<T> {
@@ -263,7 +255,22 @@ udp_stateless = true
 window_s = 1
 idle_s = 2
 table_size = 251
-probe = { kind = "tcp", interval_ms = 3, timeout_ms = 4, rise = 5, fall = 6, port = 7 }
+[vip.probe]
+kind = "tcp"
+interval_ms = 3
+timeout_ms = 4
+rise = 5
+fall = 6
+retries = 7
+port = 8
+path = "/"
+host = "a"
+status = "200"
+body = "b"
+sni = "c"
+verify = true
+send = "d"
+expect = "hex:ee"
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"

@@ -44,6 +44,7 @@ pub enum Kind {
 
 const PORT: Kind = Kind::Integer(u16::MAX as u32);
 const NUMBER: Kind = Kind::Integer(u32::MAX);
+const SHORT: Kind = Kind::Integer(u16::MAX as u32);
 const COUNT: Kind = Kind::Integer(u8::MAX as u32);
 
 const fn required(name: &'static str, kind: Kind) -> Key {
@@ -95,6 +96,7 @@ const VIP: Table = Table {
         optional("idle_s", NUMBER),
         optional("table_size", NUMBER),
         optional("probe", Kind::Table(&PROBE)),
+        optional("breaker", Kind::Table(&BREAKER)),
         optional("backend", Kind::List(&BACKEND)),
     ],
 };
@@ -102,12 +104,39 @@ const VIP: Table = Table {
 const PROBE: Table = Table {
     what: "a probe",
     keys: &[
-        optional("kind", Kind::OneOf(&["none", "tcp"])),
+        optional("kind", Kind::OneOf(&["none", "tcp", "http", "https", "tls", "udp", "icmp"])),
         optional("interval_ms", NUMBER),
         optional("timeout_ms", NUMBER),
         optional("rise", COUNT),
         optional("fall", COUNT),
+        optional("retries", COUNT),
         optional("port", PORT),
+        optional("path", Kind::Text),
+        optional("host", Kind::Text),
+        optional("status", Kind::Text),
+        optional("body", Kind::Text),
+        optional("sni", Kind::Text),
+        optional("verify", Kind::Flag),
+        optional("send", Kind::Text),
+        optional("expect", Kind::Text),
+    ],
+};
+
+const BREAKER: Table = Table {
+    what: "a breaker",
+    keys: &[
+        optional("consecutive", SHORT),
+        optional("ratio_percent", COUNT),
+        optional("volume", SHORT),
+        optional("window_s", SHORT),
+        optional("backoff_ms", NUMBER),
+        optional("backoff_max_ms", NUMBER),
+        optional("calm_s", SHORT),
+        optional("trial_cps", SHORT),
+        optional("trial_successes", COUNT),
+        optional("slow_start_s", SHORT),
+        optional("floor_percent", COUNT),
+        optional("ejection_max_percent", COUNT),
     ],
 };
 

@@ -67,7 +67,7 @@ fn vip(name: &str, vip: &Vip) -> VipIntentView {
         name: name.to_owned(),
         tenant: vip.tenant.clone(),
         serves: vip.served.to_string(),
-        settings: vip.settings,
+        settings: vip.settings.clone(),
         backends: vip.backends.iter().map(|(own, found)| backend(name, own, found)).collect(),
         revision: vip.revision,
         changed_at: rfc3339(vip.changed_ms),

@@ -113,7 +113,7 @@ impl Snapshot {
             name: name.to_owned(),
             tenant: vip.tenant.clone(),
             serves: vip.served.to_string(),
-            settings: vip.settings,
+            settings: vip.settings.clone(),
             revision: vip.revision,
             slots: SlotsView { count: vip.settings.table_size, ..slots },
             traffic: self.vip_traffic(vip.id),
@@ -253,6 +253,11 @@ fn cause(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refuses the probe's connection",
         Outcome::Timeout => "does not answer the probe in time",
         Outcome::Unreachable => "cannot be reached by the probe",
+        Outcome::TlsFailed => "fails the probe's TLS handshake",
+        Outcome::Malformed => "answers the probe with something else than its protocol",
+        Outcome::WrongStatus => "answers the probe with a status that is not wanted",
+        Outcome::WrongBody => "answers the probe with a body that does not match",
+        Outcome::WrongAnswer => "answers the probe with something else than expected",
     }
 }
 

@@ -1,0 +1,46 @@
+//! What an operation does to the rows of [`Actual`]: for who carried it out, and need not read all of them back to know
+//! what they hold now.
+//!
+//! Slots are none of it: they are the map itself, and others change them too.
+
+use super::actual::Actual;
+use super::op::Op;
+
+impl<S> Actual<S> {
+    /// Takes in what an operation that was carried out did. What fits no row changes nothing.
+    pub fn note(&mut self, op: &Op) {
+        match op {
+            Op::SetBypass { on } => self.bypass = *on,
+            Op::WriteSource { number, address } => drop(self.sources.insert(*number, *address)),
+            Op::WriteEgress { row, content } => drop(self.egresses.insert(*row, *content)),
+            Op::SetPort { ifindex, egress } => drop(self.ports.insert(*ifindex, *egress)),
+            Op::RemovePort { ifindex } => drop(self.ports.remove(ifindex)),
+            Op::WriteBackend { row, content } => drop(self.backends.insert(*row, *content)),
+            Op::SetNextHop { row, next_hop } => {
+                self.backends.entry(*row).and_modify(|content| content.next_hop = *next_hop);
+            }
+            Op::SetControl { row, control } => {
+                self.backends.entry(*row).and_modify(|content| content.control = *control);
+            }
+            Op::WriteTenant { row, content } => drop(self.tenants.insert(*row, *content)),
+            Op::SetTenantLimits { row, limits } => {
+                self.tenants.entry(*row).and_modify(|content| content.limits = *limits);
+            }
+            Op::FreeTenant { row } => drop(self.tenants.remove(row)),
+            Op::WriteVip { row, content } => drop(self.vips.insert(*row, *content)),
+            Op::SetVipPolicy { row, policy } => {
+                self.vips.entry(*row).and_modify(|content| content.policy = *policy);
+            }
+            Op::SetVipTable { row, extent } => {
+                self.vips.entry(*row).and_modify(|content| content.extent = *extent);
+            }
+            Op::SetVipKey { key, entry } => drop(self.keys.insert(*key, *entry)),
+            Op::RemoveVipKey { key } => drop(self.keys.remove(key)),
+            Op::WriteSlots { .. } | Op::ChangeSlots { .. } | Op::Barrier => {}
+            Op::FreeVip { row } => drop(self.vips.remove(row)),
+            Op::FreeBackend { row } => drop(self.backends.remove(row)),
+            Op::FreeEgress { row } => drop(self.egresses.remove(row)),
+            Op::FreeSource { number } => drop(self.sources.remove(number)),
+        }
+    }
+}

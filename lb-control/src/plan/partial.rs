@@ -1,0 +1,147 @@
+//! Plans for the few vips that changed, so that what a change costs does not grow with all that there is.
+//!
+//! It gives what the plan for everything would give, or nothing: whatever concerns more than the pools and settings of
+//! vips that are in the maps already (a vip that comes or goes, and what vips share: marks of addresses, source
+//! addresses, ways out, devices) is planned as a whole, and so is all that a sweep found.
+//!
+//! It rests on [`Last`]: a plan that was carried out whole and without problems, and the maps as it left them.
+
+use super::actual::{Actual, Slots};
+use super::desired::{Desired, Observed, desired_of};
+use super::diff::{Plan, diff_rows, source_of};
+use super::layout::{Layout, layout_among};
+use super::op::BackendContent;
+use super::settled::Settled;
+use super::tables::TableCache;
+use crate::state::State;
+use crate::vip::{Mode, Vip};
+use lb_common::ids::BackendId;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What the last plan left.
+#[derive(Debug)]
+pub struct Last<'a, S> {
+    /// The maps.
+    pub actual: &'a Actual<S>,
+    /// What the slots of all vips rest on.
+    pub settled: &'a Settled,
+}
+
+/// Keys by which two maps differ: in the one and not in the other, or with another value.
+pub fn changed<'m, K: Ord, V: PartialEq>(
+    was: &'m BTreeMap<K, V>,
+    is: &'m BTreeMap<K, V>,
+) -> impl Iterator<Item = &'m K> {
+    let (mut old, mut new) = (was.iter().peekable(), is.iter().peekable());
+    std::iter::from_fn(move || {
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (Some((one, _)), Some((other, _))) => one.cmp(other),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return None,
+            };
+            match order {
+                Ordering::Less => return old.next().map(|(key, _)| key),
+                Ordering::Greater => return new.next().map(|(key, _)| key),
+                Ordering::Equal => {
+                    let (one, other) = (old.next()?, new.next()?);
+                    if one.1 != other.1 {
+                        return Some(one.0);
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// Names of the vips that differ between the state of the last plan and the present one, or have one of these backends,
+/// of which something was observed. `None`: more than pools and settings differs.
+pub fn touched<'s>(was: &State, is: &'s State, observed: &BTreeSet<BackendId>) -> Option<Vec<&'s str>> {
+    let same = was.bypass == is.bypass && was.tenants == is.tenants && was.vips.len() == is.vips.len();
+    if !same {
+        return None;
+    }
+    let mut touched = Vec::new();
+    for ((old_name, old), (name, new)) in was.vips.iter().zip(&is.vips) {
+        let identity = |vip: &Vip| (vip.id, vip.served);
+        if old_name != name || identity(old) != identity(new) || old.tenant != new.tenant {
+            return None;
+        }
+        let seen = || new.backends.values().any(|backend| observed.contains(&backend.id));
+        if (!Arc::ptr_eq(old, new) && old != new) || (!observed.is_empty() && seen()) {
+            touched.push(name.as_str());
+        }
+    }
+    Some(touched)
+}
+
+/// The plan for some vips of a state by their names; `None`: it takes a plan for everything. Of what is `observed` only
+/// their backends count. When it was carried out whole, the maps are as a plan for everything would have left them.
+pub fn partial<S: Slots>(
+    touched: &[&str],
+    state: &State,
+    observed: &Observed,
+    tables: &mut TableCache,
+    last: Last<'_, S>,
+    now_s: u32,
+) -> Option<(Plan, Settled)> {
+    if last.actual.sweep.is_some() {
+        return None;
+    }
+    let vips: Option<Vec<_>> = touched.iter().map(|name| Some((*name, &**state.vips.get(*name)?))).collect();
+    let mut desired = desired_of(&vips?, state, observed, tables);
+    desired.devices.clear();
+    let part = part_of(last.actual, &desired)?;
+    let layout = layout_among(&desired, &part, last.actual);
+    if !layout.problems.is_empty() || takes_shared(&layout, &part) {
+        return None;
+    }
+    Some(diff_rows(&desired, &part, layout, now_s, last.settled))
+}
+
+/// The rows of some vips; `None`: one of them has none, or several.
+fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actual<&'a S>> {
+    let own =
+        |content: &super::ActualVip| desired.vips.get(&content.id).is_some_and(|vip| vip.key == content.key);
+    let vips: BTreeMap<_, _> =
+        whole.vips.iter().filter(|(_, vip)| own(vip)).map(|(row, vip)| (*row, *vip)).collect();
+    if vips.len() != desired.vips.len() {
+        return None;
+    }
+    let own = |content: &BackendContent| vips.contains_key(&content.control.vip_row());
+    let backends = whole.backends.iter().filter(|(_, backend)| own(backend));
+    Some(Actual {
+        limits: whole.limits,
+        bypass: whole.bypass,
+        tenants: whole.tenants.clone(),
+        backends: backends.map(|(row, backend)| (*row, *backend)).collect(),
+        vips,
+        keys: BTreeMap::new(),
+        egresses: whole.egresses.clone(),
+        ports: BTreeMap::new(),
+        sources: whole.sources.clone(),
+        slots: &whole.slots,
+        sweep: None,
+    })
+}
+
+/// Whether a layout takes, or may let go of, what other vips use as well.
+fn takes_shared<S>(layout: &Layout, part: &Actual<S>) -> bool {
+    let placed: BTreeSet<u16> = layout.backends.values().map(|placed| placed.row).collect();
+    let wanted = || layout.backends.values().map(|placed| placed.content);
+    let left = part.backends.iter().filter(|(row, _)| !placed.contains(row)).map(|(_, content)| *content);
+    let sources = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u8> {
+        rows.filter_map(|content| source_of(&content)).collect()
+    };
+    let marked = |rows: &mut dyn Iterator<Item = BackendContent>| -> BTreeSet<u64> {
+        let by_nat = rows.filter(|content| content.control.mode() == Mode::Nat);
+        by_nat.map(|content| content.control.source().into()).collect()
+    };
+    layout.egresses.len() != part.egresses.len()
+        || layout.sources.len() != part.sources.len()
+        || sources(&mut part.backends.values().copied()) != sources(&mut wanted().chain(left))
+        || marked(&mut part.backends.values().copied()) != marked(&mut wanted())
+}
