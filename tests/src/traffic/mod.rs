@@ -4,7 +4,6 @@
 pub mod curl;
 pub mod echo;
 pub mod failure;
-pub mod flood;
 pub mod http;
 pub mod nginx;
 pub mod pattern;
@@ -15,7 +14,6 @@ pub mod wrk;
 
 pub use curl::{Reply, download, echo_transfer, fetch, fetch_within, url};
 pub use failure::{Failure, Stage};
-pub use flood::Flood;
 pub use http::{HttpLoad, HttpReport, Reuse, RunningHttpLoad};
 pub use pool::{ConnectionPool, LivePool, PoolReport};
 pub use udp::{RunningUdpLoad, UdpLoad, UdpReport, ask_once};
