@@ -30,7 +30,7 @@ pub const VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are followed before the packet is refused. RFC 8504 section 5.3 allows a limit.
 pub const V6_EXTENSIONS: usize = 6;
 /// Rows of the tenant table, tenants with limits; row 0 is "none". A row is 128 bytes, and a meter as many on each CPU.
-pub const TENANTS: u32 = 1_024;
+pub const TENANTS: u32 = 512;
 /// Credit of a tenant that a CPU takes at once, nanoseconds of the rate: what it may have left over, and so what a
 /// bucket can be wrong by, is this for each CPU (64 CPUs: 0.6 % of a second), and the shared word changes at most ten
 /// thousand times a second for each bucket.

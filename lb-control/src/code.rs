@@ -103,7 +103,7 @@ codes! {
     Stale 1035 "what the command touches has changed since"
         "Look at it again, then send the command with the revision that the message names, or without one.";
     BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
-        "docs/guide/circuit-breaker.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
+        "docs/guide/config.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
     ProbeTimeout 1060 "the probe's timeout is not shorter than its interval"
         "Raise `interval_ms` or lower `timeout_ms`: a probe ends before the next begins.";
     ProbeForeign 1061 "the setting belongs to another kind of probe"
@@ -120,6 +120,12 @@ codes! {
         "1 to 1024 bytes: text as it stands, or hexadecimal digits after `hex:`, such as `hex:00ff`.";
     ProbeUnsaid 1067 "the UDP probe does not say what to send"
         "Set `probe.send` to something that the backend answers.";
+    AlgorithmTracking 1070 "the algorithm remembers every flow: tracking cannot be set otherwise"
+        "Leave `tracking` out, or set it to \"always\".";
+    AlgorithmLive 1071 "by flow or by source address cannot change on a vip that has backends: flows would break"
+        "Add a second vip with the other algorithm and move the clients, or remove the backends first.";
+    TimeoutRange 1072 "a time of the balancing is out of range"
+        "affinity_s 1 to 65535; syn_s and closing_s 1 to 255. Leave them out for 600, 30 and 10 s.";
 
     TenantLimitRange 1040 "a limit of the tenant is out of range"
         "The message names the range; leave the limit out, or say `unlimited` for it, to have none.";

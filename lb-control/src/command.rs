@@ -4,6 +4,7 @@
 //! Nothing is validated here beyond the shape: that is [`crate::decide`]'s, which knows the state.
 
 use crate::backend::Intent;
+use crate::balancing::BalancingWish;
 use crate::breaker::BreakerWish;
 use crate::probe::ProbeWish;
 use crate::tenant::{Limit, TenantLimits};
@@ -124,6 +125,9 @@ pub struct VipSpec {
     /// When a breaker keeps a backend out, and how it comes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerWish>,
+    /// How new flows are spread over its backends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<BalancingWish>,
     /// Its pool.
     #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<BackendSpec>,
@@ -146,6 +150,7 @@ impl VipSpec {
             table_size: None,
             probe: None,
             breaker: None,
+            balancing: None,
             backends: Vec::new(),
         }
     }
@@ -207,6 +212,9 @@ pub struct VipSet {
     /// Changes to the breaker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerWish>,
+    /// Changes to how new flows are spread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<BalancingWish>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,
@@ -316,6 +324,13 @@ pub struct Apply {
     /// Whether tenants, vips and backends that the document does not name are removed. Otherwise they stay.
     #[serde(default)]
     pub prune: bool,
+    /// Whether what has a name of the document and can never become what that says (it has another address, another mode
+    /// with backends in it) makes way. Otherwise the document is rejected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replace: bool,
+    /// Whether the emergency bypass shall be on; absent: it stays as it is. It is turned on before all else, off after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypass: Option<bool>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,

@@ -4,14 +4,15 @@
 //! what the running daemon forgot. A snapshot ([`Ledger::to_snapshot`]) only speeds up a start: it carries a digest of
 //! what it holds, and whoever cannot read it folds the log instead.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh64::xxh64;
+use xxhash_rust::xxh64::{Xxh64Builder, xxh64};
 
 use crate::record::Record;
 use crate::state::State;
+use crate::step::Step;
 
 /// Keys that are remembered for one actor.
 pub const KEYS_PER_ACTOR: usize = 4_096;
@@ -80,6 +81,14 @@ impl Ledger {
         self.keys.remember(record);
     }
 
+    /// Takes in what a record comes down to.
+    pub fn take(&mut self, step: Step) {
+        step.events.iter().for_each(|event| self.state.apply(event));
+        if let Some(one) = step.key {
+            self.keys.push(&step.actor, one);
+        }
+    }
+
     /// Hash (xxh64) over all of it in its canonical form, compact JSON with ordered keys; 16 hexadecimal digits.
     pub fn digest(&self) -> String {
         let canonical = serde_json::to_vec(self).expect("string keys only, and written to memory");
@@ -120,7 +129,7 @@ pub struct Keys(BTreeMap<String, OfActor>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<Remembered>", into = "Vec<Remembered>")]
 struct OfActor {
-    by_key: BTreeMap<Arc<str>, Remembered>,
+    by_key: HashMap<Arc<str>, Remembered, Xxh64Builder>,
     order: VecDeque<Arc<str>>,
 }
 
@@ -160,7 +169,14 @@ impl Keys {
     /// Remembers a record's key, and forgets the actor's oldest if there are too many.
     pub fn remember(&mut self, record: &Record) {
         let Some(one) = Remembered::of(record) else { return };
-        self.0.entry(record.actor.clone()).or_default().push(one);
+        self.push(&record.actor, one);
+    }
+
+    fn push(&mut self, actor: &str, one: Remembered) {
+        match self.0.get_mut(actor) {
+            Some(own) => own.push(one),
+            None => self.0.entry(actor.to_owned()).or_default().push(one),
+        }
     }
 }
 

@@ -8,7 +8,8 @@
 //! that was observed enter as arguments; the edges live in `lb-userspace`.
 //!
 //! Invariants:
-//! - the same arguments give the same answer: ordered maps only, no clock, no randomness;
+//! - the same arguments give the same answer: ordered maps (others are looked up in, never walked), no clock, no
+//!   randomness;
 //! - a rejected command changes nothing and says, by a stable code, what to do;
 //! - [`state::State::apply`] is total: the log, replayed, gives the same state and digest;
 //! - every prefix of a [`plan::Plan`] leaves the maps safe for packets.
@@ -16,6 +17,7 @@
 
 pub mod backend;
 pub mod backoff;
+pub mod balancing;
 pub mod breaker;
 pub mod code;
 pub mod command;
@@ -31,6 +33,7 @@ pub mod projection;
 pub mod record;
 pub mod rejection;
 pub mod state;
+pub mod step;
 pub mod tenant;
 pub mod vip;
 

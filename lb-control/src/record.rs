@@ -112,7 +112,7 @@ type Step = fn(&mut Value);
 /// Step N brings a record of version N to version N + 1.
 const RECORD_STEPS: [Step; RECORD_VERSION as usize] = [record_from_0];
 /// Step N brings an event of version N + 1 to version N + 2: events began with version 1.
-const EVENT_STEPS: [Step; EVENT_VERSION as usize - 1] = [event_from_1];
+const EVENT_STEPS: [Step; EVENT_VERSION as usize - 1] = [event_from_1, event_from_2];
 
 /// Brings a record with its events to today's form.
 fn upcast(record: &mut Value) -> Result<(), RecordError> {
@@ -154,6 +154,11 @@ fn event_from_1(event: &mut Value) {
     *event = serde_json::json!({ "v": 2, "at_ms": at_ms, "change": { "kind": kind, "of": of } });
 }
 
+/// Version 2 knew no breaker, no choice of algorithm and one kind of probe: what a vip leaves out means what it did then.
+fn event_from_2(event: &mut Value) {
+    event["v"] = Value::from(3);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +168,7 @@ mod tests {
         include_str!("../samples/record-v0.json"),
         include_str!("../samples/record-v1.json"),
         include_str!("../samples/record-v1-event-v2.json"),
+        include_str!("../samples/record-v1-event-v3.json"),
     ];
 
     #[test]
@@ -191,7 +197,7 @@ mod tests {
             .iter()
             .map(|event| event["change"]["kind"].as_str().unwrap());
         let kinds: std::collections::BTreeSet<_> = kinds.collect();
-        assert_eq!(kinds.len(), 11, "the sample has every kind of event: {kinds:?}");
+        assert_eq!(kinds.len(), 14, "the sample has every kind of event: {kinds:?}");
     }
 
     #[test]
@@ -201,9 +207,9 @@ mod tests {
         assert_eq!(Record::parse(record.as_bytes()), Err(RecordError::Newer { found: 2 }));
         let strange = r#"{"v": 9, "shape": "unknown"}"#;
         assert_eq!(Record::parse(strange.as_bytes()), Err(RecordError::Newer { found: 9 }));
-        let event = newest.replacen("{\"v\": 2, \"at_ms\"", "{\"v\": 3, \"at_ms\"", 1);
+        let event = newest.replacen("{\"v\": 3, \"at_ms\"", "{\"v\": 4, \"at_ms\"", 1);
         let error = Record::parse(event.as_bytes()).unwrap_err();
-        assert_eq!(error, RecordError::NewerEvent { found: 3 });
+        assert_eq!(error, RecordError::NewerEvent { found: 4 });
         assert!(Record::is_newer(&error));
         let error = Record::parse(b"{\"v\": 1}").unwrap_err();
         assert!(!Record::is_newer(&error) && error.to_string().contains("missing field"), "{error}");

@@ -1,6 +1,7 @@
 //! Arbitrary commands for property tests: out of few names and addresses, so that they meet, and often wrong.
 
 use crate::backend::Intent;
+use crate::balancing::{Algorithm, BalancingWish};
 use crate::command::{
     Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BreakerReset, BreakerTrip, BypassSet, Command,
     Document, TenantRemove, TenantSet, TenantSpec, VipRemove, VipSet, VipSpec,
@@ -105,6 +106,13 @@ fn probe() -> impl Strategy<Value = ProbeWish> {
     })
 }
 
+fn balancing() -> impl Strategy<Value = BalancingWish> {
+    let times = (weighted(0.3, mostly(1_u32..300, Just(0))), weighted(0.3, mostly(1_u32..250, Just(256))));
+    (weighted(0.8, select(&Algorithm::ALL[..])), times).prop_map(|(algorithm, (affinity_s, syn_s))| {
+        BalancingWish { algorithm, affinity_s, syn_s, closing_s: syn_s }
+    })
+}
+
 fn table_size() -> impl Strategy<Value = u32> {
     mostly(select(&[251, 251, 257, 1_009][..]), Just(65_536))
 }
@@ -118,7 +126,8 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
     let who = (vip_name(), tenant(), vip_address(), port(), any::<bool>());
     let window_s = mostly(1u32..1_000, Just(0));
     let how = (mode(), weighted(0.1, tracking()), window_s, weighted(0.2, probe()), table_size());
-    (who, how, proptest::collection::vec(backend_spec(), 0..4)).prop_map(|(who, how, backends)| {
+    let more = (proptest::collection::vec(backend_spec(), 0..4), weighted(0.5, balancing()));
+    (who, how, more).prop_map(|(who, how, (backends, balancing))| {
         let protocol = if who.4 { Protocol::Tcp } else { Protocol::Udp };
         VipSpec {
             tenant: who.1,
@@ -127,6 +136,7 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
             window_s: Some(how.2),
             probe: how.3,
             table_size: Some(how.4),
+            balancing,
             backends,
             ..VipSpec::new(who.0, who.2, who.3, protocol)
         }
@@ -134,14 +144,15 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
 }
 
 fn vip_set() -> impl Strategy<Value = VipSet> {
-    let flags = (any::<bool>(), weighted(0.3, any::<bool>()));
+    let flags = (any::<bool>(), weighted(0.3, any::<bool>()), weighted(0.5, balancing()));
     (vip_name(), weighted(0.1, mode()), weighted(0.3, tracking()), weighted(0.1, table_size()), flags)
-        .prop_map(|(name, mode, tracking, table_size, (allow_disruption, udp_stateless))| VipSet {
+        .prop_map(|(name, mode, tracking, table_size, (allow_disruption, udp_stateless, balancing))| VipSet {
             name,
             mode,
             tracking,
             table_size,
             udp_stateless,
+            balancing,
             allow_disruption,
             ..VipSet::default()
         })
@@ -162,11 +173,16 @@ fn backend_set() -> impl Strategy<Value = BackendSet> {
 fn apply() -> impl Strategy<Value = Apply> {
     let tenants = proptest::collection::vec(tenant_spec(), 0..3);
     let vips = proptest::collection::vec(vip_spec(), 0..4);
-    (tenants, vips, any::<bool>(), any::<bool>()).prop_map(|(tenants, vips, prune, allow_disruption)| Apply {
-        document: Document { tenants, vips },
-        prune,
-        allow_disruption,
-    })
+    let bypass = weighted(0.1, any::<bool>());
+    (tenants, vips, any::<[bool; 3]>(), bypass).prop_map(
+        |(tenants, vips, [prune, replace, allow_disruption], bypass)| Apply {
+            document: Document { tenants, vips },
+            prune,
+            replace,
+            bypass,
+            allow_disruption,
+        },
+    )
 }
 
 /// Any command.

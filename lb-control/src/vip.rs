@@ -1,6 +1,7 @@
 //! A vip: address, port and protocol that are served, and how. Its pool is the backends in it.
 
 use crate::backend::Backend;
+use crate::balancing::Balancing;
 use crate::breaker::BreakerSettings;
 use crate::probe::{Probe, ProbeKind};
 pub use lb_common::abi::backend::Mode;
@@ -83,11 +84,14 @@ pub struct VipSettings {
     /// When a breaker keeps a backend out, and how it comes back.
     #[serde(default = "BreakerSettings::off", skip_serializing_if = "BreakerSettings::is_as_of_old")]
     pub breaker: BreakerSettings,
+    /// How new flows are spread over its backends.
+    #[serde(default, skip_serializing_if = "Balancing::is_of_old")]
+    pub balancing: Balancing,
 }
 
 impl VipSettings {
     /// The defaults: mode nat, since it works with any backend; a window of 900 s for TCP and 30 s for UDP; an idle
-    /// time of 900 s and 60 s; 65,537 slots; a TCP probe for TCP vips on one port.
+    /// time of 900 s and 60 s; 65,537 slots, matched; a TCP probe for TCP vips on one port.
     pub fn defaults(protocol: Protocol, port: u16, mode: Mode) -> Self {
         let (window_s, idle_s) = match protocol {
             Protocol::Tcp => (900, 900),
@@ -103,6 +107,7 @@ impl VipSettings {
             table_size: lb_common::limits::SLOTS_PER_VIP,
             probe: Probe::of_kind(if probed { ProbeKind::Tcp } else { ProbeKind::None }),
             breaker: BreakerSettings::DEFAULT,
+            balancing: Balancing::new(),
         }
     }
 }

@@ -3,6 +3,10 @@
 use std::io::{IsTerminal, stderr, stdout};
 use std::process::ExitCode;
 
+/// What one large command needed goes back to the system, and threads free what others made without waiting for them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // NO_COLOR of any value but the empty one means no (no-color.org).
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 
 use crate::api::Node;
 use crate::dataplane::{Counters, TenantCount};
+use crate::journal::Figures;
 use crate::probe::SeenHealth;
 use crate::problem::Problem;
 use crate::projection::{Model, Progress};
@@ -45,6 +46,7 @@ fn text(node: &Node) -> Result<String, Problem> {
         model: node.projections.model(),
         progress: node.projections.progress(),
         latest: node.log.latest().revision,
+        log: node.log.figures(),
         followers: node.followers.count(),
         standing: node.standing.borrow().clone(),
         health: node.health.borrow().clone(),
@@ -63,6 +65,7 @@ struct Scraped {
     model: Arc<Model>,
     progress: Progress,
     latest: u64,
+    log: Figures,
     followers: usize,
     standing: Standing,
     health: SeenHealth,
@@ -83,7 +86,8 @@ impl Collector for Scraped {
         gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
         let standing = &self.standing;
         let swept = &standing.swept;
-        let whole: [(&str, &str, u64); 8] = [
+        let log = &self.log;
+        let whole: [(&str, &str, u64); 13] = [
             ("revision", "revision of the log", self.latest),
             ("event_followers", "who follows the events", self.followers as u64),
             ("applied_revision", "revision that the maps hold", standing.revision),
@@ -91,6 +95,11 @@ impl Collector for Scraped {
             ("attached_devices", "devices that the program is attached to", standing.attached.len() as u64),
             ("tracked_flows", "entries of the flow table, as of the last sweep", swept.tracked_flows),
             ("nat_flows", "flows of the NAT table, as of the last sweep", swept.nat_flows),
+            ("log_segments", "segments of the log", log.segments),
+            ("log_archived_segments", "segments in the log's archive", log.archived),
+            ("log_bytes", "bytes of the log's segments", log.bytes),
+            ("reconcile_last_pass_us", "what the last comparison of the maps took", standing.pass_us),
+            ("reconcile_longest_pass_us", "the longest since the start", standing.longest_pass_us),
             ("bypass", "1: every packet passes untouched", u64::from(self.model.inventory.bypass)),
         ];
         for (name, help, value) in whole {
@@ -98,7 +107,11 @@ impl Collector for Scraped {
         }
         self.projections(&mut encoder)?;
         let progress = &self.progress;
-        let counted: [(&str, &str, u64); 4] = [
+        let counted: [(&str, &str, u64); 8] = [
+            ("log_appends", "appends to the log, each with one sync", log.appends),
+            ("log_append_us", "what they took all together", log.append_us),
+            ("log_records", "records that they made durable", log.records),
+            ("reconcile_partial_passes", "comparisons of what had changed alone", standing.partial_passes),
             ("drift_operations", "operations needed although nothing had changed", standing.drift_ops),
             ("reconcile_passes", "comparisons of the maps with what they should hold", standing.passes),
             ("projection_records", "records that the projections took in", progress.records),
@@ -151,13 +164,13 @@ impl Scraped {
 
     fn by_vip(&self) -> BTreeMap<lb_common::ids::VipId, Counter> {
         let rows = self.standing.actual.iter().flat_map(|actual| &actual.vips);
-        rows.filter_map(|(row, vip)| Some((vip.id, *self.counters.vips.get(row)?))).collect()
+        rows.map(|(row, vip)| (vip.id, self.counters.vips.get(row).copied().unwrap_or_default())).collect()
     }
 
     fn backends(&self) -> Vec<(Labels, Counter)> {
         let rows = self.standing.actual.iter().flat_map(|actual| &actual.backends);
-        let by_id: BTreeMap<_, _> =
-            rows.filter_map(|(row, one)| Some((one.id, *self.counters.backends.get(row)?))).collect();
+        let count = |row: &u16| self.counters.backends.get(row).copied().unwrap_or_default();
+        let by_id: BTreeMap<_, _> = rows.map(|(row, one)| (one.id, count(row))).collect();
         let labelled =
             |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
                 let counter = by_id.get(&backend.id).copied().unwrap_or_default();

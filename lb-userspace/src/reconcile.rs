@@ -59,6 +59,12 @@ pub struct Standing {
     pub revision: u64,
     /// Whole passes so far.
     pub passes: u64,
+    /// Those of them that looked only at what had changed.
+    pub partial_passes: u64,
+    /// What the last pass took, microseconds.
+    pub pass_us: u64,
+    /// What the longest took, microseconds.
+    pub longest_pass_us: u64,
     /// What had no room in the maps.
     pub problems: Vec<plan::Problem>,
     /// Why the last pass is not whole.
@@ -195,8 +201,10 @@ impl Passer {
             health: self.inputs.health.borrow_and_update().clone(),
             ways: self.inputs.ways.borrow_and_update().clone(),
         };
+        let begin = Instant::now();
         match self.compare_and_apply(&wish, cause) {
             Ok(done) => {
+                let took_us = begin.elapsed().as_micros() as u64;
                 let quiet = cause == Cause::Resync && !changed;
                 let drift = if quiet { drifted(&done.ops) } else { 0 };
                 if drift > 0 {
@@ -206,6 +214,9 @@ impl Passer {
                 self.standing.send_modify(|standing| {
                     standing.revision = wish.state.revision;
                     standing.passes += 1;
+                    standing.partial_passes += u64::from(done.partial);
+                    standing.pass_us = took_us;
+                    standing.longest_pass_us = standing.longest_pass_us.max(took_us);
                     standing.problems.clone_from(&done.problems);
                     standing.fault = None;
                     standing.drift_ops += drift;
@@ -248,7 +259,7 @@ impl Passer {
                 // What it proved has been used.
                 actual.sweep = None;
                 let (wish, actual, problems) = (wish.clone(), Arc::new(actual), plan.problems);
-                return Ok(Done { wish, actual, ops, problems, attached });
+                return Ok(Done { wish, actual, ops, problems, attached, partial: false });
             }
             tracing::debug!(slots = missed, "slots changed while they were planned; planning again");
         }

@@ -276,7 +276,12 @@ fn fold_of_copy(state_dir: &Path) -> Ledger {
 
 /// The writer's own state, which no view shows: it would have nothing to do to become what the log folds to.
 fn assert_stands_at(lb: &Balancer, inventory: &Inventory) {
-    let apply = Apply { document: config::export(inventory), prune: true, allow_disruption: true };
+    let apply = Apply {
+        document: config::export(inventory),
+        prune: true,
+        allow_disruption: true,
+        ..Apply::default()
+    };
     let body = serde_json::to_string(&apply).unwrap();
     let (status, plan) = Connection::open(lb.socket()).unwrap().post("/v1/plan", "plan", &body).unwrap();
     assert_eq!(status, 200, "{plan}");

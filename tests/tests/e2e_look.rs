@@ -54,7 +54,7 @@ fn explained(site: &Site, connections: &[Open], vip: &str) -> BTreeMap<String, u
         let choice = json["detail"]["backend"]["choice"].as_str().unwrap_or_default().to_owned();
         *choices.entry(choice).or_default() += 1;
         let text = site.lb.lb(&line).unwrap();
-        assert!(text.lines().last().unwrap().starts_with("It is sent on: "), "{text}");
+        assert_eq!(text.lines().last(), Some("So it is sent to that backend (forwarded)."), "{text}");
     }
     choices
 }

@@ -26,7 +26,7 @@ pub enum Mode {
 /// | 8-11 | source number: the node's own address on the way to this backend |
 /// | 16-31 | vip row |
 /// | 32-47 | the backend's port as it lies in memory; 0 = as in the packet (NAT) |
-/// | 48-63 | row of the tenant that its flows count for; 0 = the tenant has no limits |
+/// | 48-63 | its weight, where connections are counted; else 0 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Control(pub u64);
 
@@ -46,14 +46,15 @@ impl Control {
                 | (port.raw() as u64) << 32,
         )
     }
-    /// The same for a backend whose tenant has limits, in this row.
-    pub const fn with_tenant(self, row: u16) -> Self {
-        Self(self.0 & !(0xffff << 48) | (row as u64) << 48)
+    /// The same with a weight.
+    #[must_use]
+    pub const fn with_weight(self, weight: u16) -> Self {
+        Self(self.0 & 0xffff_ffff_ffff | (weight as u64) << 48)
     }
-    /// Row of the tenant that its flows count for; 0 = no limits.
+    /// Its weight; 0 = none is needed.
     #[inline(always)]
-    pub const fn tenant(self) -> u16 {
-        (self.0 >> 48) as u16
+    pub const fn weight(self) -> u16 {
+        field(self.0, 48, 16) as u16
     }
     /// Whether it serves the flows that it has.
     #[inline(always)]
@@ -118,7 +119,8 @@ impl NextHop {
     }
 }
 
-/// A backend. Written by the daemon before any slot names it; `control` and `next_hop` change live.
+/// A backend. Written by the daemon before any slot names it; `control`, `next_hop`, the tenant and `connections`
+/// change live.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct BackendRow {
@@ -128,15 +130,29 @@ pub struct BackendRow {
     pub next_hop: Word,
     /// The backend's address.
     pub addr: [Word; 2],
-    /// Serial number of the backend (bits 0-31); 0 = the row is free.
+    /// Serial number of the backend (bits 0-31; 0 = the row is free), and row of the tenant that its flows count for
+    /// (32-47; 0 = the tenant has no limits). The latter changes live.
     pub identity: Word,
+    /// Live connections that are counted ([`super::vip::Pick::Least`]): entries of the flow table that are
+    /// [`super::flow::EntryState::Counted`]. Whoever changes such an entry changes this; of a free row 0.
+    pub connections: Word,
     /// Unused, 0: a row is one cache line.
-    pub spare: [Word; 3],
+    pub spare: [Word; 2],
 }
 
 const _: () = assert!(size_of::<BackendRow>() == 64);
 
 impl BackendRow {
+    /// The `identity` word of a backend with this serial number, whose flows count for this row.
+    #[inline(always)]
+    pub const fn identity_word(id: u32, tenant: u16) -> u64 {
+        id as u64 | (tenant as u64) << 32
+    }
+    /// Row of the tenant that its flows count for; 0 = no limits.
+    #[inline(always)]
+    pub fn tenant(&self) -> u16 {
+        field(self.identity.load(), 32, 16) as u16
+    }
     /// The backend's address.
     #[inline(always)]
     pub fn address(&self) -> Addr {

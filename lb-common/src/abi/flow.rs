@@ -20,6 +20,10 @@ pub enum EntryState {
     Closing = 3,
     /// Seen again: not given up before it is idle for its vip's time.
     Confirmed = 4,
+    /// The same, and one of its backend's `connections`.
+    Counted = 5,
+    /// No flow: what backend a source address was given.
+    Affinity = 6,
 }
 
 /// An entry's word.
@@ -60,8 +64,20 @@ impl Entry {
             1 => EntryState::Probation,
             2 => EntryState::Syn,
             3 => EntryState::Closing,
+            5 => EntryState::Counted,
+            6 => EntryState::Affinity,
             _ => EntryState::Confirmed,
         }
+    }
+    /// Whether it is a flow's: neither free nor a source address's.
+    #[inline(always)]
+    pub const fn is_flow(self) -> bool {
+        !matches!(field(self.0, 16, 3), 0 | 6)
+    }
+    /// Whether it is one of its backend's `connections`.
+    #[inline(always)]
+    pub const fn is_counted(self) -> bool {
+        field(self.0, 16, 3) == EntryState::Counted as u64
     }
     /// Slot number within the vip's table.
     #[inline(always)]

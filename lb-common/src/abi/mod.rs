@@ -19,7 +19,7 @@ pub mod word;
 use crate::limits;
 
 /// Version of all layouts together. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Name and default capacity of a map, as both sides know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! A slot: one entry of a Maglev table, with what it was before if that changed a short while ago.
+//! A slot: one entry of a vip's table, with what it was before if that changed a short while ago.
 //!
 //! | bits | field |
 //! |---|---|

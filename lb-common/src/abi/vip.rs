@@ -3,6 +3,7 @@
 use super::word::{Word, field};
 use crate::addr::Addr;
 use crate::be::Be16;
+use crate::limits::{CLOSING_TIMEOUT_S, SYN_TIMEOUT_S, TENANTS};
 use bytemuck::{Pod, Zeroable};
 
 /// Key of the vip hash. Looked up as (address, port, protocol), then with port 0, then with both 0: the mark of
@@ -80,6 +81,46 @@ pub enum Tracking {
     Never = 2,
 }
 
+/// How a new flow finds its backend. Bit 0: its slot is that of its source address alone. Bits 1-2: what is asked
+/// besides the slot; whoever asks remembers every flow ([`Tracking::Always`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// By the slot of its 5-tuple.
+    Flow = 0,
+    /// By the slot of its source address.
+    Source = 1,
+    /// By what its source address was last given, else as [`Pick::Source`].
+    Affinity = 3,
+    /// By the slot whose turn it is.
+    Turn = 4,
+    /// Of two slots, by the one whose backend has fewer connections for its weight.
+    Least = 6,
+}
+
+/// How long flows are remembered, seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// After a SYN that nothing confirmed.
+    pub syn_s: u8,
+    /// After the last packet of a flow whose client closed.
+    pub closing_s: u8,
+    /// A source address's backend ([`Pick::Affinity`]), after its last packet.
+    pub affinity_s: u16,
+}
+
+impl Timeouts {
+    /// The defaults; no affinity.
+    pub const fn new() -> Self {
+        Self { syn_s: SYN_TIMEOUT_S as u8, closing_s: CLOSING_TIMEOUT_S as u8, affinity_s: 0 }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A vip's live settings, one word.
 ///
 /// | bits | field |
@@ -87,33 +128,57 @@ pub enum Tracking {
 /// | 0-1 | [`Tracking`] |
 /// | 2 | UDP is stateless: an unknown flow of a moving slot goes to `current` at once |
 /// | 3 | NAT: flows are found in the NAT table |
+/// | 4-6 | [`Pick`] |
+/// | 7-15 | row of the vip's tenant; 0 = the tenant has no limits |
 /// | 16-31 | `idle_s`: a confirmed flow without a packet for so long may be forgotten, seconds |
-/// | 48-63 | row of the vip's tenant; 0 = the tenant has no limits |
+/// | 32-39 | [`Timeouts::syn_s`] |
+/// | 40-47 | [`Timeouts::closing_s`] |
+/// | 48-63 | [`Timeouts::affinity_s`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Policy(pub u64);
+
+const _: () = assert!(TENANTS <= 1 << 9);
 
 impl Policy {
     /// Bit of stateless UDP.
     pub const UDP_STATELESS: u64 = 1 << 2;
     /// Bit of NAT.
     pub const NAT: u64 = 1 << 3;
+    /// Where `idle_s` lies: shift and mask, for [`Policy::time_s`].
+    pub const IDLE: (u32, u64) = (16, 0xffff);
+    /// Where [`Timeouts::syn_s`] lies.
+    pub const SYN: (u32, u64) = (32, 0xff);
+    /// Where [`Timeouts::closing_s`] lies.
+    pub const CLOSING: (u32, u64) = (40, 0xff);
+    /// Where [`Timeouts::affinity_s`] lies.
+    pub const AFFINITY: (u32, u64) = (48, 0xffff);
+
+    /// One of its times, seconds. Drawn from the word anew each time: what a comparison tells the kernel's verifier about
+    /// a number that lives on doubles what it has to look at.
+    #[inline(always)]
+    pub const fn time_s(self, (shift, mask): (u32, u64)) -> u32 {
+        (self.0 >> (shift & 63) & mask) as u32
+    }
 
     /// Packs a policy; `idle_s` in seconds.
     pub const fn new(tracking: Tracking, udp_stateless: bool, nat: bool, idle_s: u16) -> Self {
         Self(tracking as u64 | (udp_stateless as u64) << 2 | (nat as u64) << 3 | (idle_s as u64) << 16)
+            .with_timeouts(Timeouts::new())
     }
     /// The same with another choice of what is remembered.
+    #[must_use]
     pub const fn with_tracking(self, tracking: Tracking) -> Self {
         Self(self.0 & !3 | tracking as u64)
     }
     /// The same for a vip whose tenant has limits, in this row.
+    #[must_use]
     pub const fn with_tenant(self, row: u16) -> Self {
-        Self(self.0 & !(0xffff << 48) | (row as u64) << 48)
+        Self(self.0 & !(0x1ff << 7) | (row as u64 & 0x1ff) << 7)
     }
     /// Row of the vip's tenant; 0 = no limits.
     #[inline(always)]
     pub const fn tenant(self) -> u16 {
-        (self.0 >> 48) as u16
+        field(self.0, 7, 9) as u16
     }
     /// Whether every flow is remembered.
     #[inline(always)]
@@ -135,14 +200,62 @@ impl Policy {
     pub const fn nat(self) -> bool {
         self.0 & Self::NAT != 0
     }
+    /// The same with another [`Pick`].
+    #[must_use]
+    pub const fn with_pick(self, pick: Pick) -> Self {
+        Self(self.0 & !(7 << 4) | (pick as u64) << 4)
+    }
+    /// The same with other timeouts.
+    #[must_use]
+    pub const fn with_timeouts(self, timeouts: Timeouts) -> Self {
+        let Timeouts { syn_s, closing_s, affinity_s } = timeouts;
+        let high = syn_s as u64 | (closing_s as u64) << 8 | (affinity_s as u64) << 16;
+        Self(self.0 & 0xffff_ffff | high << 32)
+    }
+    /// How a new flow finds its backend.
+    #[inline(always)]
+    pub const fn pick(self) -> Pick {
+        match field(self.0, 4, 3) {
+            0 => Pick::Flow,
+            1 => Pick::Source,
+            3 => Pick::Affinity,
+            4 => Pick::Turn,
+            _ => Pick::Least,
+        }
+    }
+    /// Whether the slot is that of the source address alone.
+    #[inline(always)]
+    pub const fn by_source(self) -> bool {
+        self.0 & 1 << 4 != 0
+    }
+    /// Whether a new flow asks more than its slot.
+    #[inline(always)]
+    pub const fn picks(self) -> bool {
+        self.0 & 3 << 5 != 0
+    }
     /// After how long without a packet a confirmed flow may be forgotten, seconds.
     #[inline(always)]
     pub const fn idle_s(self) -> u32 {
         field(self.0, 16, 16) as u32
     }
+    /// How long a SYN's entry waits for its confirmation, seconds.
+    #[inline(always)]
+    pub const fn syn_s(self) -> u32 {
+        field(self.0, 32, 8) as u32
+    }
+    /// How long a closed flow's entry is kept after its last packet, seconds.
+    #[inline(always)]
+    pub const fn closing_s(self) -> u32 {
+        field(self.0, 40, 8) as u32
+    }
+    /// How long a source address keeps its backend after its last packet, seconds.
+    #[inline(always)]
+    pub const fn affinity_s(self) -> u32 {
+        field(self.0, 48, 16) as u32
+    }
 }
 
-/// A vip. Written by the daemon before its key leads here; `table` and `policy` change live.
+/// A vip. Written by the daemon before its key leads here; `table` and `policy` change live, `turn` is the packets'.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct VipRow {
@@ -156,8 +269,10 @@ pub struct VipRow {
     pub policy: Word,
     /// Serial number of the vip (bits 0-31) and of its tenant (32-63).
     pub identity: Word,
+    /// How many new flows took their turn ([`Pick::Turn`]).
+    pub turn: Word,
     /// Unused, 0.
-    pub spare: [Word; 2],
+    pub spare: Word,
 }
 
 const _: () = assert!(size_of::<VipRow>() == 64);

@@ -13,8 +13,7 @@ use super::parse::Parsed;
 use super::pipeline::Trail;
 use super::tables::Tables;
 use super::wire::transport::UDP;
-use crate::abi::backend::Control;
-use crate::abi::flow::{Entry, EntryState};
+use crate::abi::flow::Entry;
 use crate::abi::tenant::{ARRIVED, BEGUN, COUNTS_PER_TENANT, Caps, Rate, TenantRow, kind_of};
 use crate::abi::vip::{Policy, VipRow};
 use crate::abi::word::Word;
@@ -185,6 +184,8 @@ pub struct Moves {
     forgotten: u64,
     /// What the new entry took the place of.
     replaced: u64,
+    /// What a source address took the place of.
+    displaced: u64,
     /// How many were taken out.
     forgotten_count: u32,
     /// How many were put in.
@@ -195,7 +196,7 @@ impl Moves {
     /// Forgets the packet before.
     #[inline(always)]
     pub fn begin(&mut self) {
-        (self.forgotten_count, self.inserted_count) = (0, 0);
+        (self.forgotten_count, self.inserted_count, self.displaced) = (0, 0, 0);
     }
     /// Notes that an entry was taken out.
     #[inline(always)]
@@ -209,10 +210,15 @@ impl Moves {
         self.replaced = replaced.0;
         self.inserted_count += 1;
     }
+    /// Notes that a source address, which is no connection, was put in the place of `replaced`, which may be free.
+    #[inline(always)]
+    pub fn displaced(&mut self, replaced: Entry) {
+        self.displaced = replaced.0;
+    }
     /// Whether nothing was done.
     #[inline(always)]
     pub const fn is_empty(&self) -> bool {
-        self.forgotten_count | self.inserted_count == 0
+        self.forgotten_count | self.inserted_count == 0 && self.displaced == 0
     }
 }
 
@@ -222,6 +228,10 @@ pub fn settle<T: Tables>(moves: &Moves, tenant: u16, tables: &T) {
     let forgotten = owner(Entry(moves.forgotten), tables);
     if moves.forgotten_count != 0 && forgotten != 0 {
         held(forgotten, -i64::from(moves.forgotten_count), tables);
+    }
+    let displaced = owner(Entry(moves.displaced), tables);
+    if displaced != 0 {
+        held(displaced, -1, tables);
     }
     let replaced = owner(Entry(moves.replaced), tables);
     if moves.inserted_count == 0 || replaced == tenant {
@@ -238,7 +248,7 @@ pub fn settle<T: Tables>(moves: &Moves, tenant: u16, tables: &T) {
 /// The tenant that an entry counts for; 0 = none.
 #[inline(always)]
 fn owner<T: Tables>(entry: Entry, tables: &T) -> u16 {
-    if entry.state() == EntryState::Free { 0 } else { tenant_of(entry.backend(), tables) }
+    if entry.is_flow() { tenant_of(entry.backend(), tables) } else { 0 }
 }
 
 /// Adds to a tenant's entries.
@@ -288,7 +298,7 @@ pub fn port_passed<T: Tables>(from: u16, to: u16, tables: &T) {
 #[inline(always)]
 pub fn tenant_of<T: Tables>(backend: u16, tables: &T) -> u16 {
     match tables.backend(backend.into()) {
-        Some(row) => Control(row.control.load()).tenant(),
+        Some(row) => row.tenant(),
         None => 0,
     }
 }

@@ -6,12 +6,13 @@ use super::bulkhead::{Admission, admit_entry, settle};
 use super::flow_table::{Flow, insert, remembered};
 use super::parse::Parsed;
 use super::pipeline::{Choice, Trail};
+use super::select;
 use super::tables::Tables;
 use super::wire::transport::UDP;
 use crate::abi::backend::Control;
 use crate::abi::flow::EntryState;
 use crate::abi::slot::{Phase, Slot};
-use crate::abi::vip::{Policy, VipRow, extent};
+use crate::abi::vip::{Pick, Policy, VipRow, extent};
 use crate::hash::{flow_hash, slot_of};
 use crate::reason::Reason;
 
@@ -33,12 +34,14 @@ pub fn backend<T: Tables, K: Tracker>(
     trail: &mut Trail,
 ) -> Result<u16, Halt> {
     let (first, count) = extent(vip.table.load());
+    let policy = Policy(vip.policy.load());
     trail.hash = flow_hash(tables.hash_key(), &parsed.flow);
-    trail.slot_number = slot_of(trail.hash, count);
+    let choosing = if policy.by_source() { select::source_hash(parsed, tables) } else { trail.hash };
+    trail.slot_number = slot_of(choosing, count);
     let word =
         tables.slot(first.wrapping_add(trail.slot_number)).ok_or(Halt::drop(Reason::TableInconsistent))?;
     trail.slot = Slot(word.load());
-    match K::backend(parsed, trail.slot, Policy(vip.policy.load()), tables, trail) {
+    match K::backend(parsed, trail.slot, policy, tables, trail) {
         0 => Err(Halt::drop(trail.refusal)),
         row => {
             trail.backend_row = row.into();
@@ -72,18 +75,26 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
 #[inline(always)]
 fn looked_up<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16 {
     let now_s = tables.now_s();
-    let (hash, slot_number, idle_s) = (trail.hash, trail.slot_number, policy.idle_s());
-    let flow = Flow { hash, slot: slot_number, now_s, idle_s };
+    let flow = Flow { hash: trail.hash, slot: trail.slot_number, now_s, policy };
     let Some(bucket) = tables.flows(flow.bucket(tables.flow_mask())) else { return slot.current() };
     if let Some(row) = remembered(bucket, &flow, slot.current(), parsed, &mut trail.moves, tables) {
         trail.choice = Choice::Remembered;
+        if policy.pick() == Pick::Affinity && parsed.teaches() && !parsed.is_syn() {
+            trail.moves.displaced(select::learn(parsed, &flow, row, tables));
+        }
         return row;
     }
     let moving = slot.phase(now_s) == Phase::Moving;
     let previous = if moving && alive(slot.previous(), tables) { slot.previous() } else { 0 };
-    let newcomer = parsed.is_syn() || (parsed.flow.protocol == UDP && policy.udp_stateless());
+    // A vip that picks knows every flow: whatever UDP it does not know is new.
+    let picks = policy.picks() && parsed.teaches();
+    let newcomer = parsed.is_syn() || (parsed.flow.protocol == UDP && (picks || policy.udp_stateless()));
     let old = previous != 0 && !newcomer;
-    let row = if old { previous } else { slot.current() };
+    let mut row = if old { previous } else { slot.current() };
+    let picked = picks && newcomer && row != 0;
+    if picked {
+        row = select::pick(parsed, &flow, row, tables, trail);
+    }
     trail.choice = if old { Choice::Previous } else { Choice::Slot };
     // A pinned slot's newcomers need no entry: a later change makes their backend the slot's `previous`.
     // Neither does stateless UDP, nor what is only quoted by an ICMP error.
@@ -102,16 +113,22 @@ fn looked_up<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T,
     }
     let stored = admission == Admission::Remember
         && insert(bucket, &flow, row, state, parsed.sequence, &mut trail.moves, tables);
-    if stored && !old {
-        trail.choice = Choice::Inserted;
+    if stored {
+        if picked && !parsed.is_syn() && policy.pick() == Pick::Affinity {
+            trail.moves.displaced(select::learn(parsed, &flow, row, tables));
+        }
+        if !old {
+            trail.choice = if picked { Choice::Picked } else { Choice::Inserted };
+        }
+        return row;
     }
-    // A new connection goes to `current` only if it is remembered: otherwise its next packet would look like an
-    // older one's and go to `previous`.
-    if !stored && previous != 0 {
+    // A new connection goes to `current`, or where it is picked for, only if it is remembered: otherwise its next
+    // packet would look like an older one's, and go to `previous` or else to `current`.
+    if previous != 0 {
         trail.choice = Choice::Previous;
         return previous;
     }
-    row
+    slot.current()
 }
 
 /// Whether a backend serves the flows that it has.

@@ -11,10 +11,12 @@
 use super::bulkhead::Moves;
 use super::connection::control;
 use super::parse::Parsed;
+use super::select::recount;
 use super::tables::Tables;
 use crate::abi::flow::{Entry, EntryState, FlowBucket, Trace};
+use crate::abi::vip::{Pick, Policy};
 use crate::abi::word::Word;
-use crate::limits::{CLOSING_TIMEOUT_S, PROBATION_S, SYN_TIMEOUT_S, SYN_WINDOW};
+use crate::limits::{PROBATION_S, SYN_WINDOW};
 
 /// A flow, as the table knows it.
 #[derive(Clone, Copy)]
@@ -25,8 +27,8 @@ pub struct Flow {
     pub slot: u32,
     /// Now, seconds since boot.
     pub now_s: u32,
-    /// After how long without a packet a confirmed flow may be forgotten, seconds.
-    pub idle_s: u32,
+    /// Its vip's settings: how long it is remembered, and whether it is counted.
+    pub policy: Policy,
 }
 
 impl Flow {
@@ -43,33 +45,55 @@ impl Flow {
 
 /// One entry of a bucket, as it was read.
 #[derive(Clone, Copy)]
-struct Way<'b> {
+pub(super) struct Way<'b> {
     word: &'b Word,
     trace: &'b Word,
-    entry: Entry,
+    pub(super) entry: Entry,
 }
 
-impl Way<'_> {
+impl<'b> Way<'b> {
+    /// To begin a search with. Whole, unlike an `Option`'s `None`: the kernel's verifier refuses what is moved about
+    /// without a value, even if nobody looks at it.
     #[inline(always)]
-    fn trace(&self) -> Trace {
+    fn none(bucket: &'b FlowBucket) -> Self {
+        Self { word: &bucket.entries[0], trace: &bucket.traces[0], entry: Entry(0) }
+    }
+    #[inline(always)]
+    pub(super) fn trace(&self) -> Trace {
         Trace(self.trace.load())
     }
     /// Puts an entry in this one's place, unless another CPU was quicker.
     #[inline(always)]
-    fn replace<T: Tables>(&self, entry: Entry, trace: Trace, tables: &T) -> bool {
-        let done = entry == self.entry || tables.compare_swap(self.word, self.entry.0, entry.0);
+    pub(super) fn replace<T: Tables>(&self, entry: Entry, trace: Trace, tables: &T) -> bool {
+        let done = entry == self.entry || self.swap(entry, tables);
         if done {
             self.trace.store(trace.0);
         }
         done
     }
-    /// Takes the entry out, unless another CPU was quicker.
+    /// Frees this entry, unless another CPU was quicker.
     #[inline(always)]
     fn forget<T: Tables>(&self, moves: &mut Moves, tables: &T) {
-        if tables.compare_swap(self.word, self.entry.0, 0) {
+        if self.swap(Entry::default(), tables) {
             moves.forgotten(self.entry);
         }
     }
+    /// Whoever changes an entry that is counted, or becomes so, changes the count, once.
+    #[inline(always)]
+    fn swap<T: Tables>(&self, entry: Entry, tables: &T) -> bool {
+        let done = tables.compare_swap(self.word, self.entry.0, entry.0);
+        if done && (self.entry.is_counted() || entry.is_counted()) {
+            recount(self.entry, entry, tables);
+        }
+        done
+    }
+}
+
+/// One entry of a bucket.
+#[inline(always)]
+pub(super) fn way_at(bucket: &FlowBucket, at: usize) -> Option<Way<'_>> {
+    let (word, trace) = (bucket.entries.get(at)?, bucket.traces.get(at)?);
+    Some(Way { word, trace, entry: Entry(word.load()) })
 }
 
 /// The entries of a bucket.
@@ -90,10 +114,11 @@ pub fn remembered<T: Tables>(
     tables: &T,
 ) -> Option<u16> {
     let wanted = flow.entry(0, EntryState::Free);
-    let (mut fresh, mut older) = (None, None);
+    let (mut fresh, mut older) = (Way::none(bucket), Way::none(bucket));
+    let (mut is_fresh, mut is_older) = (false, false);
     // From the last way to the first: of duplicates the lowest wins.
     for way in ways(bucket).rev() {
-        let known = way.entry.state() != EntryState::Free && way.entry.same_flow(wanted);
+        let known = way.entry.is_flow() && way.entry.same_flow(wanted);
         if !known {
             continue;
         }
@@ -105,12 +130,12 @@ pub fn remembered<T: Tables>(
             continue;
         }
         if way.entry.state() != EntryState::Syn {
-            older = Some(way);
-        } else if parsed.is_syn() || fits(parsed, way.trace(), flow.now_s) {
-            fresh = Some(way);
+            (older, is_older) = (way, true);
+        } else if parsed.is_syn() || fits(parsed, way.trace(), flow) {
+            (fresh, is_fresh) = (way, true);
         }
     }
-    match (fresh, older) {
+    match (is_fresh.then_some(fresh), is_older.then_some(older)) {
         (Some(fresh), _) if parsed.is_syn() => Some(begin_again(&fresh, flow, current, parsed, tables)),
         (None, Some(older)) if parsed.is_syn() => {
             Some(begin_anew(bucket, &older, flow, current, parsed, moves, tables))
@@ -124,9 +149,9 @@ pub fn remembered<T: Tables>(
 /// Whether a segment belongs to the connection of a SYN: it comes in time, and its sequence number is within the SYN's
 /// window. (A forged SYN must not wait for a live connection until its sequence numbers have come round.)
 #[inline(always)]
-fn fits(parsed: &Parsed, trace: Trace, now_s: u32) -> bool {
+fn fits(parsed: &Parsed, trace: Trace, flow: &Flow) -> bool {
     parsed.sequence.wrapping_sub(trace.isn().wrapping_add(1)) <= SYN_WINDOW
-        && trace.age_s(now_s) < SYN_TIMEOUT_S
+        && trace.age_s(flow.now_s) < flow.policy.syn_s()
 }
 
 /// A SYN after a SYN of the same tuple: a retransmission, or the client tries anew.
@@ -174,7 +199,7 @@ fn confirm<T: Tables>(
     tables: &T,
 ) -> u16 {
     if parsed.teaches() {
-        let state = next_state(fresh.entry.state(), 0, parsed);
+        let state = next_state(fresh.entry.state(), 0, parsed, flow.policy);
         let stored = fresh.replace(fresh.entry.with_state(state), Trace::new(flow.now_s, 0), tables);
         if let (true, Some(older)) = (stored, older) {
             older.forget(moves, tables);
@@ -188,7 +213,7 @@ fn confirm<T: Tables>(
 fn refresh<T: Tables>(older: &Way<'_>, flow: &Flow, parsed: &Parsed, tables: &T) -> u16 {
     let trace = older.trace();
     let age_s = trace.age_s(flow.now_s);
-    let state = next_state(older.entry.state(), age_s, parsed);
+    let state = next_state(older.entry.state(), age_s, parsed, flow.policy);
     if parsed.teaches() && (age_s != 0 || state != older.entry.state()) {
         // A probationary entry keeps its birth until it is confirmed: that is what its second packet is measured by.
         let seen_s = if state == EntryState::Probation { trace.seen_s() } else { flow.now_s };
@@ -199,13 +224,14 @@ fn refresh<T: Tables>(older: &Way<'_>, flow: &Flow, parsed: &Parsed, tables: &T)
 
 /// What an entry becomes by a packet `age_s` after its last one.
 #[inline(always)]
-fn next_state(state: EntryState, age_s: u32, parsed: &Parsed) -> EntryState {
+fn next_state(state: EntryState, age_s: u32, parsed: &Parsed, policy: Policy) -> EntryState {
     match state {
         _ if parsed.closes() => EntryState::Closing,
         EntryState::Probation if age_s < PROBATION_S => EntryState::Probation,
         // The last acknowledgements of a closing connection carry no data; if data comes, the close was forged, and a
         // SYN begins the tuple's next connection.
         EntryState::Closing if !parsed.has_data && !parsed.is_syn() => EntryState::Closing,
+        _ if policy.pick() == Pick::Least => EntryState::Counted,
         _ => EntryState::Confirmed,
     }
 }
@@ -221,27 +247,27 @@ pub fn insert<T: Tables>(
     moves: &mut Moves,
     tables: &T,
 ) -> bool {
-    let (mut victim, mut least) = (None, u64::MAX);
+    let (mut victim, mut is_one, mut least) = (Way::none(bucket), false, u64::MAX);
     for way in ways(bucket) {
         let age_s = way.trace().age_s(flow.now_s);
-        let worth = worth(way.entry, age_s, flow.idle_s, control(way.entry.backend(), tables).alive());
+        let alive = control(way.entry.backend(), tables).alive();
+        let worth = worth_number(way.entry, age_s, flow.policy, alive);
         // Among equals the oldest goes.
-        let rank = (worth as u64) << 32 | u64::from(u32::MAX - age_s);
-        if worth < Worth::Keep && rank < least {
-            (victim, least) = (Some(way), rank);
+        let rank = worth << 32 | u64::from(u32::MAX - age_s);
+        if worth < Worth::Keep as u64 && rank < least {
+            (victim, is_one, least) = (way, true, rank);
         }
     }
     let trace = Trace::new(flow.now_s, sequence);
-    let Some(way) = victim else { return false };
-    let stored = way.replace(flow.entry(backend, state), trace, tables);
+    let stored = is_one && victim.replace(flow.entry(backend, state), trace, tables);
     if stored {
-        moves.inserted(way.entry);
+        moves.inserted(victim.entry);
     }
     stored
 }
 
 /// What an entry is worth to whoever needs its place.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Worth {
     /// Free, expired, or of a dead backend.
     Nothing = 0,
@@ -249,7 +275,7 @@ pub enum Worth {
     Probation = 1,
     /// A handshake on its way.
     Syn = 2,
-    /// The last packets of a connection.
+    /// The last packets of a connection, or a source address's backend.
     Closing = 3,
     /// A live connection.
     Keep = 4,
@@ -257,15 +283,27 @@ pub enum Worth {
 
 /// What an entry is worth, `age_s` after its last packet.
 #[inline(always)]
-pub fn worth(entry: Entry, age_s: u32, idle_s: u32, alive: bool) -> Worth {
-    if !alive {
-        return Worth::Nothing;
+pub fn worth(entry: Entry, age_s: u32, policy: Policy, alive: bool) -> Worth {
+    match worth_number(entry, age_s, policy, alive) {
+        0 => Worth::Nothing,
+        1 => Worth::Probation,
+        2 => Worth::Syn,
+        3 => Worth::Closing,
+        _ => Worth::Keep,
     }
-    match entry.state() {
-        EntryState::Probation if age_s < idle_s => Worth::Probation,
-        EntryState::Syn if age_s < SYN_TIMEOUT_S => Worth::Syn,
-        EntryState::Closing if age_s < CLOSING_TIMEOUT_S => Worth::Closing,
-        EntryState::Confirmed if age_s < idle_s => Worth::Keep,
-        _ => Worth::Nothing,
-    }
+}
+
+/// The same as a number. By tables in constants, an entry for each [`EntryState`] from the lowest bits on: each branch by
+/// state would double, for each way of a bucket, what the kernel's verifier has to look at.
+#[inline(always)]
+fn worth_number(entry: Entry, age_s: u32, policy: Policy, alive: bool) -> u64 {
+    /// Four bits each: [`Worth`].
+    const WORTHS: u64 = 0x4344_3210;
+    /// Eight bits each: where its time lies in the policy.
+    const SHIFTS: u64 = 0x1030_1010_2820_1010;
+    /// One bit each: whether its time is eight bits wide, not 16.
+    const NARROW: u64 = 0b1100;
+    let state = entry.0 >> 16 & 7;
+    let time_s = policy.0 >> (SHIFTS >> (8 * state) & 63) & 0xffff >> (8 * (NARROW >> state & 1));
+    if alive && u64::from(age_s) < time_s { WORTHS >> (4 * state) & 7 } else { 0 }
 }

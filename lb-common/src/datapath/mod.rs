@@ -1,6 +1,6 @@
-//! The packet path, in packet order: `parse`, `vip`, `bulkhead`, `connection`, `forward` (with `nat`); `icmp` answers, `link`
-//! writes the Ethernet header, `decap` is the backend's side of a tunnel. [`pipeline::run`] is the whole of it on one
-//! screen. The data path has no errors, only verdicts.
+//! The packet path, in packet order: `parse`, `vip`, `bulkhead`, `connection` (with `select`), `forward` (with `nat`);
+//! `icmp` answers, `link` writes the Ethernet header, `decap` is the backend's side of a tunnel. [`pipeline::run`] is
+//! the whole of it on one screen. The data path has no errors, only verdicts.
 
 pub mod bulkhead;
 pub mod connection;
@@ -15,6 +15,7 @@ pub mod nat;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod select;
 pub mod tables;
 #[cfg(test)]
 mod tests;

@@ -53,7 +53,7 @@ pub(super) fn send<P: Packet, T: Tables>(
     let udp = parsed.flow.protocol == UDP;
     let first = first_row(&dst, dst_port, udp, tables.nat_rows());
     trail.search.begin(first, way.backend, trail.hash, tables.now_s(), udp, way.idle_s);
-    trail.search.tenant = way.control.tenant();
+    trail.search.tenant = way.row.tenant();
     let port = client_port(packet, parsed, &mut trail.search, tables)?;
     take_hop(packet, parsed)?;
     let mapping = Mapping { src: source, dst, src_port: Be16::new(port), dst_port };

@@ -116,6 +116,8 @@ pub enum Choice {
     Remembered,
     /// A new flow of a moving slot, or one that must be tracked: remembered now.
     Inserted,
+    /// A new flow for which the vip's algorithm picked one: remembered now.
+    Picked,
     /// An older flow of a moving slot: the backend from before the change.
     Previous,
 }

@@ -53,7 +53,7 @@ pub trait Tables {
     fn decap_vip(&self, addr: &Addr) -> bool;
     /// A tenant with limits.
     fn tenant(&self, row: u32) -> Option<&TenantRow>;
-    /// Adds to a word that other CPUs add to, wrapping around.
+    /// Adds to a word, wrapping around; no other CPU's sum is lost.
     fn add(&self, word: &Word, change: i64);
     /// Runs `change` on what this CPU has in hand for a tenant; `true` if there is no such row.
     fn with_tenant_credit(&self, row: u32, change: impl FnOnce(&mut TenantCredit) -> bool) -> bool;

@@ -4,6 +4,7 @@
 use super::draft::{Draft, path};
 use super::settings::Wish;
 use super::{backend, tenant, vip};
+use crate::backend::Backend;
 use crate::code::Code;
 use crate::command::{Apply, BackendSpec, DEFAULT_TENANT, Document, VipSpec};
 use crate::event::Change;
@@ -19,6 +20,9 @@ pub(super) fn apply(draft: &mut Draft, wish: &Apply) {
     }
     if wish.prune {
         prune(draft, document);
+    }
+    if wish.replace {
+        make_way(draft, document);
     }
     for (index, spec) in document.tenants.iter().enumerate() {
         if draft.is_full() {
@@ -92,6 +96,32 @@ fn prune(draft: &mut Draft, document: &Document) {
         .collect();
     let missing = draft.state.tenants.keys().filter(|tenant| !tenants.contains(tenant.as_str()));
     gone.extend(missing.map(|tenant| Change::TenantRemoved { tenant: tenant.clone() }));
+    gone.into_iter().for_each(|change| draft.emit(change));
+}
+
+/// Removes what stands in the way under a wanted name: what a vip or a backend can never become in its life.
+fn make_way(draft: &mut Draft, document: &Document) {
+    let mut gone = Vec::new();
+    for spec in &document.vips {
+        let Some(vip) = draft.state.vips.get(&spec.name) else { continue };
+        let served = vip::served(spec);
+        let fixed = (vip.settings.mode, vip.settings.table_size);
+        let differs = !vip.backends.is_empty() && Wish::from(spec).fixed_over_defaults() != fixed;
+        if served != vip.served || spec.tenant != vip.tenant || differs {
+            gone.push(Change::VipRemoved { vip: spec.name.clone() });
+            continue;
+        }
+        for backend in &spec.backends {
+            let is = vip.backends.get(&backend.name);
+            let same = |is: &Backend| {
+                is.address == backend.address.to_canonical() && is.port == backend::port_of(vip, backend)
+            };
+            if is.is_some_and(|is| !same(is)) {
+                let (vip, backend) = (spec.name.clone(), backend.name.clone());
+                gone.push(Change::BackendRemoved { vip, backend });
+            }
+        }
+    }
     gone.into_iter().for_each(|change| draft.emit(change));
 }
 

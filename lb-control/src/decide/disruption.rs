@@ -1,6 +1,6 @@
 //! What would end or turn away traffic, found by comparing the state that is with the one that would be:
 //! a vip with enabled backends that goes; a pool that loses its last enabled backend; a pool that loses more than
-//! 30 % of its weight through several backends at once; tracking that is turned off.
+//! 30 % of its weight through several backends at once; tracking that is turned off; another table where nothing is tracked.
 //!
 //! One backend by itself, as long as it is not the last, is the ordinary way of working and no disruption, however
 //! large its share: a pool of three would otherwise need the flag for every drain.
@@ -37,7 +37,8 @@ fn disruption(name: &str, before: &Vip, after: Option<&Vip>) -> Option<String> {
     if total == 0 {
         return None;
     }
-    let Some(after) = after else {
+    // Another one of its name is none.
+    let Some(after) = after.filter(|after| after.id == before.id) else {
         let enabled = before.backends.values().filter(|backend| backend.effective_weight() > 0).count();
         return Some(format!("vip `{name}` would go with its enabled backends ({enabled})"));
     };
@@ -47,11 +48,17 @@ fn disruption(name: &str, before: &Vip, after: Option<&Vip>) -> Option<String> {
     if before.settings.tracking != Tracking::Never && after.settings.tracking == Tracking::Never {
         return Some(format!("vip `{name}` would forget the flows of slots that moved"));
     }
+    let rebuilt =
+        before.settings.balancing.algorithm.builder() != after.settings.balancing.algorithm.builder();
+    if rebuilt && after.settings.tracking == Tracking::Never {
+        return Some(format!("vip `{name}` would get another table, and remembers no flow that it moves"));
+    }
     let lost: Vec<u64> = before
         .backends
         .iter()
         .map(|(backend, was)| {
-            let is = after.backends.get(backend).map_or(0, Backend::effective_weight);
+            let is = after.backends.get(backend).filter(|is| is.id == was.id);
+            let is = is.map_or(0, Backend::effective_weight);
             u64::from(was.effective_weight().saturating_sub(is))
         })
         .filter(|lost| *lost > 0)

@@ -7,6 +7,7 @@
 mod address;
 mod apply;
 mod backend;
+mod balancing;
 mod breaker;
 mod capacity;
 mod disruption;
@@ -101,16 +102,25 @@ fn handle(draft: &mut Draft, command: &Command) -> bool {
             return trip.allow_disruption;
         }
         Command::BreakerReset(reset) => breaker::reset(draft, &reset.vip, &reset.name),
-        Command::BypassSet(bypass) if bypass.on != draft.state.bypass => {
-            draft.emit(Change::BypassChanged { on: bypass.on });
-        }
-        Command::BypassSet(_) => {}
+        Command::BypassSet(bypass) => set_bypass(draft, bypass.on),
         Command::Apply(wish) => {
+            if wish.bypass == Some(true) {
+                set_bypass(draft, true);
+            }
             apply::apply(draft, wish);
+            if wish.bypass == Some(false) {
+                set_bypass(draft, false);
+            }
             return wish.allow_disruption;
         }
     }
     false
+}
+
+fn set_bypass(draft: &mut Draft, on: bool) {
+    if on != draft.state.bypass {
+        draft.emit(Change::BypassChanged { on });
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! A vip's settings: what is wished, over what is there or the defaults, within their ranges.
 
-use super::breaker;
 use super::draft::{Draft, path};
-use super::probe;
+use super::{balancing, breaker, probe};
+use crate::balancing::{Algorithm, BalancingWish};
 use crate::breaker::BreakerWish;
 use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
 use crate::probe::{Probe, ProbeWish};
 use crate::vip::{Mode, Protocol, Served, Tracking, VipSettings};
-use lb_common::limits::{SLOTS_PER_VIP_MAX, SLOTS_PER_VIP_MIN};
+use lb_common::limits::{SLOTS_PER_VIP, SLOTS_PER_VIP_MAX, SLOTS_PER_VIP_MIN};
 use lb_common::maglev::{is_prime, prime_at_least};
 
 /// Longest window, seconds: a day.
@@ -27,6 +27,7 @@ pub(super) struct Wish {
     /// The probe that there is.
     probe_now: Option<Probe>,
     breaker: Option<BreakerWish>,
+    balancing: Option<BalancingWish>,
 }
 
 impl From<&VipSpec> for Wish {
@@ -41,6 +42,7 @@ impl From<&VipSpec> for Wish {
             probe: spec.probe.clone(),
             probe_now: None,
             breaker: spec.breaker,
+            balancing: spec.balancing,
         }
     }
 }
@@ -57,6 +59,7 @@ impl From<&VipSet> for Wish {
             probe: set.probe.clone(),
             probe_now: None,
             breaker: set.breaker,
+            balancing: set.balancing,
         }
     }
 }
@@ -77,12 +80,18 @@ impl Wish {
             && self.table_size.is_none()
             && self.probe.as_ref().is_none_or(|probe| *probe == ProbeWish::default())
             && self.breaker.is_none_or(|breaker| breaker == BreakerWish::default())
+            && self.balancing.is_none_or(|balancing| balancing == BalancingWish::default())
     }
 
     /// The settings of a vip that is new, or that a document describes whole.
     pub(super) fn over_defaults(&self, draft: &mut Draft, served: &Served, prefix: &str) -> VipSettings {
         let mode = self.mode.unwrap_or(Mode::Nat);
         self.over(draft, VipSettings::defaults(served.protocol, served.port, mode), served, prefix)
+    }
+
+    /// Mode and table size of a vip that a document describes whole: they stay while it has backends.
+    pub(super) fn fixed_over_defaults(&self) -> (Mode, u32) {
+        (self.mode.unwrap_or(Mode::Nat), self.table_size.unwrap_or(SLOTS_PER_VIP))
     }
 
     /// The settings that result over `base`.
@@ -94,19 +103,31 @@ impl Wish {
         prefix: &str,
     ) -> VipSettings {
         let mode = self.mode.unwrap_or(base.mode);
+        let balancing = balancing::over(draft, self.balancing, &base.balancing, prefix);
         VipSettings {
             mode,
-            tracking: self.tracking(draft, &base, mode, prefix),
+            tracking: self.tracking(draft, &base, mode, balancing.algorithm, prefix),
             udp_stateless: self.udp_stateless(draft, &base, served.protocol, prefix),
             window_s: self.window_s(draft, &base, prefix),
             idle_s: self.idle_s(draft, &base, prefix),
             table_size: self.table_size(draft, &base, prefix),
             probe: self.probe(draft, &base, served, prefix),
             breaker: breaker::settings(draft, self.breaker, base.breaker, prefix),
+            balancing,
         }
     }
 
-    fn tracking(&self, draft: &mut Draft, base: &VipSettings, mode: Mode, prefix: &str) -> Tracking {
+    fn tracking(
+        &self,
+        draft: &mut Draft,
+        base: &VipSettings,
+        mode: Mode,
+        algorithm: Algorithm,
+        prefix: &str,
+    ) -> Tracking {
+        if algorithm.picks() {
+            return balancing::tracking(draft, self.tracking, algorithm, prefix);
+        }
         match (mode, self.tracking) {
             (Mode::Nat, None | Some(Tracking::Always)) => Tracking::Always,
             (Mode::Nat, Some(_)) => {

@@ -1,6 +1,7 @@
 //! Which commands are accepted, and what happens then.
 
-use super::{Now, decide};
+use super::{Now, decide, rehearse};
+use crate::balancing::{Algorithm, Balancing};
 use crate::code::Code;
 use crate::command::Command;
 use crate::event::EVENT_VERSION;
@@ -9,6 +10,7 @@ use crate::limits::Limits;
 use crate::rejection::Rejection;
 use crate::state::State;
 use crate::testing::any_command;
+use crate::vip::{Tracking, VipSettings};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -132,6 +134,12 @@ fn settings_out_of_range_are_refused() {
         (r#""table_size":251"#, Code::TableSizeLive, "table_size"),
         (r#""allow_disruption":true"#, Code::NothingToSet, ""),
         (r#""tracking":"never""#, Code::Disruption, ""),
+        (r#""balancing":{}"#, Code::NothingToSet, ""),
+        (r#""balancing":{"syn_s":0}"#, Code::TimeoutRange, "balancing.syn_s"),
+        (r#""balancing":{"closing_s":256}"#, Code::TimeoutRange, "balancing.closing_s"),
+        (r#""balancing":{"affinity_s":65536}"#, Code::TimeoutRange, "balancing.affinity_s"),
+        (r#""balancing":{"algorithm":"source_hash"}"#, Code::AlgorithmLive, "balancing.algorithm"),
+        (r#""balancing":{"algorithm":"round_robin"},"tracking":"auto""#, Code::AlgorithmTracking, "tracking"),
     ] {
         refused(&state, &set(rest), code, place);
     }
@@ -189,6 +197,30 @@ fn a_probe_that_was_accepted_by_older_rules_stays_while_nothing_of_it_is_changed
         Code::ProbeTimeout,
         "probe.timeout_ms",
     );
+}
+
+#[test]
+fn an_algorithm_that_picks_brings_its_tracking_and_leaves_it_behind() {
+    let mut state = after(&[WEB]);
+    let tracking = |state: &State| state.vips["web"].settings.tracking;
+    let set = |to: &str| format!(r#"{{"kind":"vip_set","name":"web","balancing":{{"algorithm":"{to}"}}}}"#);
+    for to in ["least_connections", "maglev", "weighted_round_robin", "matching"] {
+        run(&mut state, &set(to)).unwrap();
+        assert_eq!(tracking(&state), Tracking::Always, "{to}");
+    }
+    // Without memory the slots of another table take their flows with them.
+    run(&mut state, r#"{"kind":"vip_set","name":"web","tracking":"never","allow_disruption":true}"#).unwrap();
+    refused(&state, &set("maglev"), Code::Disruption, "");
+}
+
+#[test]
+fn a_log_from_before_there_was_a_choice_means_maglev() {
+    let state = after(&[WEB]);
+    let mut settings = serde_json::to_value(&state.vips["web"].settings).unwrap();
+    assert_eq!(settings["balancing"]["algorithm"], "matching");
+    settings.as_object_mut().unwrap().remove("balancing");
+    let old: VipSettings = serde_json::from_value(settings).unwrap();
+    assert_eq!(old.balancing, Balancing { algorithm: Algorithm::Maglev, ..Balancing::new() });
 }
 
 #[test]
@@ -427,5 +459,75 @@ proptest! {
                 prop_assert_eq!(prefix.digest(), state.digest());
             }
         }
+    }
+}
+
+/// A state with a vip of two backends, a document of it, and one that has other things under the same names.
+fn replaced() -> (State, serde_json::Value) {
+    let mut state = State::default();
+    for json in [
+        r#"{"kind":"vip_add","name":"web","address":"203.0.113.1","port":80,"mode":"l2",
+            "backend":[{"name":"b1","address":"10.0.0.1"},{"name":"b2","address":"10.0.0.2"}]}"#,
+        r#"{"kind":"vip_add","name":"dns","address":"203.0.113.2","port":53,"protocol":"udp","mode":"l2"}"#,
+    ] {
+        let command = serde_json::from_str(json).unwrap();
+        state = rehearse(&state, &Limits::default(), Now(0), &command).unwrap().after;
+    }
+    let document = serde_json::json!({ "vip": [
+        // The addresses change places, and b2 is another machine.
+        { "name": "web", "address": "203.0.113.1", "port": 80, "mode": "l2",
+          "backend": [{ "name": "b1", "address": "10.0.0.1" }, { "name": "b2", "address": "10.0.0.9" }] },
+        { "name": "dns", "address": "203.0.113.3", "port": 53, "protocol": "udp", "mode": "l2" },
+    ]});
+    (state, document)
+}
+
+#[test]
+fn what_can_never_become_what_is_wanted_makes_way_if_it_is_told_to() {
+    let (state, document) = replaced();
+    let apply = |more: serde_json::Value| -> Command {
+        let mut json = serde_json::json!({ "kind": "apply", "document": document });
+        json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(json).unwrap()
+    };
+    let decided = |command: &Command| rehearse(&state, &Limits::default(), Now(0), command);
+    let refused = decided(&apply(serde_json::json!({}))).unwrap_err();
+    assert!([Code::BackendIdentity, Code::VipIdentity].contains(&refused.code), "{refused:?}");
+    // Half of the weight in one backend is the ordinary way of working.
+    let after = decided(&apply(serde_json::json!({ "replace": true, "bypass": true }))).unwrap();
+    let kinds: Vec<_> = after.events.iter().map(|event| event.change.clone()).collect();
+    assert_eq!(kinds[0], Change::BypassChanged { on: true }, "first of all");
+    assert_eq!(after.after.backend("web", "b2").unwrap().address, std::net::IpAddr::from([10, 0, 0, 9]));
+    assert_eq!(after.after.backend("web", "b1"), state.backend("web", "b1"), "what fits stays");
+    assert_ne!(after.after.vips["dns"].id, state.vips["dns"].id);
+    assert!(after.after.bypass);
+    // Done once, it is done.
+    let off = apply(serde_json::json!({ "replace": true, "bypass": false }));
+    let again = rehearse(&after.after, &Limits::default(), Now(0), &off).unwrap();
+    let changes: Vec<_> = again.events.iter().map(|event| &event.change).collect();
+    assert_eq!(changes, [&Change::BypassChanged { on: false }]);
+}
+
+#[test]
+fn another_vip_or_pool_under_the_same_names_ends_the_flows_of_the_former() {
+    let (state, _) = replaced();
+    let with = |address: &str, backends: [&str; 2]| -> Command {
+        let backend = |(name, address)| serde_json::json!({ "name": name, "address": address });
+        let backends: Vec<_> = ["b1", "b2"].into_iter().zip(backends).map(backend).collect();
+        serde_json::from_value(serde_json::json!({
+            "kind": "apply", "replace": true, "document": { "vip": [
+                { "name": "web", "address": address, "port": 80, "mode": "l2", "backend": backends },
+            ]},
+        }))
+        .unwrap()
+    };
+    for command in
+        [with("203.0.113.7", ["10.0.0.1", "10.0.0.2"]), with("203.0.113.1", ["10.0.0.8", "10.0.0.9"])]
+    {
+        let refused = rehearse(&state, &Limits::default(), Now(0), &command).unwrap_err();
+        assert_eq!(refused.code, Code::Disruption, "{command:?}");
+        let Command::Apply(apply) = command else { panic!("an apply") };
+        let allowed = Command::Apply(crate::command::Apply { allow_disruption: true, ..apply });
+        rehearse(&state, &Limits::default(), Now(0), &allowed).unwrap();
     }
 }

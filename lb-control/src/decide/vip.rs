@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, path};
 use super::settings::Wish;
-use super::{address, backend, name, tenant};
+use super::{address, backend, balancing, name, tenant};
 use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
 use crate::event::Change;
@@ -93,6 +93,9 @@ pub(super) fn change(draft: &mut Draft, name: &str, vip: &Vip, settings: VipSett
     if !vip.backends.is_empty() && settings.table_size != vip.settings.table_size {
         let message = format!("vip `{name}` has backends ({})", vip.backends.len());
         draft.fault(Code::TableSizeLive, path(prefix, "table_size"), message);
+    }
+    if !vip.backends.is_empty() {
+        balancing::check_live(draft, name, &vip.settings.balancing, &settings.balancing, prefix);
     }
     draft.emit(Change::VipSettingsChanged { vip: name.to_string(), settings });
 }

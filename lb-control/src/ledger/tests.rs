@@ -9,6 +9,7 @@ use crate::limits::Limits;
 use crate::plan::{Observed, TableCache, desired, summarise};
 use crate::record::{IdempotencyKey, RECORD_VERSION, Record};
 use crate::state::State;
+use crate::step::Step;
 use crate::testing::any_command;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -83,6 +84,9 @@ proptest! {
         prop_assert_eq!(&replayed, &live);
         prop_assert_eq!(replayed.digest(), live.digest());
         prop_assert_eq!(Ledger::replay(&log).digest(), live.digest(), "twice the same");
+        let mut stepped = Ledger::default();
+        log.iter().for_each(|record| stepped.take(Step::parse(&record.to_bytes()).unwrap()));
+        prop_assert_eq!(&stepped, &live);
         let (first, rest) = log.split_at(cut.index(log.len() + 1));
         let mut resumed = Ledger::from_snapshot(&Ledger::replay(first).to_snapshot()).unwrap();
         rest.iter().for_each(|record| resumed.apply(record));

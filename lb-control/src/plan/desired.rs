@@ -2,7 +2,7 @@
 
 use super::diff::Problem;
 use super::op::{EgressContent, Key};
-use super::tables::{Candidate, TableCache};
+use super::tables::{Candidate, Recipe, TableCache};
 use crate::backend::{Backend, Intent};
 use crate::code::Code;
 use crate::health::Health;
@@ -107,7 +107,7 @@ pub struct DesiredVip {
     pub backends: BTreeMap<BackendId, DesiredBackend>,
     /// Slots of its table.
     pub table_size: u32,
-    /// The backends that take new flows.
+    /// The backends that take new flows, in the order of the table.
     pub candidates: Vec<BackendId>,
     /// For each slot 1 + the index of its backend in `candidates`; 0 = none. Empty = all 0.
     pub table: Arc<[u16]>,
@@ -126,6 +126,8 @@ pub struct DesiredBackend {
     pub mode: Mode,
     /// [`Control::ALIVE`] and [`Control::NEW`].
     pub flags: u64,
+    /// Its weight, if packets need to know; else 0.
+    pub weight: u16,
     /// The way to it, if it is known.
     pub way: Option<Way>,
 }
@@ -200,7 +202,9 @@ fn desired_vip(
     tables: &mut TableCache,
 ) -> DesiredVip {
     let settings = &vip.settings;
-    let candidates = candidates(vip, |id| usable(settings, observed, id));
+    let mut candidates = candidates(vip, |id| usable(settings, observed, id));
+    let recipe = Recipe::of(vip, &mut candidates);
+    let algorithm = settings.balancing.algorithm;
     let backends = vip.backends.iter().map(|(name, backend)| {
         let content = DesiredBackend {
             name: name.clone(),
@@ -208,6 +212,7 @@ fn desired_vip(
             port: if settings.mode == Mode::Nat { backend.port } else { 0 },
             mode: settings.mode,
             flags: flags(settings, backend, observed),
+            weight: if algorithm.weighs() { backend.weight } else { 0 },
             way: observed.ways.get(&backend.id).copied(),
         };
         (backend.id, content)
@@ -221,23 +226,21 @@ fn desired_vip(
             settings.udp_stateless,
             settings.mode == Mode::Nat,
             settings.idle_s,
-        ),
+        )
+        .with_pick(algorithm.pick())
+        .with_timeouts(settings.balancing.timeouts()),
         window_s: settings.window_s,
         backends: backends.collect(),
         table_size: settings.table_size,
-        table: tables.table(vip.id, settings.table_size, &candidates),
+        table: tables.table(vip.id, recipe),
         candidates: candidates.iter().map(|candidate| candidate.id).collect(),
     }
 }
 
-/// The backends of a vip that people want to take new flows and that are `usable`, in order of their serials.
+/// The backends of a vip that people want to take new flows and that are `usable`.
 pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<Candidate> {
     let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
-    let mut candidates: Vec<_> = wanted
-        .map(|backend| Candidate::new(backend.id, backend.address, backend.port, backend.weight))
-        .collect();
-    candidates.sort_unstable_by_key(|candidate| candidate.id);
-    candidates
+    wanted.map(|backend| Candidate::new(vip, backend)).collect()
 }
 
 /// Whether new flows may go to a backend as far as its health and the way to it are concerned.

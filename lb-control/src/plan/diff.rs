@@ -3,12 +3,13 @@
 //! | stage | what | because |
 //! |---|---|---|
 //! | 1 | sources, ways out, ports, marks, tenants and their limits | before a backend or a vip names them |
-//! | 2 | new backends, next hops, backends that gain | before a slot names them |
+//! | 2 | new backends, next hops, whom they count for, backends that gain | before a slot names them |
 //! | 3 | new tables, vip rows, keys, policies | a key leads only to a whole vip |
 //! | 4 | keys that go | no packet meets the end of its vip |
 //! | 5 | backends that die | at once their entries are misses; from here a dead `previous` counts as dead |
 //! | 6 | slots | the new `current` has its row; the old one lives on as `previous`, or is dead already |
 //! | 7 | backends that take no new flows | after their slots: as long as a slot names one as `current`, it does |
+//! | 7 | policies that stop picking | after their slots, which are no longer stable while picked flows live on |
 //! | 8 | a barrier, then what is freed | no packet holds it, nothing names it |
 //!
 //! The bypass is turned on before all else, and off after.
@@ -122,6 +123,11 @@ impl Stages {
     }
 }
 
+/// Whether a vip's flows were not where their slots lead, and new ones will be.
+fn stops_picking(was: &VipContent, is: &VipContent) -> bool {
+    was.policy.picks() && !is.policy.picks()
+}
+
 struct Builder<'a, S> {
     desired: &'a Desired,
     actual: &'a Actual<S>,
@@ -185,7 +191,7 @@ impl<'a, S: Slots> Builder<'a, S> {
     /// Tenants without limits, of whose vips and backends none is left that counted for them.
     fn freed_tenants(&self, rest: &BTreeMap<u16, BackendContent>) -> Vec<Op> {
         let wanted = self.layout.tenants.values().map(|placed| placed.row);
-        let used: BTreeSet<u16> = wanted.chain(rest.values().map(|b| b.control.tenant())).collect();
+        let used: BTreeSet<u16> = wanted.chain(rest.values().map(|b| b.tenant)).collect();
         let gone = self.actual.tenants.keys().filter(|row| !used.contains(row));
         gone.map(|&row| Op::FreeTenant { row }).collect()
     }
@@ -212,6 +218,9 @@ impl<'a, S: Slots> Builder<'a, S> {
                 continue;
             };
             self.stages.control(row, was.control, content.control);
+            if content.tenant != was.tenant {
+                self.stages.backends.push(Op::SetBackendTenant { row, tenant: content.tenant });
+            }
             if content.next_hop != was.next_hop {
                 self.stages.backends.push(Op::SetNextHop { row, next_hop: content.next_hop });
             }
@@ -236,7 +245,8 @@ impl<'a, S: Slots> Builder<'a, S> {
             if was.is_none_or(|was| was.extent != extent) {
                 self.stages.vips.push(Op::WriteSlots { first, values: slots::fresh(vip, &rows) });
             } else if !self.was_settled.holds(*id, &basis) {
-                let changes = slots::changes(vip, &rows, &alive, first, self.actual, self.now_s);
+                let kept = was.is_some_and(|was| stops_picking(&was, &content));
+                let changes = slots::changes(vip, &rows, &alive, (first, kept), self.actual, self.now_s);
                 if !changes.is_empty() {
                     self.stages.slots.push(Op::ChangeSlots { vip_row: row, first, changes });
                 }
@@ -255,7 +265,9 @@ impl<'a, S: Slots> Builder<'a, S> {
             self.stages.needs_barrier = true;
         }
         if content.policy != was.policy {
-            self.stages.vips.push(Op::SetVipPolicy { row, policy: content.policy });
+            let late = stops_picking(&was, &content);
+            let stage = if late { &mut self.stages.drains } else { &mut self.stages.vips };
+            stage.push(Op::SetVipPolicy { row, policy: content.policy });
         }
     }
 
@@ -331,7 +343,7 @@ pub(super) fn source_of(content: &BackendContent) -> Option<u8> {
 }
 
 /// The keys of a layout: one a vip, one a vip's address, one a source address that NAT uses.
-fn wanted_keys(layout: &Layout) -> BTreeMap<Key, VipEntry> {
+pub(super) fn wanted_keys(layout: &Layout) -> BTreeMap<Key, VipEntry> {
     let mut keys = BTreeMap::new();
     let mut mark = |address, bits| {
         let entry = keys.entry(Key::mark(address)).or_insert(VipEntry(0));

@@ -169,9 +169,10 @@ impl Layout {
             None => (old_source, old_hop),
         };
         let port = Be16::new(backend.port);
-        let control = Control::new(backend.flags, backend.mode, source, vip_row, port)
-            .with_tenant(self.tenant_row(vip.tenant));
-        BackendContent { id, address: backend.address, control, next_hop }
+        let control =
+            Control::new(backend.flags, backend.mode, source, vip_row, port).with_weight(backend.weight);
+        let tenant = self.tenant_row(vip.tenant);
+        BackendContent { id, address: backend.address, control, next_hop, tenant }
     }
 
     /// Source number and next hop of a way; `None` where a table is full.

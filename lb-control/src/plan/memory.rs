@@ -40,7 +40,10 @@ impl Memory {
             Op::WriteTenant { row, .. } => vacant(&maps.tenants, row)?,
             Op::SetTenantLimits { row, .. } | Op::FreeTenant { row } => used(&maps.tenants, row)?,
             Op::WriteVip { row, .. } => vacant(&maps.vips, row)?,
-            Op::SetNextHop { row, .. } | Op::SetControl { row, .. } | Op::FreeBackend { row } => {
+            Op::SetNextHop { row, .. }
+            | Op::SetControl { row, .. }
+            | Op::SetBackendTenant { row, .. }
+            | Op::FreeBackend { row } => {
                 used(&maps.backends, row)?;
             }
             Op::SetVipPolicy { row, .. } | Op::SetVipTable { row, .. } | Op::FreeVip { row } => {
@@ -108,8 +111,8 @@ impl Memory {
                 return Err(format!("vip row {row} names tenant row {}, another's", vip.policy.tenant()));
             }
         }
-        let backends = self.actual.backends.iter().filter(|(_, backend)| backend.control.tenant() != 0);
-        match backends.clone().find(|(_, backend)| named(backend.control.tenant()).is_none()) {
+        let backends = self.actual.backends.iter().filter(|(_, backend)| backend.tenant != 0);
+        match backends.clone().find(|(_, backend)| named(backend.tenant).is_none()) {
             Some((row, _)) => Err(format!("backend row {row} names a tenant row that is free")),
             None => Ok(()),
         }

@@ -22,6 +22,9 @@ impl<S> Actual<S> {
             Op::SetControl { row, control } => {
                 self.backends.entry(*row).and_modify(|content| content.control = *control);
             }
+            Op::SetBackendTenant { row, tenant } => {
+                self.backends.entry(*row).and_modify(|content| content.tenant = *tenant);
+            }
             Op::WriteTenant { row, content } => drop(self.tenants.insert(*row, *content)),
             Op::SetTenantLimits { row, limits } => {
                 self.tenants.entry(*row).and_modify(|content| content.limits = *limits);

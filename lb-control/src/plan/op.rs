@@ -71,6 +71,8 @@ pub struct BackendContent {
     pub control: Control,
     /// Next hop; 0 = not known.
     pub next_hop: NextHop,
+    /// Row of the tenant that its flows count for; 0 = it has no limits.
+    pub tenant: u16,
 }
 
 /// Content of an egress row, and of the same index of the device map.
@@ -165,6 +167,13 @@ pub enum Op {
         row: u16,
         /// The new value.
         control: Control,
+    },
+    /// The tenant that the flows of a backend in use count for, one word.
+    SetBackendTenant {
+        /// Backend row.
+        row: u16,
+        /// Row of the tenant; 0 = it has no limits.
+        tenant: u16,
     },
     /// Fills slots that no vip row names, with plain writes.
     WriteSlots {

@@ -8,13 +8,14 @@
 
 use super::actual::{Actual, Slots};
 use super::desired::{Desired, Observed, desired_of};
-use super::diff::{Plan, diff_rows, source_of};
+use super::diff::{Plan, diff_rows, source_of, wanted_keys};
 use super::layout::{Layout, layout_among};
-use super::op::BackendContent;
+use super::op::{BackendContent, Key};
 use super::settled::Settled;
 use super::tables::TableCache;
 use crate::state::State;
 use crate::vip::{Mode, Vip};
+use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
@@ -96,7 +97,7 @@ pub fn partial<S: Slots>(
     desired.devices.clear();
     let part = part_of(last.actual, &desired)?;
     let layout = layout_among(&desired, &part, last.actual);
-    if !layout.problems.is_empty() || takes_shared(&layout, &part) {
+    if !layout.problems.is_empty() || takes_shared(&layout, &part, &last.actual.keys) {
         return None;
     }
     Some(diff_rows(&desired, &part, layout, now_s, last.settled))
@@ -129,7 +130,7 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
 }
 
 /// Whether a layout takes, or may let go of, what other vips use as well.
-fn takes_shared<S>(layout: &Layout, part: &Actual<S>) -> bool {
+fn takes_shared<S>(layout: &Layout, part: &Actual<S>, keys: &BTreeMap<Key, VipEntry>) -> bool {
     let placed: BTreeSet<u16> = layout.backends.values().map(|placed| placed.row).collect();
     let wanted = || layout.backends.values().map(|placed| placed.content);
     let left = part.backends.iter().filter(|(row, _)| !placed.contains(row)).map(|(_, content)| *content);
@@ -140,7 +141,11 @@ fn takes_shared<S>(layout: &Layout, part: &Actual<S>) -> bool {
         let by_nat = rows.filter(|content| content.control.mode() == Mode::Nat);
         by_nat.map(|content| content.control.source().into()).collect()
     };
-    layout.egresses.len() != part.egresses.len()
+    // A backend that is gone holds its row until a sweep, but not the mark of its source.
+    let there =
+        |(key, wanted): (&Key, &VipEntry)| keys.get(key).is_some_and(|is| is.0 & wanted.0 == wanted.0);
+    !wanted_keys(layout).iter().all(there)
+        || layout.egresses.len() != part.egresses.len()
         || layout.sources.len() != part.sources.len()
         || sources(&mut part.backends.values().copied()) != sources(&mut wanted().chain(left))
         || marked(&mut part.backends.values().copied()) != marked(&mut wanted())

@@ -38,6 +38,7 @@ pub(super) struct Basis {
     table: Arc<[u16]>,
     rows: Rows,
     never: bool,
+    picks: bool,
     lives: Lives,
 }
 
@@ -59,6 +60,7 @@ pub(super) fn lives<S>(layout: &Layout, actual: &Actual<S>) -> BTreeMap<u16, Liv
 impl Basis {
     /// Of a vip whose slots lie in `extent`.
     pub(super) fn of(vip: &DesiredVip, extent: (u32, u32), rows: &Rows, lives: Lives) -> Self {
-        Self { extent, table: vip.table.clone(), rows: rows.clone(), never: vip.policy.never(), lives }
+        let (never, picks) = (vip.policy.never(), vip.policy.picks());
+        Self { extent, table: vip.table.clone(), rows: rows.clone(), never, picks, lives }
     }
 }

@@ -44,12 +44,13 @@ pub(super) fn fresh(vip: &DesiredVip, rows: &Rows) -> Vec<Slot> {
     (0..vip.table_size as usize).map(|slot| Slot::stable(rows.row(vip, slot).unwrap_or(0))).collect()
 }
 
-/// What changes in a table in use. Where the wanted backend found no row, the slot keeps its own while that lives.
+/// What changes in a table in use, from its `first` slot on. Where the wanted backend found no row, the slot keeps its
+/// own while that lives. Where flows are `kept_elsewhere` than their slots lead, no slot is stable.
 pub(super) fn changes<S: Slots>(
     vip: &DesiredVip,
     rows: &Rows,
     alive: &Alive,
-    first: u32,
+    (first, kept_elsewhere): (u32, bool),
     actual: &Actual<S>,
     now_s: u32,
 ) -> Vec<SlotChange> {
@@ -62,7 +63,10 @@ pub(super) fn changes<S: Slots>(
             // Nobody looks flows up: a moving state would only be waited for.
             Slot::stable(current)
         } else {
-            old.transition(current, now_s, vip.window_s, |row| alive.is(row))
+            match old.transition(current, now_s, vip.window_s, |row| alive.is(row)) {
+                new if new.is_stable() && kept_elsewhere => Slot::pinned(current),
+                new => new,
+            }
         };
         if new != old {
             changes.push(SlotChange { slot, old, new });

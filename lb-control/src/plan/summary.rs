@@ -1,7 +1,7 @@
 //! What a change would do, for people: `lb plan`, `--dry-run` and the answer of `apply`.
 
 use super::desired::{Observed, candidates};
-use super::tables::{Candidate, TableMemo};
+use super::tables::{Candidate, Recipe, TableMemo};
 use crate::backend::Backend;
 use crate::health::Health;
 use crate::probe::ProbeKind;
@@ -178,14 +178,15 @@ impl PlanSummary {
     }
 
     fn slots_of(&mut self, name: &str, was: &Vip, is: &Vip, (observed, memo): (&Observed, &TableMemo)) {
-        let (before, after) = (pool(was, observed), pool(is, observed));
+        let (mut before, mut after) = (pool(was, observed), pool(is, observed));
+        let recipes = (Recipe::of(was, &mut before), Recipe::of(is, &mut after));
         let (slots, same_size) = (is.settings.table_size, was.settings.table_size == is.settings.table_size);
-        if before == after || before.is_empty() || !same_size {
+        if (before == after && recipes.0 == recipes.1) || before.is_empty() || !same_size {
             return;
         }
         let backend =
             |pool: &[Candidate], one: u16| usize::from(one).checked_sub(1).map(|index| pool[index].id);
-        let tables = (memo.table(slots, &before), memo.table(slots, &after));
+        let tables = memo.tables(recipes.0, recipes.1);
         let moved = (0..slots as usize)
             .filter(|&slot| {
                 let new = tables.1.get(slot).and_then(|&one| backend(&after, one));

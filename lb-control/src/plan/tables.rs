@@ -1,10 +1,12 @@
-//! Maglev tables, kept while nothing that makes them changes: building one is the costly part of planning.
+//! Tables, kept while nothing that makes them changes: building one is the costly part of planning. A table is built
+//! once, however many vips have the same pool: a pool on hundreds of ports is one table.
 
+use crate::backend::Backend;
+use crate::balancing::{Builder, Contender};
+use crate::vip::Vip;
 use lb_common::addr::Addr;
 use lb_common::ids::{BackendId, VipId};
-use lb_common::maglev;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A backend that wants slots.
@@ -12,65 +14,85 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct Candidate {
     /// Its serial; says nothing to the table.
     pub(super) id: BackendId,
-    /// Address and port: the same on every node.
-    identity: [u8; 18],
-    weight: u16,
+    contender: Contender,
 }
 
 impl Candidate {
-    /// A backend by its address, port and weight.
-    pub(super) fn new(id: BackendId, address: IpAddr, port: u16, weight: u16) -> Self {
+    /// A backend of a vip. Where the table may be another vip's too, a port counts only if it is not the vip's own.
+    pub(super) fn new(vip: &Vip, backend: &Backend) -> Self {
+        let algorithm = vip.settings.balancing.algorithm;
+        let shared = algorithm.builder() != Builder::Maglev && backend.port == vip.served.port;
+        let port = if shared { 0 } else { backend.port };
         let mut identity = [0; 18];
-        let words = Addr::from(address).words();
+        let words = Addr::from(backend.address).words();
         identity[..8].copy_from_slice(&words[0].to_le_bytes());
         identity[8..16].copy_from_slice(&words[1].to_le_bytes());
         identity[16..].copy_from_slice(&port.to_be_bytes());
-        Self { id, identity, weight }
+        Self { id: backend.id, contender: Contender { identity, weight: algorithm.weight(backend.weight) } }
     }
 }
 
-/// Builds the table of `candidates`: for each slot 1 + the index of its backend. Empty if nobody wants slots.
-pub(super) fn build(size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
-    if candidates.is_empty() {
-        return Arc::default();
-    }
-    let mut table = vec![0; size as usize];
-    let numbered = candidates.iter().zip(1_u16..);
-    let mut wanting: Vec<_> =
-        numbered.map(|(c, row)| maglev::Candidate::new(&c.identity, row, c.weight)).collect();
-    maglev::build(&mut table, &mut wanting);
-    table.into()
-}
-
-/// A table with the candidates and the size that it was built from.
-#[derive(Clone, Debug)]
-struct Built {
-    candidates: Vec<Candidate>,
+/// All that a table depends on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Recipe {
+    builder: Builder,
     size: u32,
-    table: Arc<[u16]>,
+    /// In order of identity.
+    contenders: Vec<Contender>,
 }
 
-/// Tables by vip, each with what it was built from.
+impl Recipe {
+    /// The table of a vip whose new flows these `candidates` take, which are put in the order of the table.
+    pub(super) fn of(vip: &Vip, candidates: &mut [Candidate]) -> Self {
+        candidates.sort_unstable_by_key(|candidate| candidate.contender);
+        Self {
+            builder: vip.settings.balancing.algorithm.builder(),
+            size: vip.settings.table_size,
+            contenders: candidates.iter().map(|candidate| candidate.contender).collect(),
+        }
+    }
+    /// For each slot 1 + the index of its backend; empty if nobody wants slots. Another table may make it quicker.
+    fn build(&self, before: Option<(&Self, &[u16])>) -> Arc<[u16]> {
+        let like = |(recipe, _): &(&Self, _)| recipe.builder == self.builder && recipe.size == self.size;
+        let table = match before.filter(like) {
+            Some((recipe, table)) => {
+                self.builder.rebuild(self.size, &self.contenders, table, &recipe.contenders)
+            }
+            None => self.builder.build(self.size, &self.contenders),
+        };
+        table.into()
+    }
+}
+
+/// Tables by what they depend on, and which of them each vip has.
 #[derive(Clone, Debug, Default)]
 pub struct TableCache {
-    tables: BTreeMap<VipId, Built>,
+    tables: BTreeMap<Arc<Recipe>, Arc<[u16]>>,
+    vips: BTreeMap<VipId, Arc<Recipe>>,
+    /// How many tables were built.
+    pub(super) built: u64,
 }
 
 impl TableCache {
-    /// The table of a vip, built only if its candidates or its size changed.
-    pub(super) fn table(&mut self, vip: VipId, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
-        let same = |built: &&Built| built.candidates == candidates && built.size == size;
-        if let Some(built) = self.tables.get(&vip).filter(same) {
-            return built.table.clone();
+    /// The table of a vip; built only if no vip has it, or had it the last time.
+    pub(super) fn table(&mut self, vip: VipId, recipe: Recipe) -> Arc<[u16]> {
+        if let Some((recipe, table)) = self.tables.get_key_value(&recipe) {
+            self.vips.insert(vip, recipe.clone());
+            return table.clone();
         }
-        let table = build(size, candidates);
-        let built = Built { candidates: candidates.to_vec(), size, table: table.clone() };
-        self.tables.insert(vip, built);
+        let before = self.vips.get(&vip).and_then(|had| Some((&**had, &**self.tables.get(had)?)));
+        let table = recipe.build(before);
+        self.built += 1;
+        let recipe = Arc::new(recipe);
+        self.tables.insert(recipe.clone(), table.clone());
+        self.vips.insert(vip, recipe);
         table
     }
-    /// Forgets the tables of vips that are gone.
+    /// Forgets the tables of vips that are gone, and those that no vip has any more.
     pub(super) fn retain(&mut self, lives: impl Fn(VipId) -> bool) {
-        self.tables.retain(|vip, _| lives(*vip));
+        self.vips.retain(|vip, _| lives(*vip));
+        // One reference is the table's own.
+        self.tables.retain(|recipe, _| Arc::strong_count(recipe) > 1);
     }
 }
 
@@ -80,19 +102,23 @@ const MEMO: usize = 128;
 /// Tables of late, for any number of threads: what a change does to the slots is told from the tables before and after
 /// it, and the one before was mostly the one after the last change.
 #[derive(Debug, Default)]
-pub struct TableMemo(Mutex<VecDeque<Built>>);
+pub struct TableMemo(Mutex<VecDeque<(Recipe, Arc<[u16]>)>>);
 
 impl TableMemo {
-    /// The table of these candidates. Nobody waits while another one's is built.
-    pub(super) fn table(&self, size: u32, candidates: &[Candidate]) -> Arc<[u16]> {
+    /// The tables before and after a change. Nobody waits while another one's is built.
+    pub(super) fn tables(&self, before: Recipe, after: Recipe) -> (Arc<[u16]>, Arc<[u16]>) {
+        let first = self.table(before.clone(), None);
+        let second = self.table(after, Some((&before, &first)));
+        (first, second)
+    }
+    fn table(&self, recipe: Recipe, before: Option<(&Recipe, &[u16])>) -> Arc<[u16]> {
         let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |built: &&Built| built.size == size && built.candidates == candidates;
-        if let Some(built) = known().iter().find(same) {
-            return built.table.clone();
+        if let Some((_, table)) = known().iter().find(|(known, _)| *known == recipe) {
+            return table.clone();
         }
-        let table = build(size, candidates);
+        let table = recipe.build(before);
         let mut known = known();
-        known.push_front(Built { candidates: candidates.to_vec(), size, table: table.clone() });
+        known.push_front((recipe, table.clone()));
         known.truncate(MEMO);
         table
     }
@@ -101,29 +127,94 @@ impl TableMemo {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::testing::{accept, world};
+    use crate::plan::{Observed, desired};
+    use crate::state::State;
 
-    #[test]
-    fn a_table_is_built_once_and_again_when_a_weight_changes() {
-        let candidate = |id, weight| Candidate::new(BackendId(id), [10, 0, 0, id as u8].into(), 80, weight);
-        let mut cache = TableCache::default();
-        let first = cache.table(VipId(1), 251, &[candidate(1, 1), candidate(2, 1)]);
-        assert!(Arc::ptr_eq(&first, &cache.table(VipId(1), 251, &[candidate(1, 1), candidate(2, 1)])));
-        let heavier = cache.table(VipId(1), 251, &[candidate(1, 3), candidate(2, 1)]);
-        assert!(heavier.iter().filter(|&&one| one == 1).count() > 180);
-        assert!(cache.table(VipId(1), 251, &[]).is_empty());
+    fn recipe(weight: u16) -> Recipe {
+        let contenders = vec![Contender { identity: [7; 18], weight }];
+        Recipe { builder: Builder::Matching, size: 251, contenders }
     }
 
     #[test]
     fn a_memo_gives_the_same_tables_and_is_bounded() {
-        let candidates = |weight| vec![Candidate::new(BackendId(1), [10, 0, 0, 1].into(), 80, weight)];
         let memo = TableMemo::default();
-        let first = memo.table(251, &candidates(1));
-        assert_eq!(first, build(251, &candidates(1)));
-        assert!(Arc::ptr_eq(&first, &memo.table(251, &candidates(1))));
-        assert_eq!(memo.table(257, &candidates(1)).len(), 257);
-        for weight in 2..MEMO as u16 + 2 {
-            memo.table(251, &candidates(weight));
+        let first = memo.table(recipe(1), None);
+        assert_eq!(first, recipe(1).build(None));
+        assert!(Arc::ptr_eq(&first, &memo.tables(recipe(1), recipe(2)).0));
+        for weight in 3..MEMO as u16 + 2 {
+            memo.table(recipe(weight), None);
         }
-        assert!(!Arc::ptr_eq(&first, &memo.table(251, &candidates(1))), "the oldest is forgotten");
+        assert!(!Arc::ptr_eq(&first, &memo.table(recipe(1), None)), "the oldest is forgotten");
+    }
+
+    /// A pool of three on so many ports, in mode l2 or nat, where a backend's port is its vip's.
+    fn ports(ports: u16) -> State {
+        let mut state = world(&[]);
+        for port in 0..ports {
+            let mode = if port % 2 == 0 { "l2" } else { "nat" };
+            let backends: Vec<String> = (1..4)
+                // The order of serials is another one in each vip.
+                .map(|at| (at + port) % 3 + 1)
+                .map(|at| format!(r#"{{"name":"b{at}","address":"10.0.0.{at}"}}"#))
+                .collect();
+            let backends = backends.join(",");
+            accept(
+                &mut state,
+                &format!(
+                    r#"{{"kind":"vip_add","name":"v{port}","address":"203.0.113.20","port":{},"mode":"{mode}","table_size":1009,
+                    "probe":{{"kind":"none"}},"backend":[{backends}]}}"#,
+                    port + 1000
+                ),
+            );
+        }
+        state
+    }
+
+    #[test]
+    fn a_pool_on_400_ports_is_one_table_and_one_more_for_each_change_of_it() {
+        let mut state = ports(400);
+        let mut tables = TableCache::default();
+        let first = desired(&state, &Observed::default(), &mut tables);
+        // The vip `web` has no backends: nobody's table.
+        assert_eq!(tables.built, 2);
+        desired(&state, &Observed::default(), &mut tables);
+        assert_eq!(tables.built, 2);
+        for port in 0..400 {
+            accept(
+                &mut state,
+                &format!(r#"{{"kind":"backend_set","vip":"v{port}","name":"b2","weight":50}}"#),
+            );
+        }
+        let second = desired(&state, &Observed::default(), &mut tables);
+        assert_eq!(tables.built, 3);
+        let of = |desired: &crate::plan::Desired| {
+            let vips = desired.vips.values().filter(|vip| !vip.table.is_empty());
+            let names = vips.map(|vip| {
+                let of = |one: &u16| vip.backends[&vip.candidates[usize::from(*one) - 1]].address;
+                vip.table.iter().map(of).collect::<Vec<_>>()
+            });
+            names.collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert_eq!((of(&first), of(&second)), (1, 1), "and it is the same table by addresses, too");
+        desired(&state, &Observed::default(), &mut tables);
+        assert_eq!(tables.tables.len(), 2, "what no vip has is forgotten");
+    }
+
+    #[test]
+    fn another_algorithm_or_size_is_another_table() {
+        let mut state = ports(1);
+        let mut tables = TableCache::default();
+        for algorithm in ["matching", "maglev", "round_robin", "least_connections"] {
+            accept(
+                &mut state,
+                &format!(
+                    r#"{{"kind":"vip_set","name":"v0","balancing":{{"algorithm":"{algorithm}"}},
+                    "allow_disruption":true}}"#
+                ),
+            );
+            desired(&state, &Observed::default(), &mut tables);
+        }
+        assert_eq!(tables.built, 1 + 4, "but a weighted hash and fewest connections rest on the same");
     }
 }

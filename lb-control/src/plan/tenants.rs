@@ -63,7 +63,7 @@ mod tests {
         let maps = &node.memory.actual;
         assert_eq!(maps.tenants[&1].limits.rates, [50, 0, 0]);
         assert!(maps.vips.values().all(|vip| vip.policy.tenant() == 1 && vip.policy.always()));
-        assert!(maps.backends.values().all(|backend| backend.control.tenant() == 1));
+        assert!(maps.backends.values().all(|backend| backend.tenant == 1));
         // Other limits are one operation, and no slot moves.
         node.accept(r#"{"kind":"tenant_set","name":"default","packets_per_s":70}"#);
         assert!(matches!(&node.settle().ops[..], [Op::SetTenantLimits { row: 1, .. }]));

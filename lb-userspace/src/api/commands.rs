@@ -20,7 +20,7 @@ use super::peer::Actor;
 use super::undo::undo;
 use super::views::{CommandView, EffectView, EffectsView, MovedView};
 use super::{Node, SCHEMA, asked, blocking, parsed};
-use crate::engine::{Accepted, Rehearsed, Request, States};
+use crate::engine::{Accepted, Rehearsed, Request, States, fold};
 use crate::problem::{Code, Problem};
 use crate::reconcile::Standing;
 
@@ -98,8 +98,9 @@ async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answ
     let etag = etag(accepted.touched);
     if options.wait == Wait::Durable {
         let applied = node.standing.borrow().revision >= accepted.record.revision;
-        return Ok((etag, Json(view(accepted, EffectsView::default(), (applied, Vec::new()))?)));
+        return Ok((etag, Json(view(accepted, EffectsView::default(), (applied, Vec::new())))));
     }
+    let accepted = Accepted { states: states(&node, &accepted).await?, ..accepted };
     let effects = async {
         match accepted.states.clone() {
             Some(states) => effects_of(&node, states).await,
@@ -107,7 +108,17 @@ async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answ
         }
     };
     let (pending, effects) = tokio::join!(in_maps(&node, accepted.record.revision), effects);
-    Ok((etag, Json(view(accepted, effects?, (pending.is_empty(), pending))?)))
+    Ok((etag, Json(view(accepted, effects?, (pending.is_empty(), pending)))))
+}
+
+/// The states around a command. Of one that is long past, or of before a restart, the log tells them; `None`: it does not
+/// reach back that far.
+async fn states(node: &Arc<Node>, accepted: &Accepted) -> Result<Option<States>, Problem> {
+    if accepted.states.is_some() {
+        return Ok(accepted.states.clone());
+    }
+    let (log, record) = (node.log.clone(), accepted.record.clone());
+    blocking(move || fold::around(&*log, &record).ok()).await
 }
 
 fn etag(revision: u64) -> [(HeaderName, String); 1] {
@@ -124,7 +135,7 @@ async fn rehearse(node: Arc<Node>, command: Command) -> Result<Json<CommandView>
         dry_run: true,
         revision: states.after.revision,
         undo: undo(&states.before, &events),
-        events: values(&events)?,
+        events,
         effects: effects_of(&node, states).await?,
         applied: false,
         pending: Vec::new(),
@@ -132,29 +143,20 @@ async fn rehearse(node: Arc<Node>, command: Command) -> Result<Json<CommandView>
     }))
 }
 
-fn view(
-    accepted: Accepted,
-    effects: EffectsView,
-    (applied, pending): (bool, Vec<Problem>),
-) -> Result<CommandView, Problem> {
+fn view(accepted: Accepted, effects: EffectsView, (applied, pending): (bool, Vec<Problem>)) -> CommandView {
     let Accepted { record, states, .. } = accepted;
-    Ok(CommandView {
+    CommandView {
         schema: SCHEMA.to_owned(),
         command_id: record.command_id.clone(),
         dry_run: false,
         revision: record.revision,
-        events: values(&record.events)?,
+        events: record.events.clone(),
         effects,
         undo: states.map_or_else(Vec::new, |states| undo(&states.before, &record.events)),
         applied,
         pending,
         disruption: None,
-    })
-}
-
-fn values(events: &[lb_control::event::Event]) -> Result<Vec<serde_json::Value>, Problem> {
-    let values: Result<_, _> = events.iter().map(serde_json::to_value).collect();
-    values.map_err(|error| Problem::bug(error.to_string()))
+    }
 }
 
 /// What a change means for people: tables are built for it, which takes milliseconds.

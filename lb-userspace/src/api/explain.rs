@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use lb_common::reason::Reason;
 use lb_control::state::State as Intent;
 use lb_control::vip::Protocol;
 use serde::Deserialize;
@@ -121,6 +122,9 @@ impl Names<'_> {
         story.push(match verdict {
             "pass" => format!("It passes to the node's own network stack: {text} ({}).", explanation.reason),
             "drop" => format!("It is dropped: {text} ({}).", explanation.reason),
+            _ if explanation.reason == Reason::Forwarded.name() => {
+                format!("So it is sent to that backend ({}).", explanation.reason)
+            }
             _ => format!("It is sent on: {text} ({}).", explanation.reason),
         });
         story
@@ -167,6 +171,7 @@ impl Names<'_> {
             "slot" => "because the slot is its",
             "remembered" => "because the flow is remembered there",
             "inserted" => "because the slot is its, and the flow is remembered from now on",
+            "picked" => "because the vip's algorithm picked it, and the flow is remembered from now on",
             "previous" => "because flows from before the change stay there",
             other => other,
         };

@@ -1,10 +1,11 @@
 //! `GET /v1/events`: every record from a revision on, as server-sent events (the HTML standard, section 9.2), for as long
-//! as the follower reads.
+//! as the follower reads; and, for who asks, what the node observes meanwhile.
 //!
 //! A follower has a queue of [`QUEUE`] records. What is older it gets from the log, at its own pace; what is new it must
 //! take as it comes: one whose queue is full when a record comes, or who takes nothing for [`STALL`], is let go, after
 //! what is in the queue, with `event: overflow` and the revision to come back with. Neither the writer nor another
-//! follower waits for it.
+//! follower waits for it. Observations have no revision and are not sent again: one who is slow misses some, and is told
+//! how many.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock, Weak};
@@ -17,7 +18,9 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use lb_control::observation::Observation;
 use lb_control::record::Record;
+use serde::Serialize;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -27,6 +30,7 @@ use super::queries::act;
 use super::views::past::RecordView;
 use super::{Node, blocking};
 use crate::journal::LogReader;
+use crate::journal::observation::ObservationJournal;
 use crate::problem::{Code, Problem};
 
 /// Followers at a time: half of the connections of the socket, so that commands and questions always find one.
@@ -62,10 +66,12 @@ pub(super) async fn events(
     mut params: Params,
 ) -> Result<Response, Problem> {
     let after = params.parsed::<u64>("after")?;
+    let observations = params.parsed("observations")?.unwrap_or(false);
     let heartbeat_s = params.parsed("heartbeat_s")?.unwrap_or(HEARTBEAT_S).clamp(1, 60);
     params.end()?;
     // Before the look at where the log ends, so that nothing falls between the two.
     let live = node.log.subscribe();
+    let observed = node.observations.as_ref().filter(|_| observations).map(ObservationJournal::subscribe);
     let latest = node.log.latest().revision;
     let after = last_seen(&headers)?.or(after).unwrap_or(latest);
     if after > latest {
@@ -92,7 +98,8 @@ pub(super) async fn events(
         }
     });
     let heartbeat = KeepAlive::new().interval(Duration::from_secs(heartbeat_s)).text("heartbeat");
-    Ok(Sse::new(told(queued, overflow, place)).keep_alive(heartbeat).into_response())
+    let told = told(Told { queued, overflow, place: Some(place), observed });
+    Ok(Sse::new(told).keep_alive(heartbeat).into_response())
 }
 
 /// Where a follower that comes back was: it says so by itself.
@@ -104,31 +111,60 @@ fn last_seen(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     })
 }
 
-/// The queue as events; at its end the overflow, if that was why.
-fn told(
+/// What a follower is told from.
+struct Told {
     queued: mpsc::Receiver<Arc<Record>>,
     overflow: Arc<OnceLock<u64>>,
-    place: OwnedSemaphorePermit,
-) -> impl Stream<Item = Result<Event, Infallible>> {
-    unfold((queued, overflow, Some(place)), |(mut queued, overflow, place)| async move {
-        // Without a place the last word was said.
-        let place = place?;
-        if let Some(record) = queued.recv().await {
-            return Some((Ok(event(&record)), (queued, overflow, Some(place))));
-        }
-        let resume_after = overflow.get()?;
-        let text = serde_json::json!({ "resume_after": resume_after }).to_string();
-        Some((Ok(Event::default().event("overflow").data(text)), (queued, overflow, None)))
+    /// Without a place the last word was said.
+    place: Option<OwnedSemaphorePermit>,
+    observed: Option<broadcast::Receiver<Arc<Observation>>>,
+}
+
+/// The queue as events, with what is observed meanwhile; at its end the overflow, if that was why.
+fn told(told: Told) -> impl Stream<Item = Result<Event, Infallible>> {
+    unfold(told, |mut told| async move {
+        told.place.as_ref()?;
+        let event = tokio::select! {
+            // They are few, and older than a record that comes at the same time.
+            biased;
+            event = observation(&mut told.observed) => event,
+            record = told.queued.recv() => match record {
+                Some(record) => event(&record),
+                None => {
+                    let resume_after = told.overflow.get()?;
+                    told.place = None;
+                    let text = serde_json::json!({ "resume_after": resume_after }).to_string();
+                    Event::default().event("overflow").data(text)
+                }
+            },
+        };
+        Some((Ok(event), told))
     })
+}
+
+/// The next observation as an event, if there is ever another.
+async fn observation(observed: &mut Option<broadcast::Receiver<Arc<Observation>>>) -> Event {
+    let Some(live) = observed else { return std::future::pending().await };
+    match live.recv().await {
+        Ok(observation) => Event::default().event("observation").data(json(&*observation)),
+        Err(RecvError::Lagged(count)) => {
+            let text = serde_json::json!({ "missed": count }).to_string();
+            Event::default().event("observations_missed").data(text)
+        }
+        Err(RecvError::Closed) => {
+            *observed = None;
+            std::future::pending().await
+        }
+    }
 }
 
 fn event(record: &Record) -> Event {
     let view = RecordView { act: act(record), events: record.events.clone() };
-    let event = Event::default().event("record").id(record.revision.to_string());
-    match serde_json::to_string(&view) {
-        Ok(text) => event.data(text),
-        Err(error) => event.event("error").data(error.to_string()),
-    }
+    Event::default().event("record").id(record.revision.to_string()).data(json(&view))
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("string keys only, and written to memory")
 }
 
 /// Fills a follower's queue.

@@ -108,6 +108,12 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     flag(to.window_s != from.window_s, "window-s", to.window_s.to_string());
     flag(to.idle_s != from.idle_s, "idle-s", to.idle_s.to_string());
     flag(to.table_size != from.table_size, "table-size", to.table_size.to_string());
+    let (balancing, before) = (&to.balancing, &from.balancing);
+    let algorithm = balancing.algorithm;
+    flag(algorithm != before.algorithm, "algorithm", algorithm.name().to_owned());
+    flag(balancing.affinity_s != before.affinity_s, "affinity-s", balancing.affinity_s.to_string());
+    flag(balancing.syn_s != before.syn_s, "syn-s", balancing.syn_s.to_string());
+    flag(balancing.closing_s != before.closing_s, "closing-s", balancing.closing_s.to_string());
     let wish = ProbeWish::between(&to.probe, &from.probe);
     let mut probe = |name: &str, value: Option<String>| {
         flag(value.is_some(), name, value.as_deref().map(quoted).unwrap_or_default());

@@ -6,6 +6,7 @@ pub mod past;
 use std::net::IpAddr;
 
 use lb_control::backend::Intent;
+use lb_control::event::Event;
 use lb_control::health::Health;
 use lb_control::tenant::TenantLimits;
 use lb_control::vip::{Mode, Tracking, VipSettings};
@@ -159,6 +160,9 @@ pub struct BackendView {
     pub share: f64,
     /// Slots within their window that send it the flows that began before.
     pub former_slots: u32,
+    /// Until the last of those windows is over, seconds.
+    #[serde(default)]
+    pub former_left_s: u32,
     /// Whether it takes no new flows and none is left.
     pub drained: bool,
     /// Flows that are remembered for it, as of the last sweep; flows of stable slots are not counted.
@@ -305,7 +309,7 @@ pub struct CommandView {
     /// Revision of the state after it.
     pub revision: u64,
     /// What happened, in the form of the journal.
-    pub events: Vec<serde_json::Value>,
+    pub events: Vec<Event>,
     /// What changed, for people.
     pub effects: EffectsView,
     /// Commands that bring the former state back, in order.

@@ -4,7 +4,7 @@ use lb_control::breaker::BreakerWish;
 
 /// Settings of the breaker; what is not named stays, or has its default.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Flags {
+pub(super) struct BreakerFlags {
     /// Failures in a row that open a backend's breaker, 0 (they do not) to 65535; 5 unless named.
     #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
     breaker_consecutive: Option<u16>,
@@ -43,7 +43,7 @@ pub(super) struct Flags {
     breaker_ejection_max_percent: Option<u8>,
 }
 
-impl Flags {
+impl BreakerFlags {
     /// The wish that they say; none if they say nothing.
     pub(super) fn wish(&self) -> Option<BreakerWish> {
         let wish = BreakerWish {

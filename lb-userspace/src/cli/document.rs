@@ -78,7 +78,8 @@ async fn send(
         Ok(loaded) => loaded,
         Err(report) => return Err(shown(session, &report)),
     };
-    let command = Command { document: loaded.document.clone(), prune: file.prune, allow_disruption };
+    let (document, prune) = (loaded.document.clone(), file.prune);
+    let command = Command { document, prune, allow_disruption, ..Command::default() };
     let answer = match flags {
         Some(flags) => session.send(path, &command, flags).await,
         None => session.client.send(path, &command).await,

@@ -5,6 +5,7 @@
 //! the terminal with its control characters ([`crate::terminal`]).
 
 mod backend;
+mod balancing;
 mod blame;
 mod breaker;
 mod breaker_flags;

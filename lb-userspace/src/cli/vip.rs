@@ -208,9 +208,11 @@ pub(super) struct Settings {
     #[arg(long, allow_negative_numbers = true, value_name = "PRIME")]
     table_size: Option<u32>,
     #[command(flatten)]
+    balancing: super::balancing::Flags,
+    #[command(flatten)]
     probe: ProbeSettings,
     #[command(flatten)]
-    breaker: super::breaker_flags::Flags,
+    breaker: super::breaker_flags::BreakerFlags,
 }
 
 impl Settings {
@@ -245,6 +247,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
             spec.table_size = settings.table_size;
             spec.probe = settings.probe.wish();
             spec.breaker = settings.breaker.wish();
+            spec.balancing = settings.balancing.wish();
             session.change(&Command::VipAdd(spec), flags).await
         }
         Verb::List => list(session).await,
@@ -260,6 +263,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
                 table_size: settings.table_size,
                 probe: settings.probe.wish(),
                 breaker: settings.breaker.wish(),
+                balancing: settings.balancing.wish(),
                 allow_disruption,
             };
             session.change(&Command::VipSet(set), flags).await
@@ -315,10 +319,13 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
     super::status::vip(session, vip);
     let settings = &vip.settings;
     let mut setting = |name: &str, value: String| session.out.line(&format!("  {name:<15} {value}"));
+    setting("algorithm", super::balancing::text(&settings.balancing));
     setting("tracking", tracking_word(settings.tracking).to_owned());
     setting("udp-stateless", settings.udp_stateless.to_string());
     setting("window", format!("{} s", settings.window_s));
     setting("idle", format!("{} s", settings.idle_s));
+    let (syn_s, closing_s) = (settings.balancing.syn_s, settings.balancing.closing_s);
+    setting("syn, closing", format!("{syn_s} s, {closing_s} s"));
     setting("table size", format!("{} slots", count(u64::from(settings.table_size))));
     setting("probe", settings.probe.to_string());
     setting("breaker", breaker_text(&settings.breaker));

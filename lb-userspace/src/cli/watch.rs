@@ -1,4 +1,5 @@
-//! `lb watch`: every change as it happens. It comes back by itself when the daemon was away, and goes on where it was.
+//! `lb watch`: every change as it happens, and what the node observes. It comes back by itself when the daemon was away, and
+//! goes on where it was.
 
 use std::time::Duration;
 
@@ -6,12 +7,14 @@ use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method};
 use lb_control::event::Change;
+use lb_control::observation::{Object as Seen, Observation};
 use lb_control::projection::object::Object;
 
 use super::object::when;
 use super::{Done, Session};
 use crate::api::views::past::RecordView;
 use crate::problem::{Code, Problem};
+use crate::projection::moment::rfc3339;
 
 /// Until it tries again when the daemon does not answer.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -23,7 +26,7 @@ pub(super) struct Args {
     /// First show what came after this revision; without it, only what comes from now on.
     #[arg(long, value_name = "REV")]
     after: Option<u64>,
-    /// End after so many records.
+    /// End after so many records; observations do not count.
     #[arg(long, value_name = "COUNT")]
     count: Option<u64>,
 }
@@ -54,8 +57,8 @@ async fn follow(
     after: &mut Option<u64>,
     left: &mut Option<u64>,
 ) -> Result<bool, Problem> {
-    let query = after.map_or_else(String::new, |after| format!("?after={after}"));
-    let path = format!("/v1/events{query}");
+    let query = after.map_or_else(String::new, |after| format!("&after={after}"));
+    let path = format!("/v1/events?observations=true{query}");
     let answer = session.client.open(Method::GET, &path, HeaderMap::new(), Bytes::new()).await?;
     let mut lines = Lines { body: answer.into_body(), read: Vec::new() };
     let (mut kind, mut text) = (String::new(), String::new());
@@ -88,6 +91,14 @@ fn told(
     if kind == "overflow" {
         session.out.warn("too slow: the daemon let go of this stream; going on where it was");
     }
+    if kind == "observation" {
+        let observation: Observation = serde_json::from_str(text).map_err(unread)?;
+        if session.out.json {
+            session.out.line(text);
+        } else {
+            session.out.line(&seen(&observation));
+        }
+    }
     if kind != "record" {
         return Ok(false);
     }
@@ -101,6 +112,18 @@ fn told(
     let Some(left) = left else { return Ok(false) };
     *left = left.saturating_sub(1);
     Ok(*left == 0)
+}
+
+/// An observation in words. It has no revision, and nobody asked for it.
+fn seen(observation: &Observation) -> String {
+    let Observation { object, change, evidence, .. } = observation;
+    let evidence = if evidence.is_empty() { String::new() } else { format!("  ({evidence})") };
+    let at = when(&rfc3339(observation.at_ms));
+    let object = match object {
+        Seen::Node => object.to_string(),
+        Seen::Backend { .. } => format!("backend {object}"),
+    };
+    format!("{:>7}  {at}  seen  {object}: {change}{evidence}", "")
 }
 
 fn people(session: &mut Session<'_>, record: &RecordView) {

@@ -13,6 +13,7 @@ use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 
+use lb_control::balancing::BalancingWish;
 use lb_control::breaker::BreakerWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::ProbeWish;
@@ -135,6 +136,8 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.probe = differs(ProbeWish::between(&settings.probe, &defaults.probe), ProbeWish::default());
     let breaker = BreakerWish::between(&settings.breaker, &defaults.breaker);
     spec.breaker = differs(breaker, BreakerWish::default());
+    let balancing = BalancingWish::between(&defaults.balancing, &settings.balancing);
+    spec.balancing = differs(balancing, BalancingWish::default());
     spec.backends = vip
         .backends
         .iter()
@@ -237,6 +240,20 @@ colour = "red"
         assert_eq!(nearest(&loaded.spans, ""), None);
     }
 
+    #[test]
+    fn the_file_knows_every_algorithm_and_guesses_at_a_misspelt_one() {
+        let file = |algorithm: &str| {
+            let vip = "[[vip]]\nname = \"web\"\naddress = \"203.0.113.10\"\nport = 80\n";
+            parse(&format!("{vip}balancing = {{ algorithm = \"{algorithm}\" }}\n"))
+        };
+        for algorithm in lb_control::balancing::Algorithm::ALL {
+            let wish = file(algorithm.name()).unwrap().vips[0].balancing.unwrap();
+            assert_eq!(wish.algorithm, Some(algorithm));
+        }
+        let problem = file("least_conections").unwrap_err();
+        assert!(format!("{problem:?}").contains("did you mean `least_connections`?"), "{problem:?}");
+    }
+
     /// The schema and the document must name the same keys: a file with every key is a document.
     #[test]
     fn a_file_with_every_key_is_a_document() {
@@ -255,6 +272,11 @@ udp_stateless = true
 window_s = 1
 idle_s = 2
 table_size = 251
+[vip.balancing]
+algorithm = "source_affinity"
+affinity_s = 8
+syn_s = 9
+closing_s = 10
 [vip.probe]
 kind = "tcp"
 interval_ms = 3
@@ -271,6 +293,19 @@ sni = "c"
 verify = true
 send = "d"
 expect = "hex:ee"
+[vip.breaker]
+consecutive = 1
+ratio_percent = 2
+volume = 3
+window_s = 4
+backoff_ms = 500
+backoff_max_ms = 600
+calm_s = 7
+trial_cps = 8
+trial_successes = 9
+slow_start_s = 10
+floor_percent = 11
+ejection_max_percent = 12
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"

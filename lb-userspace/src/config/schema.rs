@@ -97,6 +97,7 @@ const VIP: Table = Table {
         optional("table_size", NUMBER),
         optional("probe", Kind::Table(&PROBE)),
         optional("breaker", Kind::Table(&BREAKER)),
+        optional("balancing", Kind::Table(&BALANCING)),
         optional("backend", Kind::List(&BACKEND)),
     ],
 };
@@ -137,6 +138,27 @@ const BREAKER: Table = Table {
         optional("slow_start_s", SHORT),
         optional("floor_percent", COUNT),
         optional("ejection_max_percent", COUNT),
+    ],
+};
+
+const BALANCING: Table = Table {
+    what: "a balancing",
+    keys: &[
+        optional(
+            "algorithm",
+            Kind::OneOf(&[
+                "matching",
+                "maglev",
+                "source_hash",
+                "source_affinity",
+                "round_robin",
+                "weighted_round_robin",
+                "least_connections",
+            ]),
+        ),
+        optional("affinity_s", NUMBER),
+        optional("syn_s", NUMBER),
+        optional("closing_s", NUMBER),
     ],
 };
 

@@ -114,7 +114,7 @@ fn entry(store: &Store, trail: &Trail, now_s: u32) -> Option<ExplainedEntry> {
     let entries = bucket.entries.iter().map(|word| Entry(word.load()));
     let mut found = entries
         .zip(&bucket.traces)
-        .filter(|(entry, _)| trail.hash != 0 && entry.state() != EntryState::Free && entry.same_flow(wanted));
+        .filter(|(entry, _)| trail.hash != 0 && entry.is_flow() && entry.same_flow(wanted));
     let (entry, trace) = found.next()?;
     let state = match entry.state() {
         EntryState::Free => "free",
@@ -122,6 +122,8 @@ fn entry(store: &Store, trail: &Trail, now_s: u32) -> Option<ExplainedEntry> {
         EntryState::Syn => "syn",
         EntryState::Closing => "closing",
         EntryState::Confirmed => "confirmed",
+        EntryState::Counted => "counted",
+        EntryState::Affinity => "affinity",
     };
     Some(ExplainedEntry { backend_row: entry.backend(), state, age_s: Trace(trace.load()).age_s(now_s) })
 }
@@ -146,6 +148,7 @@ fn backend(store: &Store, trail: &Trail) -> Option<ExplainedBackend> {
             Choice::Slot => "slot",
             Choice::Remembered => "remembered",
             Choice::Inserted => "inserted",
+            Choice::Picked => "picked",
             Choice::Previous => "previous",
         },
     })
@@ -206,7 +209,8 @@ mod tests {
             let control = Control::new(3, Mode::Nat, 0, 0, Be16::new(8080));
             let address = std::net::Ipv4Addr::new(10, 0, 0, 2 + row as u8).into();
             let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, row as u8]), 1);
-            let content = BackendContent { id: BackendId(10 + u32::from(row)), address, control, next_hop };
+            let id = BackendId(10 + u32::from(row));
+            let content = BackendContent { id, address, control, next_hop, tenant: 0 };
             ops.push(Op::WriteBackend { row, content });
         }
         maps::apply(&store, &ops).unwrap();

@@ -3,8 +3,9 @@
 //! Order, so that a crash at any step is repaired by the next start:
 //! - new: maps, program, then the version in the config row, written last; without it nothing is attached yet and
 //!   the next start begins anew;
-//! - adopted: the maps are compared first and nothing is touched if one does not fit; then the new program is loaded
-//!   on them and swapped into each link atomically, then pinned in place of the old one.
+//! - adopted: the maps are compared first and nothing is touched if one does not fit; then, unless the pinned program was
+//!   loaded from the same object with the same globals (the kernel takes a second to verify it), the new one is loaded on
+//!   them and swapped into each link atomically, then pinned in place of the old one. What it is of is said last.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -145,6 +146,7 @@ fn make_in(pins: &Pins, options: &Options) -> Result<Program> {
     };
     let program = load_program(pins, |spec| entries(spec, &options.capacities), &globals)?;
     pin_program(pins, PROGRAM, &program.fd)?;
+    pins.set_object(Some(&object::digest(&globals)))?;
     let config = config(pins)?;
     config[0].hash_key[0].store(key[0]);
     config[0].hash_key[1].store(key[1]);
@@ -252,9 +254,28 @@ fn adopt(pins: Pins, options: &Options, config: &Mapped<ConfigRow>) -> Result<Lo
         nat_rows: compare(&pins, &abi::NAT)?,
         fixed_now_ns: options.fixed_now_ns,
     };
+    let (digest, keep) = (object::digest(&globals), options.fixed_now_ns == 0);
+    if keep
+        && pins.is_of(&digest)
+        && let Ok((program, program_id)) = pinned_program(&pins)
+    {
+        swap_links(&pins, &program, program_id)?;
+        return Ok(Loaded { pins, program, program_id, origin: Origin::Adopted });
+    }
     let new = load_program(&pins, |spec| spec.capacity, &globals)?;
-    let (program, program_id, origin) = settle(&pins, PROGRAM, new, options.fixed_now_ns == 0)?;
+    pins.set_object(None)?;
+    let (program, program_id, origin) = settle(&pins, PROGRAM, new, keep)?;
+    pins.set_object(Some(&digest))?;
     Ok(Loaded { pins, program, program_id, origin })
+}
+
+/// The pinned program and its id.
+fn pinned_program(pins: &Pins) -> Result<(OwnedFd, u32)> {
+    let path = pins.path(PROGRAM);
+    let info = ProgramInfo::from_pin(&path);
+    let info = info.map_err(|error| object::fault("read the pinned program", &error))?;
+    let program = sys::pinned(&path).map_err(|error| Fault::os("open the pinned program", &error))?;
+    Ok((program, info.id()))
 }
 
 /// Puts the program into every link that has another one. A link whose device is gone is left to [`super::attach`].
@@ -272,7 +293,8 @@ fn swap_links(pins: &Pins, program: &OwnedFd, id: u32) -> Result<()> {
 /// Removes maps and program of a half-made data plane.
 fn clear(pins: &Pins) -> Result<()> {
     let names = specs().map(|spec| spec.name).chain([PROGRAM, "balance-new"]);
-    names.map(|name| pins.path(name)).try_for_each(|path| pins.remove(&path))
+    names.map(|name| pins.path(name)).try_for_each(|path| pins.remove(&path))?;
+    pins.set_object(None)
 }
 
 #[cfg(test)]

@@ -97,6 +97,7 @@ pub(super) fn backend(row: &BackendRow) -> Option<BackendContent> {
         address: row.address().ip(),
         control: Control(row.control.load()),
         next_hop: NextHop(row.next_hop.load()),
+        tenant: row.tenant(),
     })
 }
 
@@ -138,6 +139,7 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
         Op::WriteBackend { row, content } => return write_backend(store, *row, content),
         Op::SetNextHop { row, next_hop } => set(&backend_row(store, *row)?.next_hop, next_hop.0),
         Op::SetControl { row, control } => set(&backend_row(store, *row)?.control, control.0),
+        Op::SetBackendTenant { row, tenant } => set_backend_tenant(backend_row(store, *row)?, *tenant),
         Op::FreeBackend { row } => free_backend(backend_row(store, *row)?),
         Op::WriteTenant { row, content } => return write_tenant(store, *row, content),
         Op::SetTenantLimits { row, limits } => set_tenant_limits(tenant_row(store, *row)?, limits),
@@ -219,12 +221,17 @@ fn write_backend(store: &Store, number: u16, content: &BackendContent) -> Result
     row.control.store(content.control.0);
     row.next_hop.store(content.next_hop.0);
     row.addr.iter().zip(Addr::from(content.address).words()).for_each(|(word, value)| word.store(value));
-    set(&row.identity, content.id.0.into());
+    set(&row.identity, BackendRow::identity_word(content.id.0, content.tenant));
     Ok(())
 }
 
+/// Only the daemon writes the word.
+fn set_backend_tenant(row: &BackendRow, tenant: u16) {
+    set(&row.identity, BackendRow::identity_word(row.identity.load() as u32, tenant));
+}
+
 fn free_backend(row: &BackendRow) {
-    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.identity] {
+    for word in [&row.control, &row.next_hop, &row.addr[0], &row.addr[1], &row.identity, &row.connections] {
         word.store(0);
     }
 }
@@ -264,7 +271,7 @@ fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
 }
 
 fn free_vip(row: &VipRow) {
-    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity] {
+    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity, &row.turn] {
         word.store(0);
     }
 }
@@ -278,7 +285,8 @@ fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<u64
     Ok(changes.iter().filter(stays).count() as u64)
 }
 
-/// Packets and bytes of everything that is in use.
+/// Packets and bytes of everything that is in use and was ever counted for: a minute of samples of what is idle would
+/// take more room than the state.
 pub(super) fn counters(store: &Store) -> Result<Counters> {
     let mut counters = Counters::default();
     for reason in lb_common::reason::Reason::ALL {
@@ -288,10 +296,12 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
         }
     }
     for number in in_use(&store.vips, vip).into_keys() {
-        counters.vips.insert(number, store.calls.count(CountOf::Vip(number))?);
+        let count = store.calls.count(CountOf::Vip(number))?;
+        counters.vips.extend((count.packets != 0).then_some((number, count)));
     }
     for number in in_use(&store.backends, backend).into_keys() {
-        counters.backends.insert(number, store.calls.count(CountOf::Backend(number))?);
+        let count = store.calls.count(CountOf::Backend(number))?;
+        counters.backends.extend((count.packets != 0).then_some((number, count)));
     }
     for (number, content) in in_use(&store.tenants, tenant) {
         let row = &store.tenants[usize::from(number)];
@@ -327,7 +337,13 @@ mod tests {
     fn backend_content() -> BackendContent {
         let control = Control::new(Control::ALIVE, Mode::Nat, 2, 5, Be16::new(8080));
         let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, 9]), 7);
-        BackendContent { id: BackendId(31), address: "10.0.0.9".parse().unwrap(), control, next_hop }
+        BackendContent {
+            id: BackendId(31),
+            address: "10.0.0.9".parse().unwrap(),
+            control,
+            next_hop,
+            tenant: 3,
+        }
     }
 
     fn tenant_content() -> TenantContent {
@@ -416,6 +432,7 @@ mod tests {
         let live = [
             Op::SetControl { row: 8, control },
             Op::SetNextHop { row: 8, next_hop },
+            Op::SetBackendTenant { row: 8, tenant: 0 },
             Op::SetVipPolicy { row: 5, policy },
             Op::SetVipTable { row: 5, extent: (0, 251) },
             Op::SetTenantLimits { row: 3, limits: RowLimits::default() },
@@ -423,7 +440,7 @@ mod tests {
         apply(&store, &live).unwrap();
         let actual = read(&store, None).unwrap();
         assert_eq!(actual.tenants[&3].limits, RowLimits::default());
-        assert_eq!(actual.backends[&8], BackendContent { control, next_hop, ..backend_content() });
+        assert_eq!(actual.backends[&8], BackendContent { control, next_hop, tenant: 0, ..backend_content() });
         assert_eq!(actual.vips[&5], VipContent { policy, extent: (0, 251), ..vip_content() });
     }
 

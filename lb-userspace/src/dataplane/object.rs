@@ -12,6 +12,7 @@ use aya::util::KernelVersion;
 use aya::{EbpfError, EbpfLoader};
 use lb_common::abi::{self, MapSpec};
 use lb_control::code::Code;
+use sha2::{Digest, Sha256};
 
 use super::fault::{Fault, Result};
 
@@ -45,6 +46,15 @@ pub(super) struct Globals {
     pub(super) nat_rows: u32,
     /// Nanoseconds; 0 = the clock runs.
     pub(super) fixed_now_ns: u64,
+}
+
+/// Digest of all that a program of this binary is made of: the same gives the same program.
+pub(super) fn digest(globals: &Globals) -> String {
+    let Globals { hash_key: [first, second], flow_mask, nat_rows, fixed_now_ns } = *globals;
+    let words = [first, second, flow_mask.into(), nat_rows.into(), fixed_now_ns];
+    let mut hasher = Sha256::new_with_prefix(OBJECT.unwrap_or_default());
+    words.iter().for_each(|word| hasher.update(word.to_le_bytes()));
+    hasher.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A loaded program.
@@ -193,6 +203,25 @@ mod tests {
         let error = aya::maps::MapError::CreateError { name: "LB_X".into(), io_error: inner };
         assert_eq!(os_error(&error).unwrap().raw_os_error(), Some(libc::ENOMEM));
         assert!(maps_fault(&EbpfError::MapError(error)).message.contains("LB_X"));
+    }
+
+    #[test]
+    fn every_global_is_in_the_digest() {
+        let change: [fn(&mut Globals); 5] = [
+            |globals| globals.hash_key[0] = 1,
+            |globals| globals.hash_key[1] = 1,
+            |globals| globals.flow_mask = 1,
+            |globals| globals.nat_rows = 1,
+            |globals| globals.fixed_now_ns = 1,
+        ];
+        let mut digests = vec![digest(&Globals::default())];
+        for change in change {
+            let mut globals = Globals::default();
+            change(&mut globals);
+            assert!(!digests.contains(&digest(&globals)));
+            digests.push(digest(&globals));
+        }
+        assert_eq!((digests[0].len(), &digests[0]), (32, &digest(&Globals::default())));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) struct Overlay<'s> {
     now_ns: u64,
     ingress: u32,
     ports: Vec<(u32, u32)>,
+    vips: Copies<VipRow>,
+    backends: Copies<BackendRow>,
     flows: Copies<FlowBucket>,
     nat: Copies<NatRow>,
     tenants: Copies<TenantRow>,
@@ -37,9 +39,10 @@ impl<'s> Overlay<'s> {
     /// Tables for a packet that comes in by `ingress` at `now_ns`. A port map that cannot be read counts as empty.
     pub(super) fn new(store: &'s Store, now_ns: u64, ingress: u32) -> Self {
         let ports = store.calls.ports().unwrap_or_default();
+        let (vips, backends) = (Copies::default(), Copies::default());
         let (flows, nat) = (Copies::default(), Copies::default());
-        let (tenants, tenant_credit) = (Copies::default(), Cell::default());
-        Self { store, now_ns, ingress, ports, flows, nat, tenants, tenant_credit, meter: Cell::default() }
+        let (tenants, tenant_credit, meter) = (Copies::default(), Cell::default(), Cell::default());
+        Self { store, now_ns, ingress, ports, vips, backends, flows, nat, tenants, tenant_credit, meter }
     }
 }
 
@@ -100,13 +103,32 @@ impl Tables for Overlay<'_> {
         self.store.calls.vip_key(key).ok().flatten().map(VipEntry)
     }
     fn vip(&self, row: u32) -> Option<&VipRow> {
-        self.store.vips.get(row as usize)
+        let live = self.store.vips.get(row as usize)?;
+        let copy = || VipRow {
+            addr: copy_words(&live.addr),
+            key: copy_word(&live.key),
+            table: copy_word(&live.table),
+            policy: copy_word(&live.policy),
+            identity: copy_word(&live.identity),
+            turn: copy_word(&live.turn),
+            spare: copy_word(&live.spare),
+        };
+        Some(self.vips.row(row, copy))
     }
     fn slot(&self, index: u32) -> Option<&Word> {
         self.store.slots.get(index as usize)
     }
     fn backend(&self, row: u32) -> Option<&BackendRow> {
-        self.store.backends.get(row as usize)
+        let live = self.store.backends.get(row as usize)?;
+        let copy = || BackendRow {
+            control: copy_word(&live.control),
+            next_hop: copy_word(&live.next_hop),
+            addr: copy_words(&live.addr),
+            identity: copy_word(&live.identity),
+            connections: copy_word(&live.connections),
+            spare: copy_words(&live.spare),
+        };
+        Some(self.backends.row(row, copy))
     }
     fn egress(&self, row: u32) -> Option<&EgressRow> {
         self.store.egresses.get(row as usize)

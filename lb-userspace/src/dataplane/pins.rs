@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/LB_…                     the maps, by name
 //! <dir>/balance                  the program
+//! <dir>/object-<digest>/         what it was loaded from: an empty directory, since nothing else can lie there
 //! <dir>/links/<ifindex>-<mode>-<name>
 //!                                its links to devices
 //! ```
@@ -26,6 +27,8 @@ use super::{AttachedMode, sys};
 
 /// Where BPF file systems are mounted by custom.
 const BPFFS: &str = "/sys/fs/bpf";
+/// How the name begins that says what the pinned program was loaded from.
+const OBJECT: &str = "object-";
 /// Modes in the name of a link's pin.
 const NATIVE: &str = "native";
 const GENERIC: &str = "generic";
@@ -80,6 +83,25 @@ impl Pins {
         }
         links.sort_by(|a, b| a.ifindex.cmp(&b.ifindex).then(a.name.cmp(&b.name)));
         Ok(links)
+    }
+
+    /// Whether the pinned program is known to have been loaded from an object of this digest.
+    pub(super) fn is_of(&self, digest: &str) -> bool {
+        self.path(&format!("{OBJECT}{digest}")).is_dir()
+    }
+
+    /// Says what the pinned program was loaded from; `None`: it is about to be another one.
+    pub(super) fn set_object(&self, digest: Option<&str>) -> Result<()> {
+        let fault = |error: std::io::Error| Fault::os(format!("mark {}", self.dir.display()), &error);
+        for entry in std::fs::read_dir(&self.dir).map_err(fault)? {
+            let entry = entry.map_err(fault)?;
+            if entry.file_name().to_string_lossy().starts_with(OBJECT) {
+                std::fs::remove_dir(entry.path()).map_err(fault)?;
+            }
+        }
+        digest.map_or(Ok(()), |digest| {
+            std::fs::create_dir(self.path(&format!("{OBJECT}{digest}"))).map_err(fault)
+        })
     }
 
     /// Removes a pin; fine if there is none.

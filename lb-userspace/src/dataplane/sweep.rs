@@ -120,7 +120,9 @@ impl Run<'_> {
                 if entry.state() == EntryState::Free {
                     continue;
                 }
-                self.meet(entry.backend(), 0);
+                if entry.is_flow() {
+                    self.meet(entry.backend(), 0);
+                }
                 match self.fate(flows, way, entry) {
                     Fate::Lives { held } => self.keep(entry, held),
                     Fate::Over => doubtful.push((bucket, way, entry)),
@@ -136,8 +138,12 @@ impl Run<'_> {
         let Some((control, vip)) = self.owner(entry.backend()) else { return Fate::Over };
         let policy = Policy(vip.policy.load());
         let age_s = Trace(flows.traces[way].load()).age_s(self.now_s);
-        if worth(entry, age_s, policy.idle_s(), control.alive()) == Worth::Nothing {
+        if worth(entry, age_s, policy, control.alive()) == Worth::Nothing {
             return Fate::Over;
+        }
+        // A source address that comes back gets another backend: one that drains is not waited for.
+        if !entry.is_flow() {
+            return if control.takes_new() { Fate::Lives { held: None } } else { Fate::Over };
         }
         let (first, count) = extent(vip.table.load());
         let index = first as usize + entry.slot() as usize;
@@ -160,6 +166,9 @@ impl Run<'_> {
     }
 
     fn keep(&mut self, entry: Entry, held: Option<usize>) {
+        if !entry.is_flow() {
+            return;
+        }
         self.report.tracked_flows += 1;
         *self.report.flows.entry(entry.backend()).or_default() += 1;
         if let Some(index) = held {
@@ -177,7 +186,8 @@ impl Run<'_> {
         let fate = self.fate(flows, way, entry);
         if entry == seen && fate == Fate::Over && flows.entries[way].compare_swap(entry.0, 0) {
             self.report.forgotten_flows += 1;
-            if let Some(tenant) = self.tenant_of(entry.backend()) {
+            self.uncount(entry);
+            if let Some(tenant) = self.tenant_of(entry.backend()).filter(|_| entry.is_flow()) {
                 tenant.connections.add(-1);
             }
             return;
@@ -190,6 +200,13 @@ impl Run<'_> {
                 Fate::Over => None,
             };
             self.keep(now, held);
+        }
+    }
+
+    /// Whoever ends an entry that is counted changes its backend's count.
+    fn uncount(&self, entry: Entry) {
+        if let Some(row) = self.store.backends.get(entry.backend() as usize).filter(|_| entry.is_counted()) {
+            row.connections.add(-1);
         }
     }
 
@@ -257,7 +274,7 @@ impl Run<'_> {
     /// Notes an entry (0) or a NAT row (1) for its tenant.
     fn meet(&mut self, backend: u16, kind: usize) {
         let Some(row) = self.store.backends.get(backend as usize) else { return };
-        if let Some(counts) = self.tenants.get_mut(Control(row.control.load()).tenant() as usize) {
+        if let Some(counts) = self.tenants.get_mut(row.tenant() as usize) {
             counts[kind] += 1;
         }
     }
@@ -280,8 +297,7 @@ impl Run<'_> {
 
     /// The tenant that the flows of a backend row count for, if it has limits.
     fn tenant_of(&self, backend: u16) -> Option<&TenantRow> {
-        let control = Control(self.store.backends.get(backend as usize)?.control.load());
-        let row = Some(control.tenant()).filter(|row| *row != 0)?;
+        let row = Some(self.store.backends.get(backend as usize)?.tenant()).filter(|row| *row != 0)?;
         self.store.tenants.get(row as usize)
     }
 

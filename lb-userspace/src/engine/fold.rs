@@ -3,10 +3,13 @@
 //! A snapshot is only ever a shorter way: one that cannot be read is passed over and said. Not here: who keeps
 //! snapshots (the writer), and views of the past (the projections).
 
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use lb_control::ledger::Ledger;
+use lb_control::record::Record;
 
+use super::States;
 use crate::journal::{LogReader, StoreError};
 
 /// Records that are read at once, and how many such pages may wait to be folded.
@@ -57,6 +60,29 @@ pub fn all(log: &dyn LogReader) -> Result<Ledger, StoreError> {
     Ok(ledger)
 }
 
+/// The states before and after a record of the log.
+///
+/// # Errors
+/// The records that are needed cannot be read: they were archived and taken away, for example.
+pub fn around(log: &dyn LogReader, record: &Record) -> Result<States, StoreError> {
+    let until = record.revision_before();
+    let usable = |(revision, bytes): (u64, Vec<u8>)| {
+        Ledger::from_snapshot(&bytes).ok().filter(|ledger| ledger.state.revision == revision)
+    };
+    let mut ledger = log.snapshot(until).and_then(usable).unwrap_or_default();
+    while ledger.state.revision < until {
+        let at = ledger.state.revision;
+        let due = log.steps(at, PAGE)?.into_iter().take_while(|step| step.revision <= until);
+        due.for_each(|step| ledger.take(step));
+        if ledger.state.revision == at {
+            break;
+        }
+    }
+    let before = Arc::new(ledger.state.clone());
+    ledger.apply(record);
+    Ok(States { before, after: Arc::new(ledger.state) })
+}
+
 /// Takes in the records after a ledger's revision; how many they were. One thread reads on while another folds.
 fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
     let (pages, next) = sync_channel(PAGES_AHEAD);
@@ -64,9 +90,8 @@ fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
     std::thread::scope(|scope| {
         scope.spawn(move || {
             loop {
-                let page = log.read(after, PAGE);
-                let last =
-                    page.as_ref().ok().and_then(|records| records.last()).map(|record| record.revision);
+                let page = log.steps(after, PAGE);
+                let last = page.as_ref().ok().and_then(|steps| steps.last()).map(|step| step.revision);
                 // Whoever folds gave up.
                 if pages.send(page).is_err() {
                     return;
@@ -79,9 +104,9 @@ fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
         });
         let mut replayed = 0;
         for page in next {
-            let records = page?;
-            records.iter().for_each(|record| ledger.apply(record));
-            replayed += records.len() as u64;
+            let steps = page?;
+            replayed += steps.len() as u64;
+            steps.into_iter().for_each(|step| ledger.take(step));
         }
         Ok(replayed)
     })

@@ -78,7 +78,7 @@ pub struct Accepted {
     pub record: Arc<Record>,
     /// Revision of the last change of what it touches, as of now.
     pub touched: u64,
-    /// The states before and after; `None` for a repetition of one that is long past.
+    /// The states before and after; `None` for a repetition of one that is long past: [`fold::around`] finds them.
     pub states: Option<States>,
 }
 

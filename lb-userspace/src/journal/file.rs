@@ -9,8 +9,10 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use lb_control::record::{Record, RecordError};
+use lb_control::step::Step;
 use tokio::sync::broadcast;
 
 use super::disk::{Access, Directory, Disk};
@@ -20,7 +22,7 @@ use super::page::Page;
 use super::segment::{self, ARCHIVE, HEADER, Pass};
 use super::snapshot::{self, Place};
 use super::verify::{self, Verification};
-use super::{AppendError, EventStore, FILE_NAME, Head, LogReader, SUBSCRIBER_BACKLOG, StoreError};
+use super::{AppendError, EventStore, FILE_NAME, Figures, Head, LogReader, SUBSCRIBER_BACKLOG, StoreError};
 
 /// From one place that the index knows to the next, bytes at least.
 const STRIDE: u64 = 16 * 1024;
@@ -50,6 +52,8 @@ pub struct LogFiles {
     extent: Mutex<Extent>,
     subscribers: broadcast::Sender<Arc<Record>>,
     verification: Mutex<Verification>,
+    /// Of appends, so far.
+    appended: Mutex<Figures>,
 }
 
 /// Where the log lies.
@@ -133,6 +137,7 @@ impl FileStore {
             extent: Mutex::new(Extent { archived, segments, head: place.head, end: place.offset }),
             subscribers,
             verification: Mutex::default(),
+            appended: Mutex::default(),
         });
         shared.settled(place);
         let store = Self { log: opened.log, limits, notes: opened.notes, shared };
@@ -210,7 +215,7 @@ fn read_before(frame: &Frame<'_>, after: u64) -> Result<usize, StoreError> {
     let mut count = 0;
     for bytes in frame.records() {
         let unreadable = |reason| StoreError::Unreadable { after: frame.head.before, reason };
-        if Record::parse(bytes).map_err(unreadable)?.revision > after {
+        if Step::parse(bytes).map_err(unreadable)?.revision > after {
             break;
         }
         count += 1;
@@ -219,19 +224,45 @@ fn read_before(frame: &Frame<'_>, after: u64) -> Result<usize, StoreError> {
 }
 
 /// The records of a page, each of which must begin where the one before it ended.
-fn in_order(page: &Page, after: u64, records: &mut Vec<Arc<Record>>) -> Result<(), StoreError> {
+fn in_order<T: Entry>(page: &Page, after: u64, entries: &mut Vec<T>) -> Result<(), StoreError> {
     let mut at = after;
-    for parsed in page.parse() {
+    for parsed in page.parse(T::parse) {
         let unreadable = |reason| StoreError::Unreadable { after: at, reason };
-        let record = parsed.map_err(unreadable)?;
-        if record.revision_before() != at {
-            let reason = format!("it begins at revision {}, not {at}", record.revision_before());
+        let entry = parsed.map_err(unreadable)?;
+        let (before, revision) = entry.span();
+        if before != at {
+            let reason = format!("it begins at revision {before}, not {at}");
             return Err(unreadable(RecordError::Malformed(reason)));
         }
-        at = record.revision;
-        records.push(Arc::new(record));
+        at = revision;
+        entries.push(entry);
     }
     Ok(())
+}
+
+/// A record, as far as who reads needs it.
+trait Entry: Sized + Send {
+    fn parse(bytes: &[u8]) -> Result<Self, RecordError>;
+    /// The revisions before and after its events.
+    fn span(&self) -> (u64, u64);
+}
+
+impl Entry for Arc<Record> {
+    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        Record::parse(bytes).map(Self::new)
+    }
+    fn span(&self) -> (u64, u64) {
+        (self.revision_before(), self.revision)
+    }
+}
+
+impl Entry for Step {
+    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        Self::parse(bytes)
+    }
+    fn span(&self) -> (u64, u64) {
+        (self.revision_before(), self.revision)
+    }
 }
 
 impl EventStore for FileStore {
@@ -242,7 +273,9 @@ impl EventStore for FileStore {
         }
         let Some(last) = records.last() else { return Ok(self.log.head()) };
         let bytes: Vec<Vec<u8>> = records.iter().map(|record| record.to_bytes()).collect();
+        let begin = Instant::now();
         let head = self.log.append(last.revision, &bytes)?;
+        self.shared.appended(records.len(), begin.elapsed());
         self.shared.settled(self.log.place());
         for record in records {
             // Nobody may be listening.
@@ -298,6 +331,13 @@ impl LogFiles {
         self.extent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn appended(&self, records: usize, took: Duration) {
+        let mut appended = self.appended.lock().unwrap_or_else(PoisonError::into_inner);
+        appended.appends += 1;
+        appended.records += records as u64;
+        appended.append_us += took.as_micros() as u64;
+    }
+
     /// The log ends here now.
     fn settled(&self, place: Place) {
         let mut extent = self.extent();
@@ -341,13 +381,24 @@ impl LogFiles {
         }
     }
 
+    /// Reads on, over as many segments as it takes.
+    fn read_as<T: Entry>(&self, after: u64, limit: usize) -> Result<Vec<T>, StoreError> {
+        let mut entries: Vec<T> = Vec::new();
+        while entries.len() < limit {
+            let from = entries.last().map_or(after, |entry| entry.span().1);
+            let Some(stretch) = self.stretch(from)? else { break };
+            self.read_stretch(&stretch, from, limit, &mut entries)?;
+        }
+        Ok(entries)
+    }
+
     /// Reads on in one segment.
-    fn read_stretch(
+    fn read_stretch<T: Entry>(
         &self,
         stretch: &Stretch,
         after: u64,
         limit: usize,
-        records: &mut Vec<Arc<Record>>,
+        records: &mut Vec<T>,
     ) -> Result<(), StoreError> {
         let name = stretch.name();
         let path = self.disk.path(&name);
@@ -496,13 +547,11 @@ impl LogReader for LogFiles {
     }
 
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError> {
-        let mut records: Vec<Arc<Record>> = Vec::new();
-        while records.len() < limit {
-            let from = records.last().map_or(after, |record| record.revision);
-            let Some(stretch) = self.stretch(from)? else { break };
-            self.read_stretch(&stretch, from, limit, &mut records)?;
-        }
-        Ok(records)
+        self.read_as(after, limit)
+    }
+
+    fn steps(&self, after: u64, limit: usize) -> Result<Vec<Step>, StoreError> {
+        self.read_as(after, limit)
     }
 
     fn snapshot(&self, at_most: u64) -> Option<(u64, Vec<u8>)> {
@@ -515,6 +564,21 @@ impl LogReader for LogFiles {
 
     fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
         self.subscribers.subscribe()
+    }
+
+    fn figures(&self) -> Figures {
+        let appended = *self.appended.lock().unwrap_or_else(PoisonError::into_inner);
+        let extent = self.extent();
+        // All but the last are full; one that is being archived has gone.
+        let full = extent.segments.iter().rev().skip(1);
+        let length = |base| self.disk.open(&segment::name(base), Access::Read)?.length();
+        let full: u64 = full.filter_map(|one| length(one.base).ok()).sum();
+        Figures {
+            segments: extent.segments.len() as u64,
+            archived: extent.archived.len() as u64,
+            bytes: full + extent.end,
+            ..appended
+        }
     }
 
     fn verification(&self) -> Verification {

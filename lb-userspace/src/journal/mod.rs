@@ -32,6 +32,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use lb_control::record::{Record, RecordError};
+use lb_control::step::Step;
 use tokio::sync::broadcast;
 
 pub use file::{FileStore, Loaded, LogFiles};
@@ -144,6 +145,23 @@ pub trait EventStore: Send {
     fn save_snapshot(&mut self, head: Head, state: &[u8]) -> Result<(), StoreError>;
 }
 
+/// Figures of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Segments that are appended to or may be needed by a start.
+    pub segments: u64,
+    /// Segments in the archive.
+    pub archived: u64,
+    /// Bytes of the records in the former.
+    pub bytes: u64,
+    /// Appends since the store was opened; each is one sync.
+    pub appends: u64,
+    /// Records that they made durable.
+    pub records: u64,
+    /// What they took all together, microseconds.
+    pub append_us: u64,
+}
+
 /// The readers' side of a store.
 pub trait LogReader: Send + Sync {
     /// Where the log ends.
@@ -155,12 +173,25 @@ pub trait LogReader: Send + Sync {
     /// The store cannot be read there.
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError>;
 
+    /// The same, of each record no more than a fold of the state needs.
+    ///
+    /// # Errors
+    /// As [`LogReader::read`].
+    fn steps(&self, after: u64, limit: usize) -> Result<Vec<Step>, StoreError> {
+        Ok(self.read(after, limit)?.iter().map(|record| Step::of(record)).collect())
+    }
+
     /// The newest snapshot of `at_most` this revision: its revision, and the caller's bytes.
     fn snapshot(&self, at_most: u64) -> Option<(u64, Vec<u8>)>;
 
     /// What is known of the parts of the store that the start did not read.
     fn verification(&self) -> Verification {
         Verification::Pending
+    }
+
+    /// How large the store is, and what was appended since it was opened.
+    fn figures(&self) -> Figures {
+        Figures::default()
     }
 
     /// Every record from now on. One who falls behind by [`SUBSCRIBER_BACKLOG`] is told so by

@@ -4,7 +4,10 @@
 
 use std::num::NonZero;
 
-use lb_control::record::{Record, RecordError};
+use lb_control::record::RecordError;
+
+/// How one record's bytes are read.
+pub(super) type Parse<T> = fn(&[u8]) -> Result<T, RecordError>;
 
 /// Records below this number are not worth a thread: starting one takes as long as a few dozen of them.
 const WORTH_A_THREAD: usize = 512;
@@ -32,7 +35,7 @@ impl Page {
     }
 
     /// All of them, in their order; each by itself may be malformed.
-    pub(super) fn parse(&self) -> Vec<Result<Record, RecordError>> {
+    pub(super) fn parse<T: Send>(&self, parse: Parse<T>) -> Vec<Result<T, RecordError>> {
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
         let share = self.len().div_ceil(threads).max(WORTH_A_THREAD);
         let parts: Vec<_> =
@@ -40,25 +43,26 @@ impl Page {
         let Some((first, others)) = parts.split_first() else { return Vec::new() };
         std::thread::scope(|scope| {
             let running: Vec<_> =
-                others.iter().map(|part| scope.spawn(move || self.parse_part(part.clone()))).collect();
-            let mut parsed = self.parse_part(first.clone());
+                others.iter().map(|part| scope.spawn(move || self.parse_part(part.clone(), parse))).collect();
+            let mut parsed = self.parse_part(first.clone(), parse);
             for (thread, part) in running.into_iter().zip(others) {
                 // A parser that panicked is asked again here, where the panic belongs to whoever reads.
-                parsed.extend(thread.join().unwrap_or_else(|_| self.parse_part(part.clone())));
+                parsed.extend(thread.join().unwrap_or_else(|_| self.parse_part(part.clone(), parse)));
             }
             parsed
         })
     }
 
-    fn parse_part(&self, part: std::ops::Range<usize>) -> Vec<Result<Record, RecordError>> {
+    fn parse_part<T>(&self, part: std::ops::Range<usize>, parse: Parse<T>) -> Vec<Result<T, RecordError>> {
         let start = |index: usize| index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        part.map(|index| Record::parse(&self.bytes[start(index)..self.ends[index]])).collect()
+        part.map(|index| parse(&self.bytes[start(index)..self.ends[index]])).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lb_control::record::Record;
 
     #[test]
     fn records_come_back_in_their_order_however_many_threads_read_them() {
@@ -71,7 +75,7 @@ mod tests {
                 page.push(if revision == 7 { b"damaged" } else { text.as_bytes() });
             }
             let revisions: Vec<_> =
-                page.parse().into_iter().map(|one| one.ok().map(|one| one.revision)).collect();
+                page.parse(Record::parse).into_iter().map(|one| one.ok().map(|one| one.revision)).collect();
             let due: Vec<_> =
                 (1..=count as u64).map(|revision| (revision != 7).then_some(revision)).collect();
             assert_eq!(revisions, due);

@@ -2,12 +2,14 @@
 //! the body are looked at.
 //!
 //! What an answer may cost: [`HEAD_MAX_BYTES`] for its head, [`BODY_MAX_BYTES`] for its body, and the probe's timeout.
-//! Without a pattern the body is not read at all.
+//! Without a pattern nothing hangs on the body, but up to so much of it is read for [`DRAIN`]: who is cut off in the middle of
+//! a short answer complains of it in its log, at every probe.
 
 use std::error::Error as _;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -25,6 +27,8 @@ use super::tls::Client;
 
 /// Longest head of an answer, bytes.
 const HEAD_MAX_BYTES: usize = 16 * 1024;
+/// How long an answer that is judged already may take to end.
+const DRAIN: Duration = Duration::from_millis(20);
 
 /// What is asked, and which answers are a success.
 #[derive(Debug)]
@@ -115,10 +119,12 @@ impl Request {
 
     async fn judge(&self, response: hyper::Response<Incoming>) -> hyper::Result<Answer> {
         let status = response.status().as_u16();
-        if !self.statuses.contains(status) {
-            return Ok(Answer::failed(Outcome::WrongStatus, format!("status {status}")));
-        }
-        let Some(pattern) = &self.pattern else { return Ok(Answer::success()) };
+        let wanted = self.statuses.contains(status);
+        let Some(pattern) = self.pattern.as_ref().filter(|_| wanted) else {
+            let _ = tokio::time::timeout(DRAIN, head(response.into_body())).await;
+            let wrong = || Answer::failed(Outcome::WrongStatus, format!("status {status}"));
+            return Ok(if wanted { Answer::success() } else { wrong() });
+        };
         let head = head(response.into_body()).await?;
         if pattern.is_match(&head) {
             return Ok(Answer::success());

@@ -38,13 +38,13 @@ impl Answer {
 /// It says nothing: the node itself lacks something (descriptors, ports, memory).
 pub(super) fn socket_failure(error: io::Error) -> io::Result<Answer> {
     match error.kind() {
-        ErrorKind::ConnectionRefused => Ok(Answer::failed(Outcome::Refused, "")),
+        ErrorKind::ConnectionRefused => Ok(Answer::failed(Outcome::Refused, "refused")),
         ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
             Ok(Answer::failed(Outcome::Refused, "reset"))
         }
-        ErrorKind::TimedOut => Ok(Answer::failed(Outcome::Timeout, "")),
+        ErrorKind::TimedOut => Ok(Answer::failed(Outcome::Timeout, "no answer")),
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::PermissionDenied => {
-            Ok(Answer::failed(Outcome::Unreachable, ""))
+            Ok(Answer::failed(Outcome::Unreachable, "unreachable"))
         }
         _ => Err(error),
     }
@@ -96,7 +96,9 @@ impl Plan {
     pub async fn attempt(&self, target: SocketAddr) -> io::Result<Answer> {
         let timeout = Duration::from_millis(u64::from(self.probe.timeout_ms));
         let asked = tokio::time::timeout(timeout, self.ask(target)).await;
-        asked.unwrap_or_else(|_| Ok(Answer::failed(Outcome::Timeout, "")))
+        asked.unwrap_or_else(|_| {
+            Ok(Answer::failed(Outcome::Timeout, format!("no answer in {} ms", self.probe.timeout_ms)))
+        })
     }
 
     async fn ask(&self, target: SocketAddr) -> io::Result<Answer> {

@@ -41,6 +41,8 @@ pub(super) struct Done {
     pub(super) problems: Vec<Problem>,
     /// Devices that the program is attached to.
     pub(super) attached: Vec<Attached>,
+    /// Whether it looked only at what had changed.
+    pub(super) partial: bool,
 }
 
 /// What passes keep from one to the next.
@@ -146,6 +148,7 @@ impl Known {
         }
         settled.renew(renewed);
         self.settled = settled;
-        Ok(Some(Done { wish: wish.clone(), actual, ops: plan.ops, problems: plan.problems, attached }))
+        let (wish, partial) = (wish.clone(), true);
+        Ok(Some(Done { wish, actual, ops: plan.ops, problems: plan.problems, attached, partial }))
     }
 }

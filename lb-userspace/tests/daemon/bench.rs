@@ -11,6 +11,7 @@ use lb_userspace::api::connections::Socket;
 use lb_userspace::api::{self, Node};
 use lb_userspace::dataplane::fake::Fake;
 use lb_userspace::engine::fold::{self, Folded};
+use lb_userspace::journal::observation::{self, ObservationJournal};
 use lb_userspace::journal::{EventStore, FileStore, MemoryStore, read_all};
 use lb_userspace::reconcile::Ways;
 use lb_userspace::{cli, serve};
@@ -61,13 +62,22 @@ impl Bench {
     pub(crate) fn in_memory() -> (Self, MemoryStore) {
         let store = MemoryStore::default();
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        (Self::on(Arc::new(Fake::new()), directory, Folded::default(), store.clone()), store)
+        (Self::on(Arc::new(Fake::new()), directory, Folded::default(), store.clone(), None), store)
+    }
+
+    /// A fresh node that keeps what it observes.
+    pub(crate) fn observing() -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let observations =
+            ObservationJournal::open(directory.path(), observation::Limits::default()).unwrap();
+        let store = MemoryStore::default();
+        Self::on(Arc::new(Fake::new()), directory, Folded::default(), store, Some(observations))
     }
 
     fn with(fake: Arc<Fake>, directory: Arc<tempfile::TempDir>) -> Self {
         let loaded = FileStore::open(directory.path()).unwrap();
         let folded = fold::latest(&*loaded.store.reader()).unwrap();
-        Self::on(fake, directory, folded, loaded.store)
+        Self::on(fake, directory, folded, loaded.store, None)
     }
 
     fn on<S: EventStore + 'static>(
@@ -75,6 +85,7 @@ impl Bench {
         directory: Arc<tempfile::TempDir>,
         folded: Folded,
         store: S,
+        observations: Option<ObservationJournal>,
     ) -> Self {
         let (ways, follow) = watch::channel(Ways::default());
         let start = serve::Start {
@@ -85,7 +96,7 @@ impl Bench {
             probe_concurrency: 8,
             commands_per_s: None,
             resync: Duration::from_secs(1),
-            observations: None,
+            observations,
             notes: Vec::new(),
         };
         let node = serve::start(start).unwrap();

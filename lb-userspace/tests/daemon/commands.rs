@@ -24,10 +24,17 @@ async fn a_key_gives_the_first_answer_also_after_a_restart() {
     let bench = bench.restarted().await;
     let (status, _, again) = bench.post("/v1/commands", "idempotency-key: k\r\n", WEB).await;
     assert_eq!(status, 200, "{again}");
-    for field in ["command_id", "revision", "events"] {
+    for field in ["command_id", "revision", "events", "effects", "undo"] {
         assert_eq!(again[field], first[field], "{field}");
     }
     assert_eq!(bench.records().len(), 1);
+    // One that is older than the answers that are kept.
+    for round in 0..300 {
+        bench.submit(&format!(r#"{{"kind":"bypass_set","on":{}}}"#, round % 2 == 0), "").await;
+    }
+    let (_, _, again) = bench.post("/v1/commands", "idempotency-key: k\r\n", WEB).await;
+    assert_eq!((&again["effects"], &again["undo"]), (&first["effects"], &first["undo"]));
+    assert_eq!(first["undo"][0], "lb vip remove web");
 }
 
 #[tokio::test(flavor = "multi_thread")]

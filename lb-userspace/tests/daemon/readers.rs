@@ -91,7 +91,8 @@ async fn a_packet_s_story_has_names() {
     })
     .await;
     let story = bench.lb("explain 198.51.100.7:40001 web").await.ok().stdout;
-    for wanted in ["for vip web", "backend web/b1", "of 65537", "It is sent on"] {
+    for wanted in ["for vip web", "backend web/b1", "of 65537", "So it is sent to that backend (forwarded)."]
+    {
         assert!(story.contains(wanted), "{wanted}: {story}");
     }
     let json = bench.lb("--json explain 198.51.100.7 203.0.113.10:81").await.ok().json();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use lb_control::observation::Observation;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::bench::{Bench, until};
@@ -122,6 +123,41 @@ async fn events_come_as_they_happen_and_go_on_where_one_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_observed_comes_between_the_records_for_who_asks() {
+    let bench = Bench::observing();
+    bench.with_web(1).await;
+    let observation: Observation = serde_json::from_str(
+        r#"{"v":1,"at_ms":1700000000000,"object":{"object":"backend","id":1,"vip":"web","backend":"b1",
+            "address":"10.0.0.1:80"},"change":{"kind":"health_changed","from":"up","to":"down"},
+            "cause":{"cause":"probe","outcome":"refused"},"evidence":"3 in a row"}"#,
+    )
+    .unwrap();
+    let mut stream = Stream::open(&bench, "/v1/events?after=1&observations=true", "").await;
+    let mut other = Stream::open(&bench, "/v1/events?after=1", "").await;
+    let socket = bench.socket().display().to_string();
+    let words = ["lb", "--socket", &socket, "watch", "--after", "1", "--count", "2"];
+    let watching = crate::bench::run(&words);
+    let node = bench.node.clone();
+    let happening = async {
+        assert_eq!(stream.line("id:").await, "id: 2");
+        until("all follow", || node.followers.count() == 3).await;
+        node.observations.as_ref().unwrap().record(observation);
+        assert_eq!(stream.line("event: o").await, "event: observation");
+        assert!(stream.line("data:").await.contains(r#""evidence":"3 in a row""#));
+        bench.lb("backend weight web/b1 3").await.ok();
+        assert_eq!(stream.line("id:").await, "id: 3");
+    };
+    let (ran, ()) = tokio::join!(watching, happening);
+    let ran = ran.ok();
+    assert!(ran.stdout.contains("seen  backend web/b1: up -> down  (3 in a row)"), "{ran:?}");
+    assert_eq!(ran.stdout.lines().count(), 3, "{ran:?}");
+    assert_eq!(
+        (other.line("event:").await, other.line("event:").await),
+        ("event: record".into(), "event: record".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_watches_goes_on_after_a_restart() {
     let bench = Bench::new();
     bench.with_web(1).await;
@@ -204,6 +240,11 @@ async fn the_read_side_is_in_the_metrics_and_the_status() {
         "lb_projection_records_total 2",
         "lb_projection_lag_ms ",
         "lb_reconcile_passes_total ",
+        "lb_reconcile_partial_passes_total ",
+        "lb_reconcile_last_pass_us ",
+        "lb_log_segments 1",
+        "lb_log_appends_total 2",
+        "lb_log_records_total 2",
         "lb_event_followers 0",
     ] {
         assert!(metrics.contains(wanted), "{wanted}: {metrics}");

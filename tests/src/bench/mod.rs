@@ -4,6 +4,7 @@
 //! a while is slower for all of them. Nothing here is a test: a reach that is missed is said, not failed.
 
 pub mod control;
+pub mod failover;
 pub mod hash;
 pub mod http;
 pub mod path;
@@ -67,6 +68,27 @@ impl Effort {
         match self {
             Self::Quick => 2,
             Self::Full => 5,
+        }
+    }
+    /// How often each backend fails in its way.
+    pub(crate) const fn failover_rounds(self) -> u32 {
+        match self {
+            Self::Quick => 3,
+            Self::Full => 7,
+        }
+    }
+    /// How long probes are counted.
+    pub(crate) const fn probing(self) -> Duration {
+        match self {
+            Self::Quick => Duration::from_secs(6),
+            Self::Full => Duration::from_secs(20),
+        }
+    }
+    /// Random changes of a pool, of which means are taken.
+    pub(crate) const fn table_changes(self) -> u32 {
+        match self {
+            Self::Quick => 60,
+            Self::Full => 200,
         }
     }
     /// How often a table is built.

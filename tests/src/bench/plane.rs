@@ -192,6 +192,7 @@ impl Plane {
                 address: backend.address.into(),
                 control: Control::new(flags, mode, SOURCE, VIP_ROW, Be16::new(0)),
                 next_hop: NextHop::new(Mac::from_octets(backend.mac), row),
+                tenant: 0,
             };
             ops.push(Op::WriteBackend { row, content });
         }

@@ -7,9 +7,13 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use lb_tests::bench::control::ControlReport;
 use lb_tests::bench::report::Report;
-use lb_tests::bench::{Effort, hash, http, path, rate, table};
+use lb_tests::bench::{Effort, failover, hash, http, path, rate, table};
 use lb_tests::interrupt::Interrupt;
 use lb_tests::sweep::sweep_own;
+
+/// The daemon's, since the control plane's parts run in here as well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table; or its control plane.
 #[derive(Parser)]
@@ -32,8 +36,10 @@ struct Arguments {
 enum What {
     /// The packet path.
     Packets,
-    /// Commands, queries, the log, and how soon the maps follow.
+    /// Commands, queries, the log, how soon the maps follow, and what probing costs.
     Control,
+    /// Of the control plane, what probing costs.
+    Probes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -48,6 +54,8 @@ enum Part {
     Http,
     /// The Maglev table.
     Table,
+    /// A backend that fails.
+    Failover,
 }
 
 /// Longest sleep between two looks at the signal.
@@ -79,6 +87,11 @@ fn main() -> Result<()> {
             report.keys = control.keys();
             report.control = Some(control);
         }
+        What::Probes => {
+            let control = ControlReport::of_probes(effort)?;
+            report.keys = control.keys().into_iter().filter(|(key, _)| *key == "probe_cpu_share").collect();
+            report.control = Some(control);
+        }
     }
     let dir = report.write()?;
     if !arguments.json {
@@ -105,6 +118,10 @@ fn packets(report: &mut Report, effort: Effort, only: &[Part]) -> Result<()> {
     if wanted(Part::Rate) {
         report.rates = rate::run(effort)?;
         report.keys.extend(rate::keys(&report.rates));
+    }
+    if wanted(Part::Failover) {
+        report.failover = failover::run(effort)?;
+        report.keys.extend(failover::keys(&report.failover));
     }
     if wanted(Part::Http) {
         (report.https, report.skipped) = http::run(effort)?;

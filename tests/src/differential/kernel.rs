@@ -181,12 +181,13 @@ impl Kernel {
     pub fn compare(&mut self, tables: &HostTables, all: bool) -> Result<()> {
         self.flows.compare(tables.flows.iter().map(flow_words).enumerate())?;
         self.tenants.compare(tables.tenants.iter().map(tenant_words).enumerate())?;
+        self.vips.compare(tables.vips.iter().map(vip_words).enumerate())?;
+        self.backends.compare(tables.backends.iter().map(backend_words).enumerate())?;
         let changed = changed(tables, &self.nat);
         self.nat.compare(changed.into_iter())?;
         if all {
             self.nat.compare(tables.nat.iter().map(nat_words).enumerate())?;
             self.slots.compare(tables.slots.iter().map(|slot| [slot.load()]).enumerate())?;
-            self.backends.compare(tables.backends.iter().map(backend_words).enumerate())?;
         }
         let cpu = nix::sched::sched_getcpu()?;
         let Meter { refilled_ns, tokens } = tables.meter.get();
@@ -315,12 +316,12 @@ fn config_words(row: &abi::config::ConfigRow) -> [u64; 4] {
 fn vip_words(row: &abi::vip::VipRow) -> [u64; 8] {
     let [first, second] = [&row.addr[0], &row.addr[1]].map(Word::load);
     let [key, table, policy, identity] = [&row.key, &row.table, &row.policy, &row.identity].map(Word::load);
-    [first, second, key, table, policy, identity, 0, 0]
+    [first, second, key, table, policy, identity, row.turn.load(), 0]
 }
 
 fn backend_words(row: &abi::backend::BackendRow) -> [u64; 8] {
     let [control, hop, identity] = [&row.control, &row.next_hop, &row.identity].map(Word::load);
-    [control, hop, row.addr[0].load(), row.addr[1].load(), identity, 0, 0, 0]
+    [control, hop, row.addr[0].load(), row.addr[1].load(), identity, row.connections.load(), 0, 0]
 }
 
 fn tenant_words(row: &abi::tenant::TenantRow) -> [u64; 16] {

@@ -72,6 +72,8 @@ pub fn run(seed: u64, frames: u64) -> Result<Coverage> {
         kernel.push(&world.tables)?;
     }
     ensure!(world.remembered() > 100, "the flow table stayed nearly empty");
+    let (counted, turns) = world.picked();
+    ensure!(counted > 10 && turns > 10, "{counted} connections were counted, and {turns} turns taken");
     let reasons = world.tables.reasons.borrow().iter().map(|counter| counter.packets).collect();
     Ok(Coverage { reasons })
 }

@@ -4,14 +4,14 @@
 use super::mutate::pick;
 use super::packets::{TCP, UDP};
 use fastrand::Rng;
-use lb_common::abi::backend::{Control, Mode, NextHop};
+use lb_common::abi::backend::{BackendRow, Control, Mode, NextHop};
 use lb_common::abi::counter::Meter;
 use lb_common::abi::egress::{EgressRow, Tags};
 use lb_common::abi::flow::{Entry, EntryState, Trace};
 use lb_common::abi::nat::{NatControl, NatState, first_row};
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::tenant::Caps;
-use lb_common::abi::vip::{Policy, Tracking, VipEntry, VipKey, VipRow, extent_word};
+use lb_common::abi::vip::{Pick, Policy, Timeouts, Tracking, VipEntry, VipKey, VipRow, extent_word};
 use lb_common::addr::{Addr, Mac};
 use lb_common::be::Be16;
 use lb_common::datapath::host::HostTables;
@@ -161,7 +161,8 @@ impl World {
             let source = u8::from(!v4_backend);
             let stored = &self.tables.backends[usize::from(row)];
             let control = Control::new(flags, mode, source, number as u16 + 1, port);
-            stored.control.store(control.with_tenant(tenant_of(number)).0);
+            stored.control.store(control.with_weight(*pick(&[0, 1, 100, 65_535], rng)).0);
+            stored.identity.store(BackendRow::identity_word(row.into(), tenant_of(number)));
             stored.addr[0].store(address.words()[0]);
             stored.addr[1].store(address.words()[1]);
             let way = 1 + rng.u16(0..EGRESSES - 1);
@@ -177,9 +178,23 @@ impl World {
         let tracking = *pick(&[Tracking::Auto, Tracking::Auto, Tracking::Always, Tracking::Never], rng);
         let idle_s = if rng.u8(0..4) == 0 { 3 } else { 900 };
         let policy = Policy::new(tracking, rng.u8(0..3) == 0, false, idle_s);
+        let how = match tracking {
+            Tracking::Always => {
+                *pick(&[Pick::Flow, Pick::Affinity, Pick::Turn, Pick::Least, Pick::Least], rng)
+            }
+            _ => *pick(&[Pick::Flow, Pick::Flow, Pick::Source, Pick::Turn], rng),
+        };
+        let timeouts = match rng.u8(0..3) {
+            0 => Timeouts::default(),
+            _ => Timeouts { syn_s: rng.u8(0..4), closing_s: rng.u8(0..4), affinity_s: rng.u16(0..200) },
+        };
         // Now and then a tenant that does not exist.
-        let tenant = if rng.u8(0..20) == 0 { 999 } else { tenant_of(number) };
-        self.tables.vips[number + 1].policy.store(policy.with_tenant(tenant).0);
+        let tenant = if rng.u8(0..20) == 0 { 499 } else { tenant_of(number) };
+        let row = &self.tables.vips[number + 1];
+        row.policy.store(policy.with_pick(how).with_timeouts(timeouts).with_tenant(tenant).0);
+        if rng.u8(0..4) == 0 {
+            row.turn.store(*pick(&[u64::MAX, u64::from(u32::MAX), 5], rng));
+        }
     }
 
     /// A slot of any kind.
@@ -209,7 +224,7 @@ impl World {
         let control = Control(stored.control.load());
         let mode =
             Control::new(3, Mode::Nat, u8::from(!self.vips[number].address.is_v4()), 2, control.port());
-        stored.control.store(mode.with_tenant(tenant_of(number)).0);
+        stored.control.store(mode.0);
         let address = if self.vips[number].address.is_v4() { v4(10, 1, 99, 1) } else { v6(0x199, 1) };
         stored.addr[0].store(address.words()[0]);
         stored.addr[1].store(address.words()[1]);
@@ -309,6 +324,15 @@ impl World {
                 row.control.store(NatControl::new(old.backend(), old.state(), old.generation(), seen_s).0);
             }
         }
+    }
+
+    /// How many connections are counted, and turns were taken.
+    #[must_use]
+    pub fn picked(&self) -> (u64, u64) {
+        let tables = &self.tables;
+        let few = |count: &u64| (1..1_000_000).contains(count);
+        let counted = tables.backends.iter().map(|row| row.connections.load()).filter(few).sum();
+        (counted, tables.vips.iter().map(|row| row.turn.load()).filter(few).sum())
     }
 
     /// How many entries of the flow table are in use.

@@ -8,6 +8,7 @@ pub mod http;
 pub mod nginx;
 pub mod pattern;
 pub mod pool;
+pub mod probed;
 mod task;
 pub mod udp;
 pub mod wrk;

@@ -1,15 +1,15 @@
 //! The tenant's limits: buckets against a bucket without CPUs and slices, caps against what the tables really hold, and
 //! each reason once through the whole path.
 
-use super::shape::Content;
+use super::shape::{Content, Packet};
 use super::site::{Site, V4, tcp};
-use crate::abi::backend::{Control, Mode};
+use crate::abi::backend::{BackendRow, Mode};
 use crate::abi::counter::Counter;
-use crate::abi::flow::{Entry, EntryState};
+use crate::abi::flow::Entry;
 use crate::abi::nat::NatControl;
 use crate::abi::slot::Slot;
 use crate::abi::tenant::{Caps, Rate, TenantCounts};
-use crate::abi::vip::{Policy, Tracking};
+use crate::abi::vip::{Pick, Policy, Timeouts, Tracking};
 use crate::datapath::Verdict;
 use crate::limits::TENANT_SLICE_NS;
 use crate::reason::Reason;
@@ -28,11 +28,17 @@ fn site(mode: Mode, tracking: Tracking) -> Site {
     for row in &site.tables.vips[1..3] {
         row.policy.store(Policy::new(tracking, false, mode == Mode::Nat, 900).with_tenant(TENANT).0);
     }
-    site.control(|control| Control(control).with_tenant(TENANT).0);
+    site.count_for(TENANT);
     site
 }
 
 impl Site {
+    /// Whom the flows of all backends count for.
+    fn count_for(&self, tenant: u16) {
+        for (number, row) in self.tables.backends.iter().enumerate().skip(1) {
+            row.identity.store(BackendRow::identity_word(number as u32, tenant));
+        }
+    }
     fn limit(&self, rate: Rate, per_s: u64, burst_ms: u64) {
         let tenant = &self.tables.tenants[TENANT as usize];
         tenant.rates[rate as usize].store(per_s);
@@ -57,7 +63,7 @@ impl Site {
     /// What the tables really hold.
     fn counted(&self) -> (u64, u64) {
         let words = self.tables.flows.iter().flat_map(|bucket| &bucket.entries);
-        let entries = words.filter(|word| Entry(word.load()).state() != EntryState::Free).count();
+        let entries = words.filter(|word| Entry(word.load()).is_flow()).count();
         let ports = self.tables.nat.iter().filter(|row| NatControl(row.control.load()).is_flow()).count();
         (entries as u64, ports as u64)
     }
@@ -206,7 +212,6 @@ fn at_the_cap_new_connections_are_refused_and_older_ones_go_on() {
 #[test]
 fn a_flow_of_before_the_change_is_not_refused_at_the_cap() {
     let site = site(Mode::L2, Tracking::Auto);
-    site.control(|control| Control(control).with_tenant(TENANT).0);
     site.slots(Slot::moving(2, 1, (site.tables.now_ns.get() / SECOND_NS) as u32 + 60));
     site.cap(1, 0);
     assert_eq!(site.reason(flow(1, "S")), Reason::Forwarded);
@@ -229,7 +234,7 @@ fn nat_ports_have_a_cap_of_their_own() {
 
 #[test]
 fn a_tenant_without_a_row_or_whose_row_is_beyond_the_table_has_no_limits() {
-    for row in [0, 16, u16::MAX] {
+    for row in [0, 16, 511] {
         let site = site(Mode::L2, Tracking::Always);
         site.limit(Rate::Packets, 1, 1);
         site.cap(1, 1);
@@ -305,10 +310,12 @@ proptest! {
         }
     }
 
-    /// Whatever happens to entries and NAT rows, each is counted once while it is there.
+    /// Whatever happens to entries and NAT rows, each is counted once while it is there; a source address's entry, which is
+    /// no connection, never.
     #[test]
     fn counts_are_what_the_tables_hold(
         nat in any::<bool>(),
+        affinity in any::<bool>(),
         moving in any::<bool>(),
         caps in (0_u32..40, 0_u32..40),
         steps in proptest::collection::vec((1_u16..60, 0_usize..6, 0_u64..15, 0_u32..3, any::<bool>()), 1..250),
@@ -318,6 +325,10 @@ proptest! {
         // Few buckets, so that they fill.
         site.tables.flows.truncate(4);
         site.cap(caps.0, caps.1);
+        for row in site.tables.vips[1..3].iter().filter(|_| affinity) {
+            let times = Timeouts { affinity_s: 60, ..Timeouts::default() };
+            row.policy.store(Policy(row.policy.load()).with_pick(Pick::Affinity).with_timeouts(times).0);
+        }
         for (client, kind, seconds, failing, alive) in steps {
             if kind == 5 {
                 site.later(seconds * 10 * SECOND_NS);
@@ -331,7 +342,8 @@ proptest! {
             site.tables.failing_swaps.set(failing);
             let content = if client % 4 == 0 { datagram(client, 0) } else { flow(client, ["S", "A", "F", "R", "S", "A"][kind]) };
             let before = site.counted();
-            site.reason(content);
+            let src = format!("198.51.100.{}", 1 + client % 13).parse().unwrap();
+            site.send_packet(&Packet { src, ..site.packet(content) });
             prop_assert_eq!(site.held(), site.counted());
             let grown = |cap: u32, was: u64, is: u64| is > was && cap != 0 && is > u64::from(cap);
             let after = site.counted();

@@ -8,6 +8,7 @@ mod icmp;
 mod law;
 mod nat;
 mod parse;
+mod pick;
 mod select;
 mod shape;
 mod site;

@@ -84,6 +84,11 @@ fn what_vips_share_is_planned_as_a_whole() {
     node.accept(r#"{"kind":"backend_remove","vip":"dns","name":"b","allow_disruption":true}"#);
     assert!(node.partial().is_none());
     node.pass();
+    // And the next one brings it back, although the rows of the former are not free yet.
+    node.accept(r#"{"kind":"backend_add","vip":"dns","name":"c","address":"10.0.1.3"}"#);
+    node.observed.ways.insert(node.state.backend("dns", "c").unwrap().id, way(1, Some(9)));
+    assert!(node.partial().is_none());
+    node.pass();
 }
 
 proptest! {

@@ -134,7 +134,9 @@ impl Snapshot {
                 Phase::Stable => {}
                 Phase::Moving => {
                     view.moving += 1;
-                    by_row.entry(slot.previous()).or_default().former += 1;
+                    let taken = by_row.entry(slot.previous()).or_default();
+                    taken.former += 1;
+                    taken.former_left_s = taken.former_left_s.max(slot.deadline_s() - self.now_s);
                 }
                 Phase::Pinned => view.pinned += 1,
             }
@@ -170,10 +172,11 @@ impl Snapshot {
             intent: backend.intent,
             health: seen.map_or(Health::Unknown, |seen| seen.health),
             breaker: None,
-            why: why(vip, backend, seen, tracked_flows),
+            why: why(vip, backend, seen, taken, tracked_flows),
             way: self.way(backend.id),
             share: f64::from(taken.current) / f64::from(taken.of.max(1)),
             former_slots: taken.former,
+            former_left_s: taken.former_left_s,
             drained: backend.intent != Intent::Enabled
                 && taken.current == 0
                 && (taken.former == 0 || remembers(vip))
@@ -221,6 +224,8 @@ struct Taken {
     current: u32,
     /// Those within their window that send it older flows.
     former: u32,
+    /// Until the last of those windows is over, seconds.
+    former_left_s: u32,
     /// All slots of the vip's table.
     of: u32,
 }
@@ -231,18 +236,24 @@ fn remembers(vip: &Vip) -> bool {
 }
 
 /// Why a backend takes flows or not, one sentence.
-fn why(vip: &Vip, backend: &Backend, seen: Option<&Seen>, tracked_flows: u64) -> String {
+fn why(vip: &Vip, backend: &Backend, seen: Option<&Seen>, taken: &Taken, tracked_flows: u64) -> String {
     let health = match seen {
         _ if vip.settings.probe.kind == ProbeKind::None => "has no probe, so it counts as usable".to_owned(),
         None => "no probe has answered yet".to_owned(),
-        Some(Seen { health, last: None }) => format!("{health} as the former daemon left it"),
+        Some(Seen { health, last: None }) => format!("was {health} before the restart, not probed since"),
         Some(Seen { health: Health::Up, last: Some(last) }) => format!("answers, for {}", since(last.at_ms)),
         Some(Seen { last: Some(last), .. }) => format!("{}, for {}", cause(last.cause), since(last.at_ms)),
     };
     match backend.intent {
         Intent::Enabled if backend.weight == 0 => format!("weight 0: takes no new flows; {health}"),
         Intent::Enabled => health,
-        Intent::Draining => format!("draining: takes no new flows, {tracked_flows} tracked left; {health}"),
+        Intent::Draining => {
+            let older = match taken.former_left_s {
+                0 => String::new(),
+                left_s => format!(" older ones find it for another {left_s} s,"),
+            };
+            format!("draining: takes no new flows,{older} {tracked_flows} tracked left; {health}")
+        }
         Intent::Disabled => format!("disabled: takes nothing; {health}"),
     }
 }

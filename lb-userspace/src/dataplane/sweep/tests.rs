@@ -4,7 +4,7 @@ use super::*;
 use crate::dataplane::{maps, memory};
 use lb_common::abi::backend::Mode;
 use lb_common::abi::tenant::Caps;
-use lb_common::abi::vip::Tracking;
+use lb_common::abi::vip::{Pick, Policy, Timeouts, Tracking};
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
@@ -35,7 +35,7 @@ fn backend(row: u16, flags: u64) -> BackendContent {
     let control = Control::new(flags, Mode::Nat, 0, VIP, Be16::from_raw(0));
     let address = std::net::Ipv4Addr::new(10, 0, 0, row as u8).into();
     let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, row as u8]), 1);
-    BackendContent { id: BackendId(row.into()), address, control, next_hop }
+    BackendContent { id: BackendId(row.into()), address, control, next_hop, tenant: 0 }
 }
 
 fn kill(store: &Store, row: u16) {
@@ -98,6 +98,7 @@ fn entries_end_by_their_state() {
         (EntryState::Confirmed, IDLE),
         (EntryState::Syn, SYN_TIMEOUT_S),
         (EntryState::Closing, CLOSING_TIMEOUT_S),
+        (EntryState::Counted, IDLE),
     ] {
         for (age_s, left) in [(limit_s - 1, 1), (limit_s, 0)] {
             let store = store_with(Tracking::Always);
@@ -105,6 +106,32 @@ fn entries_end_by_their_state() {
             assert_eq!(run(&store).tracked_flows, left, "{state:?} at {age_s} s");
         }
     }
+}
+
+#[test]
+fn a_counted_connection_that_ends_here_is_counted_off_once() {
+    let store = store_with(Tracking::Always);
+    store.backends[1].connections.store(5);
+    put(&store, 0, 9, 1, EntryState::Counted, IDLE);
+    put(&store, 1, 10, 1, EntryState::Counted, IDLE - 1);
+    put(&store, 2, 11, 1, EntryState::Confirmed, IDLE);
+    assert_eq!((run(&store).forgotten_flows, store.backends[1].connections.load()), (2, 4));
+    assert_eq!((run(&store).forgotten_flows, store.backends[1].connections.load()), (0, 4));
+}
+
+#[test]
+fn a_source_address_is_no_flow_and_is_forgotten_with_its_time_or_a_drain() {
+    let store = store_with(Tracking::Always);
+    let times = Timeouts { affinity_s: 60, ..Timeouts::default() };
+    let policy = &store.vips[VIP as usize].policy;
+    policy.store(Policy(policy.load()).with_pick(Pick::Affinity).with_timeouts(times).0);
+    put(&store, 0, 9, 1, EntryState::Affinity, 59);
+    put(&store, 1, 10, 1, EntryState::Affinity, 60);
+    let report = run(&store);
+    assert_eq!((report.forgotten_flows, report.tracked_flows, report.flows.len()), (1, 0, 0));
+    let draining = backend(1, Control::ALIVE).control;
+    maps::apply(&store, &[Op::SetControl { row: 1, control: draining }]).unwrap();
+    assert_eq!(run(&store).forgotten_flows, 1);
 }
 
 #[test]
@@ -235,8 +262,7 @@ fn watched_rows_that_are_named_are_said() {
 fn with_tenant(store: &Store) {
     let limits = RowLimits { caps: Caps::new(100, 100), ..RowLimits::default() };
     let mut ops = vec![Op::WriteTenant { row: 2, content: TenantContent { id: TenantId(1), limits } }];
-    let control = |row| backend(row, ALIVE).control.with_tenant(2);
-    ops.extend((1..=3).map(|row| Op::SetControl { row, control: control(row) }));
+    ops.extend((1..=3).map(|row| Op::SetBackendTenant { row, tenant: 2 }));
     maps::apply(store, &ops).unwrap();
 }
 
@@ -251,6 +277,7 @@ fn a_tenants_count_begins_with_what_there_is_and_loses_what_is_forgotten() {
     put(&store, 0, 0, 1, EntryState::Confirmed, 0);
     put(&store, 1, 1, 2, EntryState::Syn, SYN_TIMEOUT_S);
     put(&store, 2, 2, 3, EntryState::Closing, 0);
+    put(&store, 3, 2, 3, EntryState::Affinity, 0);
     for (port, state, age_s) in [(2_000, NatState::Live, 0), (2_001, NatState::Closing, NAT_CLOSING_S + 1)] {
         store.nat[port].control.store(NatControl::new(1, state, 0, NOW - age_s).0);
     }

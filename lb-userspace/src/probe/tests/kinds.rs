@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lb_control::health::Outcome;
 use lb_control::probe::{Probe, ProbeKind};
@@ -66,7 +67,31 @@ async fn http_looks_at_status_and_body_and_says_what_was_set() {
     assert_eq!(outcome(&by_itself, target).await, success);
 }
 
-/// A server that speaks TLS, and its certificate for `example.org`.
+#[tokio::test]
+async fn who_answers_in_two_parts_is_not_cut_off() {
+    let (told, mut hears) = tokio::sync::mpsc::channel(2);
+    let target = target_that(move |mut stream| {
+        let told = told.clone();
+        async move {
+            let _ = stream.read(&mut [0; 1_024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 Fine\r\nContent-Length: 5\r\n\r\n").await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            // A probe that was gone by now would have reset the connection.
+            let _ = told.send(stream.write_all(b"well\n").await.is_ok()).await;
+        }
+    });
+    let target = target.await;
+    for _ in 0..20 {
+        assert_eq!(outcome(&http(200), target).await.0, Outcome::Success);
+        assert_eq!(
+            outcome(&Probe { status: Some("201".to_owned()), ..http(200) }, target).await.0,
+            Outcome::WrongStatus
+        );
+        assert!(hears.recv().await.unwrap() && hears.recv().await.unwrap());
+    }
+}
+
+/// A target that speaks TLS, and its certificate for `example.org`.
 async fn tls_target() -> (SocketAddr, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();

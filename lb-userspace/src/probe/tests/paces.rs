@@ -106,11 +106,18 @@ async fn a_listener_is_up_and_when_it_goes_it_is_down_and_when_it_comes_it_is_up
     becomes(&mut seen, Some(Health::Up)).await;
     publisher.send(Arc::new(State::default())).unwrap();
     becomes(&mut seen, None).await;
+    // A change is told after it was published.
+    let told_all = async {
+        while kept.lock().unwrap().len() < 3 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, told_all).await.expect("three changes");
     let kept = kept.lock().unwrap();
     let told: Vec<String> = kept.iter().map(|one| format!("{} {}", one.object, one.change)).collect();
     assert_eq!(told, ["web1/b1 unknown -> up", "web1/b1 up -> down", "web1/b1 down -> up"]);
     assert_eq!(kept[1].cause, Cause::Probe { outcome: Outcome::Refused });
-    assert_eq!(kept[1].evidence, "2 probes in a row");
+    assert_eq!(kept[1].evidence, "refused; 2 probes in a row");
 }
 
 #[tokio::test]

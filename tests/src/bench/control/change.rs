@@ -57,7 +57,7 @@ pub(super) fn run(effort: Effort) -> Result<ChangeReport> {
 async fn measure(effort: Effort, scratch: &ScratchDir, pins: &PinDir) -> Result<Vec<f64>> {
     let (ways, follow) = watch::channel(Ways::default());
     let node = node(scratch, pins, follow)?;
-    let fill = Command::Apply(Apply { document: document(), prune: false, allow_disruption: false });
+    let fill = Command::Apply(Apply { document: document(), ..Apply::default() });
     submit(&node, fill).await?;
     ways.send_replace(reached(&node));
     in_maps(&node).await?;

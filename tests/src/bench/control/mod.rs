@@ -1,11 +1,13 @@
 //! `bench control`: the control plane. What a durable command costs beside a bare write of the same bytes, how many
 //! commands share one sync, how fast the log is read, what queries cost commands, and how soon the maps have a change.
 //!
-//! Each part in a file of its own: [`store`] works on the log alone, [`node`] on a real daemon over its socket, and
-//! [`change`] on a node within this process, since only there the moment of the acknowledgement can be seen.
+//! Each part in a file of its own: [`store`] works on the log alone, [`node`] on a real daemon over its socket,
+//! [`change`] on a node within this process, since only there the moment of the acknowledgement can be seen, and
+//! [`probes`] on the probes alone.
 
 mod change;
 mod node;
+mod probes;
 mod store;
 
 use anyhow::Result;
@@ -22,6 +24,8 @@ pub struct ControlReport {
     pub node: node::NodeReport,
     /// From the acknowledgement to the maps.
     pub change: change::ChangeReport,
+    /// What probing costs.
+    pub probes: probes::ProbeReport,
 }
 
 impl ControlReport {
@@ -30,12 +34,25 @@ impl ControlReport {
     /// # Errors
     /// When a log, a network or a daemon cannot be made.
     pub fn measure(effort: Effort) -> Result<Self> {
-        Ok(Self { store: store::run(effort)?, node: node::run(effort)?, change: change::run(effort)? })
+        Ok(Self {
+            store: store::run(effort)?,
+            node: node::run(effort)?,
+            change: change::run(effort)?,
+            probes: probes::run(effort)?,
+        })
+    }
+
+    /// Measures what probing costs, and nothing else.
+    ///
+    /// # Errors
+    /// When backends on loopback cannot be probed.
+    pub fn of_probes(effort: Effort) -> Result<Self> {
+        Ok(Self { probes: probes::run(effort)?, ..Self::default() })
     }
 
     /// The keys of the last line.
     pub fn keys(&self) -> Vec<(&'static str, Option<f64>)> {
-        let Self { store, node, change } = self;
+        let Self { store, node, change, probes } = self;
         vec![
             ("append_ratio", Some(store.append_ratio)),
             ("group_commit_ratio", Some(node.group_commit_ratio)),
@@ -46,6 +63,7 @@ impl ControlReport {
             ("inventory_ratio", Some(node.inventory_ratio)),
             ("change_to_kernel_ms", Some(change.change_to_kernel_ms)),
             ("state_mib", Some(node.state_mib)),
+            ("probe_cpu_share", Some(probes.probe_cpu_share)),
         ]
     }
 }

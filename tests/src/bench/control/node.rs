@@ -34,6 +34,8 @@ const CLIENTS: usize = 64;
 /// Questions a second beside the commands, and how many ask them.
 const QUERIES_PER_S: u64 = 1_000;
 const ASKERS: u64 = 10;
+/// How long the daemon has nothing to do before its memory counts.
+const REST: Duration = Duration::from_secs(10);
 /// One vip's inventory.
 const QUERY: &str = "/v1/views/inventory?vip=v0";
 
@@ -54,8 +56,8 @@ pub struct NodeReport {
     pub queries_per_s: f64,
     /// Median latency of one vip's inventory over that of a bare answer of the same bytes.
     pub inventory_ratio: f64,
-    /// Memory that the daemon has more with [`VIPS`] vips of [`POOL`] backends than with none, MiB: state, views and
-    /// what the reconciler keeps together.
+    /// Memory that the daemon, at rest, has more with [`VIPS`] vips of [`POOL`] backends than with none, MiB: state, views
+    /// and what the reconciler keeps together.
     pub state_mib: f64,
 }
 
@@ -68,7 +70,7 @@ pub(super) fn run(effort: Effort) -> Result<NodeReport> {
     let bed = Bed { runtime: Runtime::new().context("start a runtime")?, client: balancer.client() };
     let empty = rss_mib(balancer.pid().context("the daemon runs")?)?;
     bed.fill()?;
-    let state_mib = rss_mib(balancer.pid().context("the daemon runs")?)? - empty;
+    let state_mib = rss_at_rest_mib(balancer.pid().context("the daemon runs")?)? - empty;
     let mut report = NodeReport { state_mib, ..NodeReport::default() };
     bed.group_commit(effort, &mut report)?;
     bed.interference(effort, &mut report)?;
@@ -121,7 +123,7 @@ struct Bed {
 
 impl Bed {
     fn fill(&self) -> Result<()> {
-        let apply = Apply { document: document(), prune: false, allow_disruption: false };
+        let apply = Apply { document: document(), ..Apply::default() };
         self.runtime.block_on(send(&self.client, "/v1/apply", &apply))
     }
 
@@ -259,6 +261,17 @@ fn bare(body: String, socket: &Path) -> Result<Client> {
         });
     });
     Ok(Client::new(socket))
+}
+
+/// Resident memory of a process that has nothing to do, MiB: the least within [`REST`], since an allocator gives back what a
+/// large command needed only after a while.
+fn rss_at_rest_mib(pid: u32) -> Result<f64> {
+    let (begin, mut least) = (Instant::now(), f64::INFINITY);
+    while begin.elapsed() < REST {
+        least = least.min(rss_mib(pid)?);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(least)
 }
 
 /// Resident memory of a process, MiB.

@@ -1,7 +1,7 @@
 //! The daemon of the simulation: what it wants, its plan as single operations in the order of the real one, and its
 //! sweep. It can stop after any operation and begin anew, as a daemon that was killed does.
 
-use super::node::{Node, PLAN_S, ROWS, SLOTS, VIPS, WINDOW_S, first_row, vip_of};
+use super::node::{Node, PLAN_S, ROWS, SLOTS, VIPS, WINDOW_S, first_row, policy, vip_of};
 use crate::abi::backend::Control;
 use crate::abi::flow::{Entry, EntryState, Trace};
 use crate::abi::slot::{Phase, Slot};
@@ -161,7 +161,7 @@ impl Daemon {
                 let slot = node.slot(index);
                 let age_s = Trace(trace.load()).age_s(now_s);
                 let alive = node.control(entry.backend()).alive();
-                let over = worth(entry, age_s, WINDOW_S, alive) == Worth::Nothing;
+                let over = worth(entry, age_s, policy(VIPS[vip].1), alive) == Worth::Nothing;
                 if over || (slot.is_stable() && VIPS[vip].1 != Tracking::Always) {
                     word.store(0);
                 } else if slot.current() != entry.backend() {

@@ -57,6 +57,11 @@ fn vip_address(vip: usize) -> u32 {
     0xcb00_7101 + vip as u32
 }
 
+/// The settings of a vip.
+pub(super) const fn policy(tracking: Tracking) -> Policy {
+    Policy::new(tracking, false, false, WINDOW_S as u16)
+}
+
 /// Tables and clock.
 pub(super) struct Node {
     pub(super) tables: HostTables,
@@ -74,7 +79,7 @@ impl Node {
             row.addr[1].store(addr.words()[1]);
             row.key.store(VipRow::key_word(port, protocol));
             row.table.store(extent_word(vip as u32 * SLOTS, SLOTS));
-            row.policy.store(Policy::new(tracking, false, false, WINDOW_S as u16).0);
+            row.policy.store(policy(tracking).0);
             tables.insert_key(&VipKey::new(addr, port, protocol), VipEntry(vip as u32 + 1));
         }
         for row in 1..=VIPS.len() as u16 * ROWS {
@@ -136,7 +141,7 @@ impl Node {
             let entry = Entry(word.load());
             let alive = entry.backend() != 0 && self.control(entry.backend()).alive();
             let age_s = Trace(trace.load()).age_s(now_s);
-            worth(entry, age_s, WINDOW_S, alive) == Worth::Keep
+            worth(entry, age_s, policy(VIPS[vip].1), alive) == Worth::Keep
         })
     }
     /// Runs a packet; the backend's row that it went to, or 0.
