@@ -10,7 +10,7 @@ pub const LEVEL_MAX: u8 = 32;
 pub fn delay_ms(base_ms: u32, cap_ms: u32, level: u8, seed: u64) -> u64 {
     let doubled = u64::from(base_ms) << level.min(LEVEL_MAX);
     let whole = doubled.min(u64::from(cap_ms));
-    whole - (whole * JITTER_PERCENT / 100 * (mixed(seed) >> 32) >> 32)
+    whole - ((whole * JITTER_PERCENT / 100 * (mixed(seed) >> 32)) >> 32)
 }
 
 /// A number whose every bit depends on every bit of the seed (the finaliser of SplitMix64; Steele et al., 2014).

@@ -4,7 +4,7 @@
 //! what the running daemon forgot. A snapshot ([`Ledger::to_snapshot`]) only speeds up a start: it carries a digest of
 //! what it holds, and whoever cannot read it folds the log instead.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -125,11 +125,14 @@ impl Ledger {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Keys(BTreeMap<String, OfActor>);
 
+#[expect(clippy::disallowed_types, reason = "looked up only: another field has the order")]
+type ByKey = std::collections::HashMap<Arc<str>, Remembered, Xxh64Builder>;
+
 /// One actor's keys: by key, and in the order in which they came.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<Remembered>", into = "Vec<Remembered>")]
 struct OfActor {
-    by_key: HashMap<Arc<str>, Remembered, Xxh64Builder>,
+    by_key: ByKey,
     order: VecDeque<Arc<str>>,
 }
 

@@ -61,6 +61,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "one lives")]
 enum Noun {
     /// Run the daemon.
     Serve(serve::Args),

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 /// Something that happens.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few dozen live at a time")]
 enum Step {
     Command(Command),
     Health(usize, Health),
