@@ -23,7 +23,7 @@ enum AlgorithmWord {
 }
 
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub(super) struct Flags {
+pub(super) struct BalancingFlags {
     /// How new flows are spread over its backends; matching unless named.
     #[arg(long)]
     algorithm: Option<AlgorithmWord>,
@@ -38,7 +38,7 @@ pub(super) struct Flags {
     closing_s: Option<u32>,
 }
 
-impl Flags {
+impl BalancingFlags {
     /// What is wished, if anything is.
     pub(super) fn wish(&self) -> Option<BalancingWish> {
         let algorithm = self.algorithm.map(|word| match word {

@@ -208,7 +208,7 @@ pub(super) struct Settings {
     #[arg(long, allow_negative_numbers = true, value_name = "PRIME")]
     table_size: Option<u32>,
     #[command(flatten)]
-    balancing: super::balancing::Flags,
+    balancing: super::balancing::BalancingFlags,
     #[command(flatten)]
     probe: ProbeSettings,
     #[command(flatten)]
