@@ -275,11 +275,12 @@ impl World {
     fn limits(&self, tenant: u16, rng: &mut Rng) {
         let row = &self.tables.tenants[usize::from(tenant)];
         row.burst_ns.store(rng.u64(0..200_000_000));
-        for (word, most) in row.rates.iter().zip([5_000, 4_000_000, 500]) {
-            word.store(if rng.u8(0..6) == 0 { rng.u64(1..most) } else { 0 });
+        // Few packets begin a connection or ask for a port: these are limited more often.
+        for (word, (most, of)) in row.rates.iter().zip([(5_000, 6), (4_000_000, 6), (100, 2)]) {
+            word.store(if rng.u8(0..of) == 0 { rng.u64(1..most) } else { 0 });
         }
-        let mut cap = |most| if rng.u8(0..6) == 0 { rng.u32(1..most) } else { 0 };
-        row.caps.store(Caps::new(cap(100), cap(60)).0);
+        let mut cap = |most, of| if rng.u8(0..of) == 0 { rng.u32(1..most) } else { 0 };
+        row.caps.store(Caps::new(cap(100, 6), cap(60, 2)).0);
     }
 
     fn backend(&self, rng: &mut Rng) {
