@@ -29,6 +29,14 @@ pub const FLOW_WAYS: usize = 4;
 pub const VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are followed before the packet is refused. RFC 8504 section 5.3 allows a limit.
 pub const V6_EXTENSIONS: usize = 6;
+/// Rows of the tenant table, tenants with limits; row 0 is "none". A row is 128 bytes, and a meter as many on each CPU.
+pub const TENANTS: u32 = 512;
+/// Credit of a tenant that a CPU takes at once, nanoseconds of the rate: what it may have left over, and so what a
+/// bucket can be wrong by, is this for each CPU (64 CPUs: 0.6 % of a second), and the shared word changes at most ten
+/// thousand times a second for each bucket.
+pub const TENANT_SLICE_NS: u64 = 100_000;
+/// Largest rate of a tenant, units a second: a terabit. A slice of it, in billionths, is far below 64 bits.
+pub const TENANT_RATE_MAX: u64 = 1_000_000_000_000;
 /// NAT ports that are tried for a new flow, ports. At 75 % use all 16 are taken with a chance of 1 %.
 pub const NAT_PROBES: u32 = 16;
 /// Lowest source port that NAT uses: the ones below are reserved for well-known uses (RFC 6056, 3.2).

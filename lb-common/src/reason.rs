@@ -83,6 +83,11 @@ reasons! {
     IcmpLimited Drop "icmp_limited" "an answer by ICMP was due, but the node has sent as many as it may";
     NatPorts Drop "nat_ports" "every NAT port that a new flow may have is in use: `lb serve --max-nat-flows` makes room for more";
     NatBusy Drop "nat_busy" "the flow's NAT entry was replaced while this packet was on its way";
+    TenantPacketRate Drop "tenant_packet_rate" "the tenant has had its packets a second: `lb tenant top` shows who, `lb tenant set` gives more";
+    TenantBitRate Drop "tenant_bit_rate" "the tenant has had its bits a second: `lb tenant top` shows who, `lb tenant set` gives more";
+    TenantConnectionRate Drop "tenant_connection_rate" "the tenant has had its new connections a second: `lb tenant set` gives more";
+    TenantConnections Drop "tenant_connections" "the tenant has as many tracked connections as it may: `lb tenant set` gives more";
+    TenantNatPorts Drop "tenant_nat_ports" "the tenant has as many NAT ports as it may: `lb tenant set` gives more";
     NoHeadroom Drop "no_headroom" "the driver leaves too little room before the frame for the outer header";
     TableInconsistent Drop "table_inconsistent" "a table names a row that does not exist: a bug, please report it";
 

@@ -129,6 +129,19 @@ codes! {
     TimeoutRange 1072 "a time of the balancing is out of range"
         "affinity_s 1 to 65535; syn_s and closing_s 1 to 255. Leave them out for 600, 30 and 10 s.";
 
+    TenantLimitRange 1040 "a limit of the tenant is out of range"
+        "The message names the range; leave the limit out, or say `unlimited` for it, to have none.";
+    TenantBurst 1041 "a burst of 0 ms lets nothing through"
+        "burst_ms is from 1 to 10000; leave it out for 100.";
+    TenantShare 1042 "a share must be from 1 to 100 percent"
+        "Leave it out to give the tenant what there is.";
+    TenantQuota 1043 "the quota is below what the tenant has"
+        "Remove what is too much first, or set a quota that holds what there is.";
+    VipQuota 1044 "the tenant has as many vips as it may"
+        "`lb tenant show NAME` shows its quotas; `lb tenant set NAME --vips N` raises this one.";
+    BackendQuota 1045 "the tenant has as many backends as it may"
+        "`lb tenant show NAME` shows its quotas; `lb tenant set NAME --backends N` raises this one.";
+
     VipRowsFull 2001 "no free row for a vip"
         "Rows are free again moments after a vip is removed; else start anew with a larger --max-vips.";
     BackendRowsFull 2002 "no free row for a backend"
@@ -141,6 +154,9 @@ codes! {
         "Route the backends so that fewer of the node's own addresses are used, or raise --max-sources.";
     SourceIsVip 2006 "the node's own address towards a backend by NAT is a vip's"
         "The vip would take the backend's replies for clients' packets. Give the node another address, and its route to the backend that one as `src`.";
+
+    TenantRowsFull 2010 "no free row for a tenant with limits"
+        "The tenant is not limited until there is one: take the limits of another away.";
 
     ConfigFile 3001 "the file cannot be read"
         "Check its name and your rights; `-` reads standard input.";
@@ -181,6 +197,9 @@ codes! {
         "`lb blame vip NAME` or `lb blame backend VIP/NAME` shows its fields.";
     HealthListen 3035 "the address for /readyz and /metrics cannot be used"
         "Name a free ADDRESS:PORT of this node with --health-listen, or leave it out.";
+
+    CommandRate 3030 "too many commands came at once"
+        "Nothing was changed. Wait as long as the header Retry-After says, or put the changes into one document for `lb apply`.";
 
     NoDataPlane 4001 "this `lb` was built without its data plane"
         "Run `cargo xtask build`.";

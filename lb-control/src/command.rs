@@ -7,8 +7,10 @@ use crate::backend::Intent;
 use crate::balancing::BalancingWish;
 use crate::breaker::BreakerWish;
 use crate::probe::ProbeWish;
+use crate::tenant::{Limit, TenantLimits};
 use crate::vip::{Mode, Protocol, Tracking};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// The tenant that vips belong to which name none. It always exists.
@@ -22,8 +24,10 @@ pub const DEFAULT_WEIGHT: u32 = 100;
 pub enum Command {
     /// Makes a tenant.
     TenantAdd(TenantSpec),
+    /// Changes limits of a tenant.
+    TenantSet(TenantSet),
     /// Removes a tenant that has no vips.
-    TenantRemove(TenantSpec),
+    TenantRemove(TenantRemove),
     /// Makes a vip, with the backends that it names.
     VipAdd(VipSpec),
     /// Changes settings of a vip.
@@ -46,10 +50,37 @@ pub enum Command {
     Apply(Apply),
 }
 
-/// A tenant, in commands and documents.
+/// A tenant, in commands and documents: its name beside its limits. A limit that is absent is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantSpec {
+    /// Its name.
+    pub name: String,
+    /// What it may take of the node.
+    #[serde(flatten)]
+    pub limits: TenantLimits,
+}
+
+impl TenantSpec {
+    /// A tenant without limits.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), limits: TenantLimits::default() }
+    }
+}
+
+/// Changes to a tenant's limits: its name beside the limits that change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantSet {
+    /// Its name.
+    pub name: String,
+    /// The new values; `null` = no limit from now on.
+    #[serde(flatten)]
+    pub limits: BTreeMap<Limit, Option<u64>>,
+}
+
+/// Removal of a tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TenantSpec {
+pub struct TenantRemove {
     /// Its name.
     pub name: String,
 }
@@ -364,6 +395,7 @@ impl Command {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::TenantAdd(_) => "tenant_add",
+            Self::TenantSet(_) => "tenant_set",
             Self::TenantRemove(_) => "tenant_remove",
             Self::VipAdd(_) => "vip_add",
             Self::VipSet(_) => "vip_set",

@@ -3,6 +3,7 @@
 //! Time is the event's own; [`crate::state::State::apply`] reads no clock.
 
 use crate::backend::Intent;
+use crate::tenant::TenantLimits;
 use crate::vip::{Served, VipSettings};
 use lb_common::ids::{BackendId, TenantId, VipId};
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,13 @@ pub enum Change {
     TenantRemoved {
         /// Name.
         tenant: String,
+    },
+    /// A tenant's limits were replaced.
+    TenantLimitsChanged {
+        /// Name.
+        tenant: String,
+        /// The limits, all of them.
+        limits: TenantLimits,
     },
     /// A vip was made, without backends.
     VipAdded {
@@ -150,6 +158,7 @@ impl Change {
             | Self::BackendRemoved { vip, .. } => Some(vip),
             Self::TenantAdded { .. }
             | Self::TenantRemoved { .. }
+            | Self::TenantLimitsChanged { .. }
             | Self::BypassChanged { .. }
             | Self::CommandAccepted { .. } => None,
         }

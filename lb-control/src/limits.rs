@@ -19,6 +19,12 @@ pub struct Limits {
     pub egresses: u32,
     /// Source addresses of the node.
     pub sources: u32,
+    /// Tenants with limits; one less than the rows, since row 0 is "none".
+    pub tenants: u32,
+    /// Entries of the flow table, which shares are shares of.
+    pub flow_entries: u32,
+    /// NAT ports, which shares are shares of.
+    pub nat_ports: u32,
 }
 
 impl Default for Limits {
@@ -30,6 +36,19 @@ impl Default for Limits {
             slots: limits::SLOTS,
             egresses: limits::EGRESSES,
             sources: limits::SOURCES,
+            tenants: limits::TENANTS - 1,
+            flow_entries: flow_entries(limits::FLOW_BUCKETS),
+            nat_ports: nat_ports(limits::NAT_PLANES * 2 * limits::NAT_PORTS),
         }
     }
+}
+
+/// Entries of a flow table of so many buckets.
+pub const fn flow_entries(buckets: u32) -> u32 {
+    buckets.saturating_mul(limits::FLOW_WAYS as u32)
+}
+
+/// Ports that flows may have in a NAT table of so many rows.
+pub const fn nat_ports(rows: u32) -> u32 {
+    rows / limits::NAT_PORTS * (limits::NAT_PORTS - limits::NAT_PORT_FIRST)
 }

@@ -197,7 +197,7 @@ mod tests {
             .iter()
             .map(|event| event["change"]["kind"].as_str().unwrap());
         let kinds: std::collections::BTreeSet<_> = kinds.collect();
-        assert_eq!(kinds.len(), 13, "the sample has every kind of event: {kinds:?}");
+        assert_eq!(kinds.len(), 14, "the sample has every kind of event: {kinds:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use crate::backend::{Backend, BreakerOrder};
 use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
+use crate::tenant::TenantLimits;
 use crate::vip::{Served, Vip, VipSettings};
 use lb_common::ids::{BackendId, TenantId, VipId};
 use serde::{Deserialize, Serialize};
@@ -77,8 +78,11 @@ pub struct Totals {
 pub struct Tenant {
     /// Serial number.
     pub id: TenantId,
-    /// Revision of the event that made it; 0 for the one that always exists.
+    /// Revision of the last event that changed it; 0 for the one that always exists.
     pub revision: u64,
+    /// What it may take of the node.
+    #[serde(default, skip_serializing_if = "TenantLimits::is_empty")]
+    pub limits: TenantLimits,
 }
 
 /// The serials that the next objects will have.
@@ -94,7 +98,7 @@ pub struct NextSerials {
 
 impl Default for State {
     fn default() -> Self {
-        let default = Tenant { id: DEFAULT_TENANT_ID, revision: 0 };
+        let default = Tenant { id: DEFAULT_TENANT_ID, revision: 0, limits: TenantLimits::default() };
         Stored {
             revision: 0,
             bypass: false,
@@ -144,6 +148,7 @@ impl State {
         match &event.change {
             Change::TenantAdded { id, tenant } => self.add_tenant(*id, tenant, at),
             Change::TenantRemoved { tenant } => drop(Arc::make_mut(&mut self.tenants).remove(tenant)),
+            Change::TenantLimitsChanged { tenant, limits } => self.limit_tenant(tenant, at, *limits),
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
                 self.add_vip(vip, at.vip(*id, tenant, *served, settings.clone()));
@@ -223,7 +228,14 @@ impl State {
 
     fn add_tenant(&mut self, id: TenantId, tenant: &str, at: Stamp) {
         self.next.tenant = self.next.tenant.max(TenantId(id.0.saturating_add(1)));
-        Arc::make_mut(&mut self.tenants).insert(tenant.to_string(), Tenant { id, revision: at.revision });
+        let new = Tenant { id, revision: at.revision, limits: TenantLimits::default() };
+        Arc::make_mut(&mut self.tenants).insert(tenant.to_string(), new);
+    }
+
+    fn limit_tenant(&mut self, tenant: &str, at: Stamp, limits: TenantLimits) {
+        if let Some(tenant) = Arc::make_mut(&mut self.tenants).get_mut(tenant) {
+            (tenant.limits, tenant.revision) = (limits, at.revision);
+        }
     }
 
     fn add_vip(&mut self, name: &str, vip: Vip) {

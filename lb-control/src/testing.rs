@@ -4,13 +4,15 @@ use crate::backend::Intent;
 use crate::balancing::{Algorithm, BalancingWish};
 use crate::command::{
     Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BreakerReset, BreakerTrip, BypassSet, Command,
-    Document, TenantSpec, VipRemove, VipSet, VipSpec,
+    Document, TenantRemove, TenantSet, TenantSpec, VipRemove, VipSet, VipSpec,
 };
 use crate::probe::{ProbeKind, ProbeWish};
+use crate::tenant::Limit;
 use crate::vip::{Mode, Protocol, Tracking};
 use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// Now and then a value that is never accepted.
@@ -31,6 +33,24 @@ fn vip_name() -> impl Strategy<Value = String> {
 
 fn backend_name() -> impl Strategy<Value = String> {
     one_of(&["b1", "b2", "b3", "b4", "b5", "b6"])
+}
+
+/// A limit with a value that it may have, or nearly; small enough to be met.
+fn limit() -> impl Strategy<Value = (Limit, Option<u64>)> {
+    let limit = proptest::sample::select(Limit::ALL.to_vec());
+    (limit, proptest::option::weighted(0.8, 0_u64..200))
+}
+
+fn tenant_spec() -> impl Strategy<Value = TenantSpec> {
+    (tenant(), proptest::collection::vec(limit(), 0..2)).prop_map(|(name, limits)| {
+        let given = limits.into_iter().filter_map(|(limit, value)| Some((limit, value?)));
+        TenantSpec { name, limits: given.collect::<BTreeMap<_, _>>().into() }
+    })
+}
+
+fn tenant_set() -> impl Strategy<Value = TenantSet> {
+    (tenant(), proptest::collection::vec(limit(), 1..3))
+        .prop_map(|(name, limits)| TenantSet { name, limits: limits.into_iter().collect() })
 }
 
 fn tenant() -> impl Strategy<Value = String> {
@@ -160,7 +180,7 @@ fn backend_set() -> impl Strategy<Value = BackendSet> {
 }
 
 fn apply() -> impl Strategy<Value = Apply> {
-    let tenants = proptest::collection::vec(tenant().prop_map(|name| TenantSpec { name }), 0..3);
+    let tenants = proptest::collection::vec(tenant_spec(), 0..3);
     let vips = proptest::collection::vec(vip_spec(), 0..4);
     let bypass = weighted(0.1, any::<bool>());
     (tenants, vips, any::<[bool; 3]>(), bypass).prop_map(
@@ -196,8 +216,9 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     let vip_remove = (vip_name(), any::<bool>())
         .prop_map(|(name, allow_disruption)| Command::VipRemove(VipRemove { name, allow_disruption }));
     prop_oneof![
-        1 => tenant().prop_map(|name| Command::TenantAdd(TenantSpec { name })),
-        1 => tenant().prop_map(|name| Command::TenantRemove(TenantSpec { name })),
+        1 => tenant_spec().prop_map(Command::TenantAdd),
+        2 => tenant_set().prop_map(Command::TenantSet),
+        1 => tenant().prop_map(|name| Command::TenantRemove(TenantRemove { name })),
         5 => vip_spec().prop_map(Command::VipAdd),
         2 => vip_set().prop_map(Command::VipSet),
         1 => vip_remove,

@@ -5,7 +5,7 @@ use aya_ebpf::btf_maps::{Array, DevMap, HashMap, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use lb_common::abi::{self, backend::BackendRow, config::ConfigRow, counter::Counter, counter::Meter};
 use lb_common::abi::{egress::EgressRow, flow::FlowBucket, nat::NatRow, source::SourceRow};
-use lb_common::abi::{vip::VipKey, vip::VipRow, word::Word};
+use lb_common::abi::{tenant::TenantCredit, tenant::TenantRow, vip::VipKey, vip::VipRow, word::Word};
 use lb_common::addr::Addr;
 use lb_common::datapath::pipeline::Walk;
 
@@ -37,6 +37,9 @@ maps! {
     LB_REASONS: PerCpuArray<Counter> [REASON_COUNTS];
     LB_VIP_COUNTS: PerCpuArray<Counter> [VIP_COUNTS];
     LB_BACK_COUNTS: PerCpuArray<Counter> [BACKEND_COUNTS];
+    LB_TENANTS: Array<TenantRow> [TENANTS] + MMAPABLE;
+    LB_TENANT_CRED: PerCpuArray<TenantCredit> [TENANT_CREDIT];
+    LB_TENANT_CNTS: PerCpuArray<Counter> [TENANT_COUNTS];
     LB_ICMP_METER: PerCpuArray<Meter> [ICMP_METER];
     LB_DECAP_PEERS: HashMap<Addr, u32> [DECAP_PEERS];
     LB_DECAP_VIPS: HashMap<Addr, u32> [DECAP_VIPS];

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use lb_common::abi::{backend::BackendRow, config::ConfigRow, counter::Counter, counter::Meter};
 use lb_common::abi::{egress::EgressRow, flow::FlowBucket, nat::NatRow, source::SourceRow};
-use lb_common::abi::{vip::VipEntry, vip::VipKey, vip::VipRow, word::Word};
+use lb_common::abi::{tenant::TenantCredit, tenant::TenantRow, vip::VipEntry, vip::VipKey, vip::VipRow, word::Word};
 use lb_common::addr::Addr;
 use lb_common::datapath::tables::Tables;
 use lb_common::hash::HashKey;
@@ -64,6 +64,7 @@ impl Tables for Maps {
         port(ifindex: u32) -> Option<u16> = find(&LB_PORTS, &ifindex).map(|row| row as u16);
         source(number: u32) -> Option<&SourceRow> = LB_SOURCES.get(number);
         flows(bucket: u32) -> Option<&FlowBucket> = LB_FLOWS.get(bucket);
+        tenant(row: u32) -> Option<&TenantRow> = LB_TENANTS.get(row);
         nat(row: u32) -> Option<&NatRow> = LB_NAT.get(row);
         decap_peer(addr: &Addr) -> bool = find(&LB_DECAP_PEERS, addr).is_some();
         decap_vip(addr: &Addr) -> bool = find(&LB_DECAP_VIPS, addr).is_some();
@@ -91,9 +92,19 @@ impl Tables for Maps {
         unsafe { atomic_cxchg::<u64, SEQ_CST, SEQ_CST>(word.as_ptr(), old, new).1 }
     }
     #[inline(always)]
-    fn add(&self, word: &Word, amount: u64) {
+    fn add(&self, word: &Word, change: i64) {
+        const RELAXED: AtomicOrdering = AtomicOrdering::Relaxed;
         // SAFETY: a valid, aligned word that all CPUs only touch atomically.
-        unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(word.as_ptr(), amount) };
+        unsafe { atomic_xadd::<u64, u64, RELAXED>(word.as_ptr(), change as u64) };
+    }
+    #[inline(always)]
+    fn with_tenant_credit(&self, row: u32, change: impl FnOnce(&mut TenantCredit) -> bool) -> bool {
+        // SAFETY: this CPU's own element; a program is not interrupted by itself on its CPU.
+        LB_TENANT_CRED.get_ptr_mut(row).is_none_or(|in_hand| change(unsafe { &mut *in_hand }))
+    }
+    #[inline(always)]
+    fn count_tenant(&self, index: u32, bytes: u64) {
+        add(LB_TENANT_CNTS.get_ptr_mut(index), bytes);
     }
     #[inline(always)]
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {

@@ -23,7 +23,7 @@ use prometheus_client::registry::Registry;
 
 use crate::api::Node;
 use crate::breakers::SeenBreakers;
-use crate::dataplane::Counters;
+use crate::dataplane::{Counters, TenantCount};
 use crate::journal::Figures;
 use crate::probe::SeenHealth;
 use crate::problem::Problem;
@@ -87,6 +87,7 @@ impl Collector for Scraped {
         traffic(&mut encoder, "vip", "to a vip", self.vips())?;
         traffic(&mut encoder, "backend", "to a backend", self.backends())?;
         traffic(&mut encoder, "tenant", "to a tenant's vips", self.tenants())?;
+        self.limited_tenants(&mut encoder)?;
         gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
         gauges(&mut encoder, "vip_ladder", "0 its pool serves, 1 its backups, 2 nobody", self.ladders())?;
         let (states, openings) = self.breakers();
@@ -190,13 +191,41 @@ impl Scraped {
     fn tenants(&self) -> Vec<(Labels, Counter)> {
         let by_id = self.by_vip();
         let mut sums: BTreeMap<&str, Counter> =
-            self.model.inventory.tenants.iter().map(|name| (&**name, Counter::default())).collect();
+            self.model.inventory.tenants.keys().map(|name| (&**name, Counter::default())).collect();
         for vip in self.model.inventory.vips.values() {
             let (sum, own) = (sums.entry(&vip.tenant).or_default(), by_id.get(&vip.id).copied());
             sum.packets += own.unwrap_or_default().packets;
             sum.bytes += own.unwrap_or_default().bytes;
         }
         sums.into_iter().map(|(name, sum)| (vec![("tenant", name.to_owned())], sum)).collect()
+    }
+
+    /// What tenants with limits take, and what they were refused.
+    fn limited_tenants(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let known = self.model.inventory.tenants.iter();
+        let limited: Vec<(&str, &TenantCount)> =
+            known.filter_map(|(name, own)| Some((&**name, self.counters.tenants.get(&own.id)?))).collect();
+        let label = |name: &str| vec![("tenant", name.to_owned())];
+        let drops = limited.iter().flat_map(|(name, count)| {
+            count.counts.refused().map(|(reason, refused)| {
+                (vec![("tenant", (*name).to_owned()), ("reason", reason.name().to_owned())], refused)
+            })
+        });
+        traffic(encoder, "tenant_dropped", "that a tenant's limits refused", drops.collect())?;
+        let new = limited
+            .iter()
+            .map(|(name, count)| (label(name), Counter { packets: count.counts.begun(), bytes: 0 }));
+        let help = "connections that a tenant's limits let begin";
+        counters(encoder, "tenant_new_connections", help, &new.collect::<Vec<_>>(), |count| count.packets)?;
+        let held =
+            |of: fn(&TenantCount) -> u64| limited.iter().map(move |(name, count)| (label(name), of(count)));
+        gauges(
+            encoder,
+            "tenant_connections",
+            "tracked connections of a tenant with limits",
+            held(|c| c.connections),
+        )?;
+        gauges(encoder, "tenant_nat_ports", "NAT ports of a tenant with limits", held(|c| c.nat_ports))
     }
 
     fn up(&self) -> Vec<(Labels, u64)> {

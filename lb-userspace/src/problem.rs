@@ -5,6 +5,7 @@
 use std::fmt;
 
 use axum::http::StatusCode;
+use axum::http::header::RETRY_AFTER;
 use axum::response::{IntoResponse, Response};
 pub use lb_control::code::Code;
 use lb_control::rejection::Rejection;
@@ -46,6 +47,9 @@ pub struct Problem {
     /// What to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<Box<str>>,
+    /// When it may be tried again, milliseconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
     /// Further problems of the same request.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub also: Vec<Problem>,
@@ -60,6 +64,7 @@ impl Problem {
             place: None,
             related: None,
             help: Some(code.advice().into()),
+            retry_after_ms: None,
             also: Vec::new(),
         }
     }
@@ -108,12 +113,13 @@ fn status(code: Code) -> u16 {
         C::VipAddressTaken | C::VipAddressOfOtherTenant | C::BackendIsVip | C::TenantNotEmpty => 409,
         C::TableSizeLive | C::ModeLive | C::VipIdentity | C::BackendIdentity => 409,
         C::Disruption | C::Capacity | C::DefaultTenant => 409,
+        C::TenantQuota | C::VipQuota | C::BackendQuota => 409,
         C::NoDevice | C::NotAttached => 404,
         C::DeviceTaken => 409,
         C::BadRequest | C::BadMoment | C::BadObject => 400,
         C::Stale => 412,
         C::ViewBehind => 504,
-        C::TooManyFollowers => 429,
+        C::TooManyFollowers | C::CommandRate => 429,
         C::BodyTooLarge => 413,
         C::BodyTimeout => 408,
         C::NoPermission => 403,
@@ -131,7 +137,7 @@ fn exit(code: Code) -> Exit {
         }
         C::Socket | C::SocketTaken | C::JournalForeign | C::JournalLost => Exit::Precondition,
         C::WaitTimeout | C::ViewBehind => Exit::Timeout,
-        C::RevisionAhead | C::UnknownProjection | C::UnknownField => Exit::Error,
+        C::RevisionAhead | C::UnknownProjection | C::UnknownField | C::CommandRate => Exit::Error,
         C::Unhealthy | C::SelftestFailed => Exit::Unhealthy,
         C::ConfigFile | C::BodyTooLarge | C::BodyTimeout | C::NoRoute | C::UnknownCode => Exit::Error,
         code if (3000..4000).contains(&code.number()) => Exit::Usage,
@@ -149,6 +155,7 @@ impl From<Rejection> for Problem {
             place: (!rejection.place.is_empty()).then(|| rejection.place.into()),
             related: rejection.related.map(Into::into),
             help: Some(rejection.what_to_do.into()),
+            retry_after_ms: None,
             also: rejection.also.into_iter().map(Self::from).collect(),
         }
     }
@@ -171,7 +178,12 @@ impl std::error::Error for Problem {}
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = serde_json::json!({ "schema": crate::api::SCHEMA, "error": self });
-        (self.status(), axum::Json(body)).into_response()
+        let mut response = (self.status(), axum::Json(body)).into_response();
+        if let Some(after_ms) = self.retry_after_ms {
+            // In seconds, as RFC 9110 section 10.2.3 has it.
+            response.headers_mut().insert(RETRY_AFTER, after_ms.div_ceil(1_000).max(1).into());
+        }
+        response
     }
 }
 

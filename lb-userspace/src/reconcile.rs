@@ -342,6 +342,7 @@ fn drifted(ops: &[Op]) -> u64 {
             op,
             Op::Barrier
                 | Op::FreeVip { .. }
+                | Op::FreeTenant { .. }
                 | Op::FreeBackend { .. }
                 | Op::FreeEgress { .. }
                 | Op::FreeSource { .. }

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use crate::api::connections::Socket;
+use crate::api::rates::CommandRates;
 use crate::api::stream::Followers;
 use crate::api::{self, Node, public};
 use crate::dataplane::kernel::Kernel;
@@ -51,6 +52,8 @@ pub struct Settings {
     pub capacities: Capacities,
     /// Probes under way at once.
     pub probe_concurrency: usize,
+    /// Commands a second of one actor; `None` = as many as the writer takes.
+    pub commands_per_s: Option<u32>,
     /// From one comparison of the maps to the next when nothing changes.
     pub resync: Duration,
     /// Where `/readyz`, `/healthz` and `/metrics` are answered over TCP; `None`: nowhere.
@@ -72,6 +75,8 @@ pub struct Start<S> {
     pub watch_ways: WatchWays,
     /// Probes under way at once.
     pub probe_concurrency: usize,
+    /// Commands a second of one actor; `None` = as many as the writer takes.
+    pub commands_per_s: Option<u32>,
     /// From one comparison of the maps to the next when nothing changes.
     pub resync: Duration,
     /// Where observations are kept; `None`: nowhere.
@@ -126,6 +131,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         followers: Followers::default(),
         observations,
         dataplane,
+        rates: CommandRates::new(start.commands_per_s),
         tables: Default::default(),
         standing,
         health: probes.seen,
@@ -154,6 +160,7 @@ fn refuse_lost_journal(state: &State, actual: &Actual<LiveSlots>) -> Result<(), 
 pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let Settings { socket, state_dir, journal, pin_dir, first_config, capacities, .. } = settings;
     let (probe_concurrency, resync) = (settings.probe_concurrency, settings.resync);
+    let commands_per_s = settings.commands_per_s;
     let _held = hold(&state_dir)?;
     let Loaded { store, .. } = open_journal(&state_dir, journal)?;
     let folded = fold::latest(&*store.reader()).map_err(|error| journal_problem(&error, &state_dir))?;
@@ -181,6 +188,7 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
         dataplane,
         watch_ways,
         probe_concurrency,
+        commands_per_s,
         resync,
         observations,
         notes,

@@ -119,8 +119,8 @@ impl NextHop {
     }
 }
 
-/// A backend, one cache line. Written by the daemon before any slot names it; `control`, `next_hop`, `connections` and
-/// the trial's words change live.
+/// A backend. Written by the daemon before any slot names it; `control`, `next_hop`, the tenant, `connections` and
+/// the words of a trial change live.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct BackendRow {
@@ -130,7 +130,8 @@ pub struct BackendRow {
     pub next_hop: Word,
     /// The backend's address.
     pub addr: [Word; 2],
-    /// Serial number of the backend (bits 0-31); 0 = the row is free.
+    /// Serial number of the backend (bits 0-31; 0 = the row is free), and row of the tenant that its flows count for
+    /// (32-47; 0 = the tenant has no limits). The latter changes live.
     pub identity: Word,
     /// Live connections that are counted ([`super::vip::Pick::Least`]): entries of the flow table that are
     /// [`super::flow::EntryState::Counted`]. Whoever changes such an entry changes this; of a free row 0.
@@ -145,6 +146,16 @@ pub struct BackendRow {
 const _: () = assert!(size_of::<BackendRow>() == 64);
 
 impl BackendRow {
+    /// The `identity` word of a backend with this serial number, whose flows count for this row.
+    #[inline(always)]
+    pub const fn identity_word(id: u32, tenant: u16) -> u64 {
+        id as u64 | (tenant as u64) << 32
+    }
+    /// Row of the tenant that its flows count for; 0 = no limits.
+    #[inline(always)]
+    pub fn tenant(&self) -> u16 {
+        field(self.identity.load(), 32, 16) as u16
+    }
     /// The backend's address.
     #[inline(always)]
     pub fn address(&self) -> Addr {

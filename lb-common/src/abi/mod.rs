@@ -12,13 +12,14 @@ pub mod flow;
 pub mod nat;
 pub mod slot;
 pub mod source;
+pub mod tenant;
 pub mod vip;
 pub mod word;
 
 use crate::limits;
 
 /// Version of all layouts together. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Name and default capacity of a map, as both sides know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,12 @@ maps! {
     VIP_COUNTS: "LB_VIP_COUNTS", limits::VIPS, u32 => counter::Counter;
     /// Packets and bytes by backend row, per CPU.
     BACKEND_COUNTS: "LB_BACK_COUNTS", limits::BACKENDS, u32 => counter::Counter;
+    /// Tenants with limits; row 0 is none.
+    TENANTS: "LB_TENANTS", limits::TENANTS, u32 => tenant::TenantRow;
+    /// Credit in hand by tenant row, per CPU.
+    TENANT_CREDIT: "LB_TENANT_CRED", limits::TENANTS, u32 => tenant::TenantCredit;
+    /// Packets and bytes by tenant row and what the limits said, per CPU.
+    TENANT_COUNTS: "LB_TENANT_CNTS", limits::TENANTS * tenant::COUNTS_PER_TENANT, u32 => counter::Counter;
     /// The token bucket of ICMP messages that the node sends, per CPU.
     ICMP_METER: "LB_ICMP_METER", 1, u32 => counter::Meter;
     /// Who may send tunnelled packets to a backend (`lb decap`): balancers' addresses.

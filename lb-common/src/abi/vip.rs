@@ -3,7 +3,7 @@
 use super::word::{Word, field};
 use crate::addr::Addr;
 use crate::be::Be16;
-use crate::limits::{CLOSING_TIMEOUT_S, SYN_TIMEOUT_S};
+use crate::limits::{CLOSING_TIMEOUT_S, SYN_TIMEOUT_S, TENANTS};
 use bytemuck::{Pod, Zeroable};
 
 /// Key of the vip hash. Looked up as (address, port, protocol), then with port 0, then with both 0: the mark of
@@ -129,12 +129,15 @@ impl Default for Timeouts {
 /// | 2 | UDP is stateless: an unknown flow of a moving slot goes to `current` at once |
 /// | 3 | NAT: flows are found in the NAT table |
 /// | 4-6 | [`Pick`] |
+/// | 7-15 | row of the vip's tenant; 0 = the tenant has no limits |
 /// | 16-31 | `idle_s`: a confirmed flow without a packet for so long may be forgotten, seconds |
 /// | 32-39 | [`Timeouts::syn_s`] |
 /// | 40-47 | [`Timeouts::closing_s`] |
 /// | 48-63 | [`Timeouts::affinity_s`] |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Policy(pub u64);
+
+const _: () = assert!(TENANTS <= 1 << 9);
 
 impl Policy {
     /// Bit of stateless UDP.
@@ -161,6 +164,21 @@ impl Policy {
     pub const fn new(tracking: Tracking, udp_stateless: bool, nat: bool, idle_s: u16) -> Self {
         Self(tracking as u64 | (udp_stateless as u64) << 2 | (nat as u64) << 3 | (idle_s as u64) << 16)
             .with_timeouts(Timeouts::new())
+    }
+    /// The same with another choice of what is remembered.
+    #[must_use]
+    pub const fn with_tracking(self, tracking: Tracking) -> Self {
+        Self(self.0 & !3 | tracking as u64)
+    }
+    /// The same for a vip whose tenant has limits, in this row.
+    #[must_use]
+    pub const fn with_tenant(self, row: u16) -> Self {
+        Self(self.0 & !(0x1ff << 7) | (row as u64 & 0x1ff) << 7)
+    }
+    /// Row of the vip's tenant; 0 = no limits.
+    #[inline(always)]
+    pub const fn tenant(self) -> u16 {
+        field(self.0, 7, 9) as u16
     }
     /// Whether every flow is remembered.
     #[inline(always)]

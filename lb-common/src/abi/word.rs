@@ -35,13 +35,13 @@ impl Word {
     pub fn store(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
+    /// Adds to it, wrapping around.
+    pub fn add(&self, change: i64) {
+        self.0.fetch_add(change as u64, AcqRel);
+    }
     /// Replaces `old` by `new` if it is still there.
     pub fn compare_swap(&self, old: u64, new: u64) -> bool {
         self.0.compare_exchange(old, new, AcqRel, Relaxed).is_ok()
-    }
-    /// Adds to it, wrapping around.
-    pub fn add(&self, amount: u64) {
-        self.0.fetch_add(amount, AcqRel);
     }
 }
 

@@ -1,7 +1,8 @@
-//! Stage 3: which backend has this flow? *Track only what moved*: the slot answers for every flow that began since
+//! Stage 4: which backend has this flow? *Track only what moved*: the slot answers for every flow that began since
 //! it last changed, so a stable slot costs neither a lookup nor an insert, whatever the number of flows.
 
 use super::Halt;
+use super::bulkhead::{Admission, admit_entry, settle};
 use super::flow_table::{Flow, insert, remembered};
 use super::parse::Parsed;
 use super::pipeline::{Choice, Trail};
@@ -42,7 +43,7 @@ pub fn backend<T: Tables, K: Tracker>(
         tables.slot(first.wrapping_add(trail.slot_number)).ok_or(Halt::drop(Reason::TableInconsistent))?;
     trail.slot = Slot(word.load());
     match K::backend(parsed, trail.slot, policy, tables, trail) {
-        0 => Err(Halt::drop(Reason::NoBackend)),
+        0 => Err(Halt::drop(trail.refusal)),
         row => {
             trail.backend_row = row.into();
             Ok(row)
@@ -64,13 +65,23 @@ impl Tracker for MovedOnly {
 /// The flow of a slot that moved, or of a vip that tracks every flow.
 #[inline(never)]
 fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16 {
+    trail.moves.begin();
+    let row = looked_up(parsed, slot, policy, tables, trail);
+    if !trail.moves.is_empty() {
+        settle(&trail.moves, policy.tenant(), tables);
+    }
+    row
+}
+
+#[inline(always)]
+fn looked_up<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, trail: &mut Trail) -> u16 {
     let now_s = tables.now_s();
     let flow = Flow { hash: trail.hash, slot: trail.slot_number, now_s, policy };
     let Some(bucket) = tables.flows(flow.bucket(tables.flow_mask())) else { return slot.current() };
-    if let Some(row) = remembered(bucket, &flow, slot.current(), parsed, tables) {
+    if let Some(row) = remembered(bucket, &flow, slot.current(), parsed, &mut trail.moves, tables) {
         trail.choice = Choice::Remembered;
         if policy.pick() == Pick::Affinity && parsed.teaches() && !parsed.is_syn() {
-            select::learn(parsed, &flow, row, tables);
+            trail.moves.displaced(select::learn(parsed, &flow, row, tables));
         }
         return row;
     }
@@ -102,10 +113,18 @@ fn tracked<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T, t
     if !remember {
         return row;
     }
-    let stored = insert(bucket, &flow, row, state, parsed.sequence, tables);
+    let admission = match policy.tenant() {
+        0 => Admission::Remember,
+        tenant => admit_entry(parsed, tenant, old, tables, trail),
+    };
+    if admission == Admission::Refuse {
+        return 0;
+    }
+    let stored = admission == Admission::Remember
+        && insert(bucket, &flow, row, state, parsed.sequence, &mut trail.moves, tables);
     if stored {
         if picked && !parsed.is_syn() && policy.pick() == Pick::Affinity {
-            select::learn(parsed, &flow, row, tables);
+            trail.moves.displaced(select::learn(parsed, &flow, row, tables));
         }
         if !old {
             trail.choice = if aside {

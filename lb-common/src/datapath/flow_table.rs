@@ -8,6 +8,7 @@
 //! - what is cheap to make again goes first: expired, probationary, unconfirmed, closing; a confirmed entry stays
 //!   until it is idle for its vip's time, so no flood can push it out.
 
+use super::bulkhead::Moves;
 use super::connection::control;
 use super::parse::Parsed;
 use super::select::recount;
@@ -72,8 +73,10 @@ impl<'b> Way<'b> {
     }
     /// Frees this entry, unless another CPU was quicker.
     #[inline(always)]
-    fn forget<T: Tables>(&self, tables: &T) {
-        self.swap(Entry::default(), tables);
+    fn forget<T: Tables>(&self, moves: &mut Moves, tables: &T) {
+        if self.swap(Entry::default(), tables) {
+            moves.forgotten(self.entry);
+        }
     }
     /// Whoever changes an entry that is counted, or becomes so, changes the count, once.
     #[inline(always)]
@@ -107,6 +110,7 @@ pub fn remembered<T: Tables>(
     flow: &Flow,
     current: u16,
     parsed: &Parsed,
+    moves: &mut Moves,
     tables: &T,
 ) -> Option<u16> {
     let wanted = flow.entry(0, EntryState::Free);
@@ -121,7 +125,7 @@ pub fn remembered<T: Tables>(
         if !control(way.entry.backend(), tables).alive() {
             // Forgotten at once: if the backend comes back, the flow is another's by then.
             if parsed.teaches() {
-                way.forget(tables);
+                way.forget(moves, tables);
             }
             continue;
         }
@@ -134,9 +138,9 @@ pub fn remembered<T: Tables>(
     match (is_fresh.then_some(fresh), is_older.then_some(older)) {
         (Some(fresh), _) if parsed.is_syn() => Some(begin_again(&fresh, flow, current, parsed, tables)),
         (None, Some(older)) if parsed.is_syn() => {
-            Some(begin_anew(bucket, &older, flow, current, parsed, tables))
+            Some(begin_anew(bucket, &older, flow, current, parsed, moves, tables))
         }
-        (Some(fresh), older) => Some(confirm(&fresh, older, flow, parsed, tables)),
+        (Some(fresh), older) => Some(confirm(&fresh, older, flow, parsed, moves, tables)),
         (None, Some(older)) => Some(refresh(&older, flow, parsed, tables)),
         (None, None) => None,
     }
@@ -169,13 +173,14 @@ fn begin_anew<T: Tables>(
     flow: &Flow,
     current: u16,
     parsed: &Parsed,
+    moves: &mut Moves,
     tables: &T,
 ) -> u16 {
     let row = older.entry.backend();
     if current != 0
         && current != row
         && !control(row, tables).takes_new()
-        && insert(bucket, flow, current, EntryState::Syn, parsed.sequence, tables)
+        && insert(bucket, flow, current, EntryState::Syn, parsed.sequence, moves, tables)
     {
         return current;
     }
@@ -190,13 +195,14 @@ fn confirm<T: Tables>(
     older: Option<Way<'_>>,
     flow: &Flow,
     parsed: &Parsed,
+    moves: &mut Moves,
     tables: &T,
 ) -> u16 {
     if parsed.teaches() {
         let state = next_state(fresh.entry.state(), 0, parsed, flow.policy);
         let stored = fresh.replace(fresh.entry.with_state(state), Trace::new(flow.now_s, 0), tables);
         if let (true, Some(older)) = (stored, older) {
-            older.forget(tables);
+            older.forget(moves, tables);
         }
     }
     fresh.entry.backend()
@@ -238,6 +244,7 @@ pub fn insert<T: Tables>(
     backend: u16,
     state: EntryState,
     sequence: u32,
+    moves: &mut Moves,
     tables: &T,
 ) -> bool {
     let (mut victim, mut is_one, mut least) = (Way::none(bucket), false, u64::MAX);
@@ -252,7 +259,11 @@ pub fn insert<T: Tables>(
         }
     }
     let trace = Trace::new(flow.now_s, sequence);
-    is_one && victim.replace(flow.entry(backend, state), trace, tables)
+    let stored = is_one && victim.replace(flow.entry(backend, state), trace, tables);
+    if stored {
+        moves.inserted(victim.entry);
+    }
+    stored
 }
 
 /// What an entry is worth to whoever needs its place.

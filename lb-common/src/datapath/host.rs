@@ -10,6 +10,7 @@ use crate::abi::egress::EgressRow;
 use crate::abi::flow::FlowBucket;
 use crate::abi::nat::NatRow;
 use crate::abi::source::SourceRow;
+use crate::abi::tenant::{COUNTS_PER_TENANT, TenantCounts, TenantCredit, TenantRow};
 use crate::abi::vip::{VipEntry, VipKey, VipRow};
 use crate::abi::word::Word;
 use crate::addr::Addr;
@@ -135,6 +136,14 @@ pub struct HostTables {
     pub decap_vips: BTreeSet<[u32; 4]>,
     /// This CPU's meter.
     pub meter: Cell<Meter>,
+    /// Tenants with limits.
+    pub tenants: Vec<TenantRow>,
+    /// What CPUs have in hand, by CPU and tenant row.
+    pub tenant_credit: RefCell<BTreeMap<(u32, u32), TenantCredit>>,
+    /// Packets and bytes by tenant row and what the limits said.
+    pub tenant_counts: RefCell<Vec<Counter>>,
+    /// The CPU that packets are handled by.
+    pub cpu: Cell<u32>,
     /// How many of the next swaps fail as if another CPU had been quicker.
     pub failing_swaps: Cell<u32>,
     /// Packets and bytes by reason.
@@ -169,6 +178,10 @@ impl HostTables {
             decap_peers: BTreeSet::new(),
             decap_vips: BTreeSet::new(),
             meter: Cell::new(Meter::default()),
+            tenants: rows(16),
+            tenant_credit: RefCell::default(),
+            tenant_counts: RefCell::new(vec![Counter::default(); 16 * COUNTS_PER_TENANT as usize]),
+            cpu: Cell::new(0),
             failing_swaps: Cell::new(0),
             reasons: RefCell::new(vec![Counter::default(); REASON_CAPACITY as usize]),
             vip_counts: RefCell::default(),
@@ -178,6 +191,12 @@ impl HostTables {
     /// Leads a key to an entry.
     pub fn insert_key(&mut self, key: &VipKey, entry: VipEntry) {
         self.vip_keys.insert(bytemuck::cast(*key), entry);
+    }
+    /// What was counted for a tenant row.
+    pub fn counts_of_tenant(&self, row: u32) -> TenantCounts {
+        let counts = self.tenant_counts.borrow();
+        let first = (row * COUNTS_PER_TENANT) as usize;
+        TenantCounts(core::array::from_fn(|kind| counts[first + kind]))
     }
     /// Packets counted under a reason.
     pub fn packets(&self, reason: Reason) -> u64 {
@@ -237,6 +256,24 @@ impl Tables for HostTables {
     fn decap_vip(&self, addr: &Addr) -> bool {
         self.decap_vips.contains(&addr.0)
     }
+    fn tenant(&self, row: u32) -> Option<&TenantRow> {
+        self.tenants.get(row as usize)
+    }
+    fn add(&self, word: &Word, change: i64) {
+        word.add(change);
+    }
+    fn with_tenant_credit(&self, row: u32, change: impl FnOnce(&mut TenantCredit) -> bool) -> bool {
+        if row as usize >= self.tenants.len() {
+            return true;
+        }
+        change(self.tenant_credit.borrow_mut().entry((self.cpu.get(), row)).or_default())
+    }
+    fn count_tenant(&self, index: u32, bytes: u64) {
+        if let Some(counter) = self.tenant_counts.borrow_mut().get_mut(index as usize) {
+            counter.packets += 1;
+            counter.bytes += bytes;
+        }
+    }
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
         match self.failing_swaps.get() {
             0 => word.compare_swap(old, new),
@@ -245,9 +282,6 @@ impl Tables for HostTables {
                 false
             }
         }
-    }
-    fn add(&self, word: &Word, amount: u64) {
-        word.add(amount);
     }
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {
         let mut meter = self.meter.get();

@@ -1,7 +1,8 @@
-//! The packet path, in packet order: `parse`, `vip`, `connection` (with `select`), `forward` (with `nat`); `icmp` answers, `link`
-//! writes the Ethernet header, `decap` is the backend's side of a tunnel. [`pipeline::run`] is the whole of it on one
-//! screen. The data path has no errors, only verdicts.
+//! The packet path, in packet order: `parse`, `vip`, `bulkhead`, `connection` (with `select`), `forward` (with `nat`);
+//! `icmp` answers, `link` writes the Ethernet header, `decap` is the backend's side of a tunnel. [`pipeline::run`] is
+//! the whole of it on one screen. The data path has no errors, only verdicts.
 
+pub mod bulkhead;
 pub mod connection;
 pub mod decap;
 pub mod flow_table;

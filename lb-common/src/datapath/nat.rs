@@ -4,6 +4,7 @@
 //!
 //! The port is the row of the NAT table (see [`crate::abi::nat`]).
 
+use super::bulkhead::{nat_full, port_passed, refuse_port, tenant_of};
 use super::connection::alive;
 use super::forward::{CUT, Way, hops_left, leave, relink, take_hop};
 use super::link::Link;
@@ -52,6 +53,7 @@ pub(super) fn send<P: Packet, T: Tables>(
     let udp = parsed.flow.protocol == UDP;
     let first = first_row(&dst, dst_port, udp, tables.nat_rows());
     trail.search.begin(first, way.backend, trail.hash, tables.now_s(), udp, way.idle_s);
+    trail.search.tenant = way.row.tenant();
     let port = client_port(packet, parsed, &mut trail.search, tables)?;
     take_hop(packet, parsed)?;
     let mapping = Mapping { src: source, dst, src_port: Be16::new(port), dst_port };
@@ -77,7 +79,8 @@ pub struct Search {
     found: u16,
     /// The port that a new flow may have.
     best: u16,
-    unused: u16,
+    /// Row of the tenant that the port counts for; 0 = none.
+    tenant: u16,
 }
 
 /// Ranks of a port for a new flow: the largest wins, and of equals the first. Below them, age counts, seconds.
@@ -198,9 +201,14 @@ fn take<T: Tables>(parsed: &Parsed, search: &Search, back: &Link, tables: &T) ->
     let egress = tables.port(tables.ingress_ifindex()).ok_or(Halt::drop(Reason::NoNextHop))?;
     // Another CPU may have been quicker: what is in the row now must be worth as much.
     let old = NatControl(row.control.load());
+    let from = if old.is_flow() { tenant_of(old.backend(), tables) } else { 0 };
+    if from != search.tenant && nat_full(search.tenant, tables) {
+        return Err(refuse_port(search.tenant, parsed.length, tables));
+    }
     if search.rank(old, tables) < search.best_rank || !search.claim(row, old, tables) {
         return Err(Halt::drop(Reason::NatBusy));
     }
+    port_passed(from, search.tenant, tables);
     let (client, vip) = (parsed.flow.src.words(), parsed.flow.dst.words());
     row.client[0].store(client[0]);
     row.client[1].store(client[1]);

@@ -6,7 +6,7 @@ use super::packet::Packet;
 use super::parse::Parsed;
 use super::tables::{NO_ROW, Tables};
 use super::vip::Target;
-use super::{Halt, Verdict, connection, forward, icmp, nat, parse, vip};
+use super::{Halt, Verdict, bulkhead, connection, forward, icmp, nat, parse, vip};
 use crate::abi::slot::Slot;
 use crate::reason::Reason;
 
@@ -30,6 +30,7 @@ fn path<P: Packet, T: Tables, K: Tracker>(
     parse::parse(packet, parsed)?;
     match vip::find(parsed, tables, trail)? {
         Target::Vip(vip) => {
+            bulkhead::admit(parsed, vip, tables, trail)?;
             let backend = connection::backend::<T, K>(parsed, vip, tables, trail)?;
             forward::forward(packet, parsed, vip, backend, tables, trail)
         }
@@ -86,6 +87,10 @@ pub struct Trail {
     pub slot_number: u32,
     /// How the backend was found.
     pub choice: Choice,
+    /// Why the packet is dropped if it gets no backend.
+    pub refusal: Reason,
+    /// What was done to entries of the flow table; means something where the flow was looked up.
+    pub moves: bulkhead::Moves,
     /// NAT's search for the flow's port.
     pub search: nat::Search,
 }
@@ -94,6 +99,7 @@ impl Trail {
     #[inline(always)]
     fn begin(&mut self) {
         (self.vip_row, self.backend_row, self.choice) = (NO_ROW, NO_ROW, Choice::None);
+        self.refusal = Reason::NoBackend;
     }
 }
 

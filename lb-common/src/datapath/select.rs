@@ -93,16 +93,19 @@ fn known_source<T: Tables>(parsed: &Parsed, flow: &Flow, tables: &T) -> u16 {
     if known && way.trace().age_s(flow.now_s) < flow.policy.affinity_s() { way.entry.backend() } else { 0 }
 }
 
-/// Notes which backend a source address has, from now on; unless its place holds a live connection.
+/// Notes which backend a source address has, from now on; unless its place holds a live connection. Returns the entry that
+/// it took the place of, which may be free.
 #[inline(never)]
-pub(super) fn learn<T: Tables>(parsed: &Parsed, flow: &Flow, backend: u16, tables: &T) {
+pub(super) fn learn<T: Tables>(parsed: &Parsed, flow: &Flow, backend: u16, tables: &T) -> Entry {
     let flow = Flow { hash: source_hash(parsed, tables), ..*flow };
-    let Some(way) = place(&flow, tables) else { return };
+    let Some(way) = place(&flow, tables) else { return Entry::default() };
     let (age_s, alive) = (way.trace().age_s(flow.now_s), control(way.entry.backend(), tables).alive());
     let new = age_s != 0 || way.entry != of_source(&flow, backend);
-    if new && worth(way.entry, age_s, flow.policy, alive) < Worth::Keep {
-        way.replace(of_source(&flow, backend), Trace::new(flow.now_s, 0), tables);
+    let wanted = new && worth(way.entry, age_s, flow.policy, alive) < Worth::Keep;
+    if wanted && way.replace(of_source(&flow, backend), Trace::new(flow.now_s, 0), tables) {
+        return way.entry;
     }
+    Entry::default()
 }
 
 /// The place of a source address: one way of its bucket. A search through all of them would cost more than a client that
@@ -126,7 +129,7 @@ const fn is_source(entry: Entry, wanted: Entry) -> bool {
 /// An entry was replaced by another, and one of them is counted.
 #[inline(never)]
 pub(super) fn recount<T: Tables>(old: Entry, new: Entry, tables: &T) {
-    for (entry, change) in [(old, u64::MAX), (new, 1)] {
+    for (entry, change) in [(old, -1), (new, 1)] {
         if let Some(backend) = tables.backend(entry.backend().into()).filter(|_| entry.is_counted()) {
             tables.add(&backend.connections, change);
         }

@@ -7,6 +7,7 @@ use crate::abi::egress::EgressRow;
 use crate::abi::flow::FlowBucket;
 use crate::abi::nat::NatRow;
 use crate::abi::source::SourceRow;
+use crate::abi::tenant::{TenantCredit, TenantRow};
 use crate::abi::vip::{VipEntry, VipKey, VipRow};
 use crate::abi::word::Word;
 use crate::addr::Addr;
@@ -50,10 +51,16 @@ pub trait Tables {
     fn decap_peer(&self, addr: &Addr) -> bool;
     /// Whether an inner destination is a vip of this backend (decapsulation).
     fn decap_vip(&self, addr: &Addr) -> bool;
+    /// A tenant with limits.
+    fn tenant(&self, row: u32) -> Option<&TenantRow>;
+    /// Adds to a word, wrapping around; no other CPU's sum is lost.
+    fn add(&self, word: &Word, change: i64);
+    /// Runs `change` on what this CPU has in hand for a tenant; `true` if there is no such row.
+    fn with_tenant_credit(&self, row: u32, change: impl FnOnce(&mut TenantCredit) -> bool) -> bool;
+    /// Counts a packet of `bytes` bytes under an index of [`crate::abi::TENANT_COUNTS`].
+    fn count_tenant(&self, index: u32, bytes: u64);
     /// Replaces `old` by `new` if it is still there.
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool;
-    /// Adds to a word, wrapping around; no other CPU's sum is lost.
-    fn add(&self, word: &Word, amount: u64);
     /// Runs `change` on this CPU's meter of the node's own ICMP messages.
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool;
     /// Counts a packet of `bytes` bytes: its reason, and the rows of its vip and backend where it has them

@@ -28,8 +28,11 @@ pub(super) fn apply(draft: &mut Draft, wish: &Apply) {
         if draft.is_full() {
             return;
         }
-        if !draft.state.tenants.contains_key(&spec.name) {
-            tenant::make(draft, &spec.name, &format!("tenant[{index}].name"));
+        let prefix = format!("tenant[{index}]");
+        if draft.state.tenants.contains_key(&spec.name) {
+            tenant::limit(draft, &spec.name, spec.limits, &prefix);
+        } else {
+            tenant::make(draft, spec, &prefix);
         }
     }
     for (index, spec) in document.vips.iter().enumerate() {

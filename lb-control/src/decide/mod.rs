@@ -14,6 +14,7 @@ mod disruption;
 mod draft;
 mod name;
 mod probe;
+mod quota;
 mod settings;
 mod tenant;
 mod touched;
@@ -58,6 +59,7 @@ pub fn rehearse(state: &State, limits: &Limits, now: Now, command: &Command) -> 
     let allow_disruption = handle(&mut draft, command);
     if draft.faults.is_empty() {
         capacity::check(state, &mut draft, limits);
+        quota::check(state, &mut draft);
     }
     if draft.faults.is_empty() && !allow_disruption {
         disruption::check(state, &mut draft);
@@ -75,6 +77,7 @@ pub fn rehearse(state: &State, limits: &Limits, now: Now, command: &Command) -> 
 fn handle(draft: &mut Draft, command: &Command) -> bool {
     match command {
         Command::TenantAdd(spec) => tenant::add(draft, spec),
+        Command::TenantSet(set) => tenant::set(draft, set),
         Command::TenantRemove(spec) => tenant::remove(draft, &spec.name),
         Command::VipAdd(spec) => vip::add(draft, spec, ""),
         Command::VipSet(set) => {

@@ -28,7 +28,9 @@ pub fn touched(state: &State, command: &Command) -> Touched {
         Touched { object: format!("backend {vip}/{name}"), revision }
     };
     match command {
-        Command::TenantAdd(spec) | Command::TenantRemove(spec) => tenant(&spec.name),
+        Command::TenantAdd(spec) => tenant(&spec.name),
+        Command::TenantSet(set) => tenant(&set.name),
+        Command::TenantRemove(remove) => tenant(&remove.name),
         Command::VipAdd(spec) => vip(&spec.name),
         Command::VipSet(set) => vip(&set.name),
         Command::VipRemove(remove) => vip(&remove.name),

@@ -3,6 +3,7 @@
 
 use super::desired::Device;
 use super::op::{BackendContent, EgressContent, Key, VipContent};
+use super::tenants::TenantContent;
 use crate::backend::Intent;
 use crate::health::Health;
 use crate::limits::Limits;
@@ -82,6 +83,8 @@ pub struct Actual<S> {
     pub vips: BTreeMap<u16, ActualVip>,
     /// Keys of the vip hash.
     pub keys: BTreeMap<Key, VipEntry>,
+    /// Tenant rows in use (`identity` is not 0).
+    pub tenants: BTreeMap<u16, TenantContent>,
     /// Backend rows in use (`identity` is not 0).
     pub backends: BTreeMap<u16, BackendContent>,
     /// Egress rows in use (`device` is not 0).

@@ -11,7 +11,8 @@ use crate::degradation::{Footing, Member, climb};
 use crate::health::Health;
 use crate::probe::ProbeKind;
 use crate::state::{DEFAULT_TENANT_ID, State};
-use crate::vip::{Mode, Vip, VipSettings};
+use crate::tenant::TenantLimits;
+use crate::vip::{Mode, Tracking, Vip, VipSettings};
 use lb_common::abi::backend::Control;
 use lb_common::abi::egress::Tags;
 use lb_common::abi::vip::Policy;
@@ -75,12 +76,23 @@ pub struct Observed {
 pub struct Desired {
     /// Whether every packet passes.
     pub bypass: bool,
+    /// Tenants whose limits meet packets.
+    pub tenants: BTreeMap<TenantId, DesiredTenant>,
     /// Vips.
     pub vips: BTreeMap<VipId, DesiredVip>,
     /// Devices that packets come in by.
     pub devices: BTreeMap<u32, Device>,
     /// What cannot be as it is wanted.
     pub problems: Vec<Problem>,
+}
+
+/// A tenant's row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredTenant {
+    /// Its name, for people.
+    pub name: String,
+    /// Its limits.
+    pub limits: TenantLimits,
 }
 
 /// A vip's row and table.
@@ -146,10 +158,25 @@ pub(super) fn desired_of(
     let (observed, problems) = without_vip_sources(vips, state, observed);
     let (bypass, devices) = (state.bypass, observed.devices.clone());
     let vips = vips.iter().map(|(name, vip)| {
-        let tenant = state.tenants.get(&vip.tenant).map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
-        (vip.id, desired_vip(name, tenant, vip, &observed, tables))
+        let tenant = state.tenants.get(&vip.tenant);
+        let id = tenant.map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
+        let counts_flows = tenant.is_some_and(|tenant| tenant.limits.counts_flows());
+        let mut desired = desired_vip(name, id, vip, &observed, tables);
+        if counts_flows && vip.settings.tracking == Tracking::Auto {
+            desired.policy = desired.policy.with_tracking(Tracking::Always);
+        }
+        (vip.id, desired)
     });
-    Desired { bypass, vips: vips.collect(), devices, problems }
+    Desired { bypass, tenants: tenants(state), vips: vips.collect(), devices, problems }
+}
+
+/// The tenants whose limits meet packets. What only counts flows needs them remembered: a vip that remembers what moved
+/// remembers all of them then, and one that remembers none is not limited by it.
+fn tenants(state: &State) -> BTreeMap<TenantId, DesiredTenant> {
+    let limited = state.tenants.iter().filter(|(_, tenant)| tenant.limits.meets_packets());
+    limited
+        .map(|(name, tenant)| (tenant.id, DesiredTenant { name: name.clone(), limits: tenant.limits }))
+        .collect()
 }
 
 /// A way by NAT whose source address is a vip's is none: the vip would take replies to it for clients' packets. The

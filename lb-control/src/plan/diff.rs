@@ -2,8 +2,8 @@
 //!
 //! | stage | what | because |
 //! |---|---|---|
-//! | 1 | sources, ways out, ports, marks | before a backend names them |
-//! | 2 | new backends, next hops, backends that gain | before a slot names them |
+//! | 1 | sources, ways out, ports, marks, tenants and their limits | before a backend or a vip names them |
+//! | 2 | new backends, next hops, whom they count for, backends that gain | before a slot names them |
 //! | 3 | new tables, vip rows, keys, policies | a key leads only to a whole vip |
 //! | 4 | keys that go | no packet meets the end of its vip |
 //! | 5 | backends that die | at once their entries are misses; from here a dead `previous` counts as dead |
@@ -60,6 +60,7 @@ pub fn diff_since<S: Slots>(
 ) -> (Plan, Settled) {
     let mut builder = Builder::new(desired, actual, layout(desired, actual), now_s, settled);
     builder.bypass();
+    builder.tenants();
     builder.ways();
     builder.keys();
     builder.backends();
@@ -174,6 +175,27 @@ impl<'a, S: Slots> Builder<'a, S> {
         self.stages.frees.extend(gone.map(|&ifindex| Op::RemovePort { ifindex }));
     }
 
+    fn tenants(&mut self) {
+        for placed in self.layout.tenants.values() {
+            let Placed { row, content, was } = *placed;
+            match was {
+                None => self.stages.ways.push(Op::WriteTenant { row, content }),
+                Some(was) if was.limits != content.limits => {
+                    self.stages.ways.push(Op::SetTenantLimits { row, limits: content.limits });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Tenants without limits, of whose vips and backends none is left that counted for them.
+    fn freed_tenants(&self, rest: &BTreeMap<u16, BackendContent>) -> Vec<Op> {
+        let wanted = self.layout.tenants.values().map(|placed| placed.row);
+        let used: BTreeSet<u16> = wanted.chain(rest.values().map(|b| b.tenant)).collect();
+        let gone = self.actual.tenants.keys().filter(|row| !used.contains(row));
+        gone.map(|&row| Op::FreeTenant { row }).collect()
+    }
+
     fn keys(&mut self) {
         let wanted = wanted_keys(&self.layout);
         for (&key, &entry) in &wanted {
@@ -199,6 +221,9 @@ impl<'a, S: Slots> Builder<'a, S> {
                 self.stages.backends.push(Op::SetTrial { row, trial_cps: content.trial_cps });
             }
             self.stages.control(row, was.control, content.control);
+            if content.tenant != was.tenant {
+                self.stages.backends.push(Op::SetBackendTenant { row, tenant: content.tenant });
+            }
             if content.next_hop != was.next_hop {
                 self.stages.backends.push(Op::SetNextHop { row, next_hop: content.next_hop });
             }
@@ -259,6 +284,7 @@ impl<'a, S: Slots> Builder<'a, S> {
         let rest = self.rest(&freed);
         frees.extend(self.freed_egresses(&rest));
         frees.extend(self.freed_sources(&rest));
+        frees.extend(self.freed_tenants(&rest));
         self.stages.needs_barrier |= !frees.is_empty();
         self.stages.frees.extend(frees);
     }

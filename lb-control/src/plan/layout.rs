@@ -7,12 +7,13 @@ use super::desired::{Desired, DesiredBackend, DesiredVip, Way};
 use super::diff::Problem;
 use super::extent::Extents;
 use super::op::{BackendContent, EgressContent, Key, VipContent};
+use super::tenants::{RowLimits, TenantContent};
 use crate::code::Code;
 use crate::vip::Mode;
 use lb_common::abi::backend::{Control, NextHop};
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
-use lb_common::ids::{BackendId, VipId};
+use lb_common::ids::{BackendId, TenantId, VipId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -30,6 +31,8 @@ pub(super) struct Placed<C> {
 /// The place of everything desired.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
+    /// Tenants with limits. One that finds no place has none for now.
+    pub(super) tenants: BTreeMap<TenantId, Placed<TenantContent>>,
     /// Vips. One that finds no place is missing, and its backends with it.
     pub(super) vips: BTreeMap<VipId, Placed<VipContent>>,
     /// Backends.
@@ -56,6 +59,7 @@ pub(super) fn layout_among<S, T>(desired: &Desired, part: &Actual<S>, whole: &Ac
     let mut layout =
         Layout { egresses: part.egresses.clone(), sources: part.sources.clone(), ..Layout::default() };
     layout.problems.clone_from(&desired.problems);
+    layout.place_tenants(desired, part);
     layout.place_vips(desired, part, whole);
     layout.place_ports(desired, part);
     layout.place_backends(desired, part, whole);
@@ -70,6 +74,24 @@ fn free_rows<C>(used: &BTreeMap<u16, C>, rows: std::ops::Range<u32>) -> impl Ite
 impl Layout {
     fn problem(&mut self, code: Code, object: impl Into<String>) {
         self.problems.push(Problem { code, object: object.into() });
+    }
+
+    fn place_tenants<S>(&mut self, desired: &Desired, actual: &Actual<S>) {
+        let mut free = free_rows(&actual.tenants, 1..actual.limits.tenants.saturating_add(1));
+        for (id, tenant) in &desired.tenants {
+            let old = actual.tenants.iter().find(|(_, content)| content.id == *id);
+            let Some(row) = old.map(|(row, _)| *row).or_else(|| free.next()) else {
+                self.problem(Code::TenantRowsFull, format!("tenant {}", tenant.name));
+                continue;
+            };
+            let content = TenantContent { id: *id, limits: RowLimits::of(&tenant.limits, &actual.limits) };
+            self.tenants.insert(*id, Placed { row, content, was: old.map(|(_, old)| *old) });
+        }
+    }
+
+    /// The row of a tenant; 0 = it has no limits, or found no place.
+    fn tenant_row(&self, id: TenantId) -> u16 {
+        self.tenants.get(&id).map_or(0, |placed| placed.row)
     }
 
     fn place_vips<S, T>(&mut self, desired: &Desired, actual: &Actual<S>, whole: &Actual<T>) {
@@ -92,8 +114,8 @@ impl Layout {
             let row = old.map(|(row, _)| row).or_else(|| free.next());
             match (row, extent) {
                 (Some(row), Some(extent)) => {
-                    let content =
-                        VipContent { id: *id, tenant: vip.tenant, key: vip.key, extent, policy: vip.policy };
+                    let policy = vip.policy.with_tenant(self.tenant_row(vip.tenant));
+                    let content = VipContent { id: *id, tenant: vip.tenant, key: vip.key, extent, policy };
                     self.vips.insert(*id, Placed { row, content, was: old.map(|(_, old)| *old) });
                 }
                 (None, _) => self.problem(Code::VipRowsFull, format!("vip {}", vip.name)),
@@ -149,7 +171,9 @@ impl Layout {
         let port = Be16::new(backend.port);
         let control =
             Control::new(backend.flags, backend.mode, source, vip_row, port).with_weight(backend.weight);
-        BackendContent { id, address: backend.address, control, next_hop, trial_cps: backend.trial_cps }
+        let tenant = self.tenant_row(vip.tenant);
+        let trial_cps = backend.trial_cps;
+        BackendContent { id, address: backend.address, control, next_hop, tenant, trial_cps }
     }
 
     /// Source number and next hop of a way; `None` where a table is full.

@@ -37,10 +37,13 @@ impl Memory {
             Op::WriteSource { number, .. } => vacant(&maps.sources, number)?,
             Op::WriteEgress { row, .. } => vacant(&maps.egresses, row)?,
             Op::WriteBackend { row, .. } => vacant(&maps.backends, row)?,
+            Op::WriteTenant { row, .. } => vacant(&maps.tenants, row)?,
+            Op::SetTenantLimits { row, .. } | Op::FreeTenant { row } => used(&maps.tenants, row)?,
             Op::WriteVip { row, .. } => vacant(&maps.vips, row)?,
             Op::SetNextHop { row, .. }
             | Op::SetControl { row, .. }
             | Op::SetTrial { row, .. }
+            | Op::SetBackendTenant { row, .. }
             | Op::FreeBackend { row } => {
                 used(&maps.backends, row)?;
             }
@@ -97,7 +100,23 @@ impl Memory {
                 self.check_slot(*row, index, now_s)?;
             }
         }
+        self.check_tenants()?;
         self.check_ways()
+    }
+
+    /// A vip and its backends name no tenant, or the vip's.
+    fn check_tenants(&self) -> Result<(), String> {
+        let named = |row: u16| self.actual.tenants.get(&row).map(|tenant| tenant.id);
+        for (row, vip) in self.actual.vips.iter().filter(|(_, vip)| vip.policy.tenant() != 0) {
+            if named(vip.policy.tenant()) != Some(vip.tenant) {
+                return Err(format!("vip row {row} names tenant row {}, another's", vip.policy.tenant()));
+            }
+        }
+        let backends = self.actual.backends.iter().filter(|(_, backend)| backend.tenant != 0);
+        match backends.clone().find(|(_, backend)| named(backend.tenant).is_none()) {
+            Some((row, _)) => Err(format!("backend row {row} names a tenant row that is free")),
+            None => Ok(()),
+        }
     }
 
     fn check_keys(&self) -> Result<(), String> {

@@ -20,9 +20,12 @@ mod slots;
 mod standing;
 mod summary;
 mod tables;
+mod tenants;
 
 pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_breakers, adopted_health, unnamed};
-pub use desired::{Desired, DesiredBackend, DesiredVip, Device, Footings, Observed, Way, desired, footings};
+pub use desired::{
+    Desired, DesiredBackend, DesiredTenant, DesiredVip, Device, Footings, Observed, Way, desired, footings,
+};
 pub use diff::{Plan, Problem, diff, diff_since};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
 pub use partial::{Last, changed, partial, touched};
@@ -30,6 +33,7 @@ pub use settled::Settled;
 pub use standing::Breaking;
 pub use summary::{Line, ObjectChange, PlanSummary, SlotsMoved, summarise, summarise_with};
 pub use tables::{TableCache, TableMemo};
+pub use tenants::{RowLimits, TenantContent};
 
 #[cfg(test)]
 mod testing;

@@ -25,6 +25,14 @@ impl<S> Actual<S> {
             Op::SetTrial { row, trial_cps } => {
                 self.backends.entry(*row).and_modify(|content| content.trial_cps = *trial_cps);
             }
+            Op::SetBackendTenant { row, tenant } => {
+                self.backends.entry(*row).and_modify(|content| content.tenant = *tenant);
+            }
+            Op::WriteTenant { row, content } => drop(self.tenants.insert(*row, *content)),
+            Op::SetTenantLimits { row, limits } => {
+                self.tenants.entry(*row).and_modify(|content| content.limits = *limits);
+            }
+            Op::FreeTenant { row } => drop(self.tenants.remove(row)),
             Op::WriteVip { row, content } => drop(self.vips.insert(*row, *content)),
             Op::SetVipPolicy { row, policy } => {
                 self.vips.entry(*row).and_modify(|content| content.policy = *policy);

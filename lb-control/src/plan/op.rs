@@ -1,5 +1,6 @@
 //! The operations on the maps. Each is done whole or not at all, as far as a packet can tell.
 
+use super::tenants::{RowLimits, TenantContent};
 use crate::vip::Served;
 use lb_common::abi::backend::{Control, NextHop};
 use lb_common::abi::egress::Tags;
@@ -72,6 +73,8 @@ pub struct BackendContent {
     pub next_hop: NextHop,
     /// On trial: new connections per second; 0 = no limit.
     pub trial_cps: u16,
+    /// Row of the tenant that its flows count for; 0 = it has no limits.
+    pub tenant: u16,
 }
 
 /// Content of an egress row, and of the same index of the device map.
@@ -127,6 +130,25 @@ pub enum Op {
         /// Egress row.
         egress: u16,
     },
+    /// Fills a free tenant row, with no credit handed out and nothing counted; `identity` is written last.
+    WriteTenant {
+        /// Row.
+        row: u16,
+        /// Content.
+        content: TenantContent,
+    },
+    /// The limits of a tenant in use.
+    SetTenantLimits {
+        /// Row.
+        row: u16,
+        /// The new limits.
+        limits: RowLimits,
+    },
+    /// Zeroes a tenant row that no vip and no backend names.
+    FreeTenant {
+        /// Row.
+        row: u16,
+    },
     /// Fills a free backend row; `identity` is written last.
     WriteBackend {
         /// Row.
@@ -154,6 +176,13 @@ pub enum Op {
         row: u16,
         /// New connections per second; 0 = no limit.
         trial_cps: u16,
+    },
+    /// The tenant that the flows of a backend in use count for, one word.
+    SetBackendTenant {
+        /// Backend row.
+        row: u16,
+        /// Row of the tenant; 0 = it has no limits.
+        tenant: u16,
     },
     /// Fills slots that no vip row names, with plain writes.
     WriteSlots {

@@ -117,6 +117,7 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
     Some(Actual {
         limits: whole.limits,
         bypass: whole.bypass,
+        tenants: whole.tenants.clone(),
         backends: backends.map(|(row, backend)| (*row, *backend)).collect(),
         vips,
         keys: BTreeMap::new(),

@@ -5,7 +5,9 @@ use super::tables::{Candidate, Recipe, TableMemo};
 use crate::backend::Backend;
 use crate::health::Health;
 use crate::probe::ProbeKind;
-use crate::state::State;
+use crate::projection::field;
+use crate::state::{State, Tenant};
+use crate::tenant::TenantLimits;
 use crate::vip::Vip;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -68,8 +70,8 @@ pub fn summarise_with(before: &State, after: &State, observed: &Observed, tables
     for tenant in before.tenants.keys().filter(|tenant| !after.tenants.contains_key(*tenant)) {
         summary.line(ObjectChange::Removed, format!("tenant {tenant}"), "");
     }
-    for tenant in after.tenants.keys().filter(|tenant| !before.tenants.contains_key(*tenant)) {
-        summary.line(ObjectChange::Created, format!("tenant {tenant}"), "");
+    for (name, tenant) in after.tenants.iter() {
+        summary.tenant(name, before.tenants.get(name), tenant);
     }
     for (name, vip) in &before.vips {
         if kept(after, name, vip).is_none() {
@@ -104,6 +106,21 @@ impl PlanSummary {
 
     fn line(&mut self, change: ObjectChange, object: String, text: impl Into<String>) {
         self.lines.push(Line { change, object, text: text.into() });
+    }
+
+    fn tenant(&mut self, name: &str, was: Option<&Tenant>, is: &Tenant) {
+        let limits = |tenant: &Tenant| field::limits(&tenant.limits);
+        let before = limits(was.unwrap_or(&Tenant { limits: TenantLimits::default(), ..*is }));
+        let pairs = before.into_iter().zip(limits(is)).filter(|(was, is)| was != is);
+        let text: Vec<String> = match was {
+            None => pairs.map(|(_, (limit, value))| format!("{limit} {value}")).collect(),
+            Some(_) => pairs.map(|((limit, from), (_, to))| format!("{limit} {from} -> {to}")).collect(),
+        };
+        if was.is_none() {
+            self.line(ObjectChange::Created, format!("tenant {name}"), text.join(", "));
+        } else if !text.is_empty() {
+            self.line(ObjectChange::Changed, format!("tenant {name}"), text.join(", "));
+        }
     }
 
     fn removed_vip(&mut self, name: &str, vip: &Vip) {

@@ -19,7 +19,20 @@ use lb_common::ids::BackendId;
 
 /// Small maps.
 pub(crate) const LIMITS: Limits =
-    Limits { vips: 8, vip_keys: 24, backends: 40, slots: 4_000, egresses: 6, sources: 3 };
+    Limits { vips: 8, vip_keys: 24, backends: 40, slots: 4_000, egresses: 6, sources: 3, ..MORE };
+
+/// As many tenants as are drawn.
+const MORE: Limits = Limits {
+    vips: 0,
+    vip_keys: 0,
+    backends: 0,
+    slots: 0,
+    egresses: 0,
+    sources: 0,
+    tenants: 4,
+    flow_entries: 1_024,
+    nat_ports: 1_000,
+};
 
 /// Applies a command, given as JSON, that must be accepted.
 pub(crate) fn accept(state: &mut State, json: &str) {

@@ -8,8 +8,10 @@ use super::field::{self, Field};
 use super::object::Object;
 use super::{Projection, inventory};
 use crate::backend::BreakerOrder;
+use crate::command::DEFAULT_TENANT;
 use crate::event::Change;
 use crate::record::Record;
+use crate::tenant::TenantLimits;
 
 /// Name of the field that says who made an object.
 pub const MADE: &str = "made";
@@ -118,7 +120,15 @@ impl Audit {
     fn take(&mut self, change: &Change, act: &Arc<Act>) {
         match change {
             Change::TenantAdded { tenant, .. } => {
-                self.tenants.insert(tenant.as_str().into(), made(Vec::new(), act));
+                let fields = made(field::limits(&TenantLimits::default()), act);
+                self.tenants.insert(tenant.as_str().into(), fields);
+            }
+            Change::TenantLimitsChanged { tenant, limits } => {
+                if let Some(fields) = self.tenants.get_mut(tenant.as_str()) {
+                    for (name, value) in field::limits(limits) {
+                        set(fields, &name, value, act);
+                    }
+                }
             }
             Change::TenantRemoved { tenant } => drop(self.tenants.remove(tenant.as_str())),
             Change::VipAdded { vip, tenant, served, settings, .. } => {
@@ -198,7 +208,15 @@ pub fn agrees(audit: &Audit, inventory: &inventory::Inventory) -> bool {
         let own: BTreeMap<&str, &str> = own.map(|(name, of)| (name.as_str(), of.value.as_str())).collect();
         own == wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     };
-    audit.vips.len() == inventory.vips.len()
+    let limits = |name: &Arc<str>, limits| {
+        // The one that always exists is blamed on nobody until it changes.
+        audit
+            .tenants
+            .get(name)
+            .map_or(&**name == DEFAULT_TENANT, |fields| same(fields, field::limits(limits)))
+    };
+    inventory.tenants.iter().all(|(name, tenant)| limits(name, &tenant.limits))
+        && audit.vips.len() == inventory.vips.len()
         && inventory.vips.iter().all(|(name, vip)| {
             let Some(fields) = audit.vips.get(name) else { return false };
             same(&fields.own, field::vip(&vip.served, &vip.tenant, &vip.settings))

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::field::{self, Field};
-use super::inventory::Inventory;
+use super::inventory::{Inventory, KnownTenant};
 use super::object::Object;
 use crate::backend::Backend;
+use crate::tenant::TenantLimits;
 use crate::vip::Vip;
 
 /// What became of one object.
@@ -54,11 +55,10 @@ pub fn difference(from: &Inventory, to: &Inventory) -> Vec<Difference> {
         let fields = fields(&word(from.bypass), &word(to.bypass));
         found.push(Difference { object: Object::Bypass, what: What::Changed, fields });
     }
-    for name in from.tenants.difference(&to.tenants) {
-        found.push(whole(Object::Tenant(name.clone()), What::Removed));
-    }
-    for name in to.tenants.difference(&from.tenants) {
-        found.push(whole(Object::Tenant(name.clone()), What::Made));
+    for (name, (before, after)) in pairs(&from.tenants, &to.tenants) {
+        let list = if before.is_some() && after.is_some() { field::limits } else { given };
+        let of = |tenant: &KnownTenant| (tenant.id.0, list(&tenant.limits));
+        found.extend(one(Object::Tenant(name.clone()), before.map(of), after.map(of)));
     }
     for (name, (before, after)) in pairs(&from.vips, &to.vips) {
         match (before, after) {
@@ -69,8 +69,9 @@ pub fn difference(from: &Inventory, to: &Inventory) -> Vec<Difference> {
     found
 }
 
-fn whole(object: Object, what: What) -> Difference {
-    Difference { object, what, fields: Vec::new() }
+/// The limits that a tenant has.
+fn given(limits: &TenantLimits) -> Vec<Field> {
+    limits.iter().map(|(limit, value)| (limit.name().to_owned(), value.to_string())).collect()
 }
 
 /// Every key of both, in order, with its two values.

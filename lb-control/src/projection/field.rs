@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use crate::backend::{BreakerOrder, Intent};
+use crate::tenant::{Limit, TenantLimits};
 use crate::vip::{Served, VipSettings};
 use std::net::IpAddr;
 
@@ -14,6 +15,12 @@ pub type Field = (String, String);
 pub fn vip(served: &Served, tenant: &str, settings: &VipSettings) -> Vec<Field> {
     let identity = [("serves".to_owned(), served.to_string()), ("tenant".to_owned(), tenant.to_owned())];
     identity.into_iter().chain(self::settings(settings)).collect()
+}
+
+/// Fields of a tenant: every limit, in order; one that there is not is `unlimited`.
+pub fn limits(limits: &TenantLimits) -> Vec<Field> {
+    let value = |limit| limits.of(limit).map_or("unlimited".to_owned(), |value| value.to_string());
+    Limit::ALL.into_iter().map(|limit| (limit.name().to_owned(), value(limit))).collect()
 }
 
 /// Fields of a vip's settings; those of the probe as `probe.…`, of the breaker and the balancing

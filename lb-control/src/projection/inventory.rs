@@ -4,14 +4,17 @@
 //! It follows the same events as [`crate::state::State`] and holds nothing that only decisions need (serials to come,
 //! indexes). Vips are shared between clones: one that did not change costs a clone nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::backend::{Backend, BreakerOrder};
 use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
 use crate::record::Record;
+use crate::state::DEFAULT_TENANT_ID;
+use crate::tenant::TenantLimits;
 use crate::vip::Vip;
+use lb_common::ids::TenantId;
 
 use super::Projection;
 
@@ -20,17 +23,27 @@ use super::Projection;
 pub struct Inventory {
     /// Whether the emergency bypass is on.
     pub bypass: bool,
-    /// Names of the tenants.
-    pub tenants: BTreeSet<Arc<str>>,
+    /// The tenants, by name.
+    pub tenants: BTreeMap<Arc<str>, KnownTenant>,
     /// Vips with their backends, by name.
     pub vips: BTreeMap<Arc<str>, Arc<Vip>>,
     revision: u64,
     at_ms: u64,
 }
 
+/// A tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownTenant {
+    /// Serial number.
+    pub id: TenantId,
+    /// What it may take of the node.
+    pub limits: TenantLimits,
+}
+
 impl Default for Inventory {
     fn default() -> Self {
-        let tenants = BTreeSet::from([Arc::from(DEFAULT_TENANT)]);
+        let default = KnownTenant { id: DEFAULT_TENANT_ID, limits: TenantLimits::default() };
+        let tenants = BTreeMap::from([(Arc::from(DEFAULT_TENANT), default)]);
         Self { bypass: false, tenants, vips: BTreeMap::new(), revision: 0, at_ms: 0 }
     }
 }
@@ -72,8 +85,14 @@ impl Inventory {
         self.revision += 1;
         let (revision, changed_ms) = (self.revision, event.at_ms);
         match &event.change {
-            Change::TenantAdded { tenant, .. } => {
-                self.tenants.insert(tenant.as_str().into());
+            Change::TenantAdded { id, tenant } => {
+                let new = KnownTenant { id: *id, limits: TenantLimits::default() };
+                self.tenants.insert(tenant.as_str().into(), new);
+            }
+            Change::TenantLimitsChanged { tenant, limits } => {
+                if let Some(tenant) = self.tenants.get_mut(tenant.as_str()) {
+                    tenant.limits = *limits;
+                }
             }
             Change::TenantRemoved { tenant } => {
                 self.tenants.remove(tenant.as_str());
@@ -161,7 +180,9 @@ mod tests {
                 record.events.iter().for_each(|event| state.apply(event));
                 prop_assert_eq!(inventory.revision(), state.revision);
                 prop_assert_eq!(inventory.bypass, state.bypass);
-                prop_assert!(inventory.tenants.iter().map(|name| &**name).eq(state.tenants.keys()));
+                let own = inventory.tenants.iter().map(|(name, of)| (&**name, of.id, of.limits));
+                let tenants = state.tenants.iter().map(|(name, of)| (name.as_str(), of.id, of.limits));
+                prop_assert!(own.eq(tenants));
                 let own = inventory.vips.iter().map(|(name, vip)| (&**name, &**vip));
                 prop_assert!(own.eq(state.vips.iter().map(|(name, vip)| (name.as_str(), &**vip))));
                 if count % 8 == 0 {

@@ -23,9 +23,9 @@ impl Object {
     /// What a change is about; `None` for a command that changed nothing.
     pub fn of(change: &Change) -> Option<Self> {
         Some(match change {
-            Change::TenantAdded { tenant, .. } | Change::TenantRemoved { tenant } => {
-                Self::Tenant(tenant.as_str().into())
-            }
+            Change::TenantAdded { tenant, .. }
+            | Change::TenantLimitsChanged { tenant, .. }
+            | Change::TenantRemoved { tenant } => Self::Tenant(tenant.as_str().into()),
             Change::VipAdded { vip, .. }
             | Change::VipSettingsChanged { vip, .. }
             | Change::VipRemoved { vip } => Self::Vip(vip.as_str().into()),

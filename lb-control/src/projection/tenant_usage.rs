@@ -66,6 +66,7 @@ impl TenantUsage {
                 self.tenants.entry(tenant.as_str().into()).or_default();
                 self.change(tenant, record, |_| {});
             }
+            Change::TenantLimitsChanged { tenant, .. } => self.change(tenant, record, |_| {}),
             Change::TenantRemoved { tenant } => drop(self.tenants.remove(tenant.as_str())),
             Change::VipAdded { vip, tenant, .. } => {
                 self.give_up(vip, record);

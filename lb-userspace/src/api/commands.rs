@@ -4,7 +4,7 @@
 //! block, beside the wait for the maps, and one pass of the reconciler serves all who wait for it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
@@ -89,6 +89,7 @@ async fn document(body: Bytes) -> Result<Apply, Problem> {
 }
 
 async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answer, Problem> {
+    node.rates.admit(&node.engine.state(), &request.command, &request.actor, Instant::now())?;
     if options.dry_run {
         let touched = lb_control::decide::touched(&node.engine.state(), &request.command).revision;
         return Ok((etag(touched), rehearse(node, request.command).await?));

@@ -14,6 +14,7 @@ pub mod peer;
 mod places;
 pub mod public;
 mod queries;
+pub mod rates;
 pub mod stream;
 mod undo;
 pub mod views;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use super::rates::CommandRates;
 use super::stream::Followers;
 use super::views::{AttachView, CheckView, DeviceView, SelftestView};
 use super::{SCHEMA, blocking, parsed};
@@ -42,6 +43,8 @@ pub struct Node {
     pub observations: Option<ObservationJournal>,
     /// The maps and devices, for readers and for attaching; only the reconciler writes rows.
     pub dataplane: Arc<dyn Dataplane>,
+    /// How many commands a second each tenant and each actor may send.
+    pub rates: CommandRates,
     /// Tables of late, for those who are told what their change does.
     pub tables: Arc<TableMemo>,
     /// How far the maps are.

@@ -79,6 +79,8 @@ pub(super) async fn tenants(State(node): State<Arc<Node>>, mut params: Params) -
                 backends: usage.backends(),
                 changes: usage.changes,
                 traffic: own.map(|vip| snapshot.vip_traffic(vip.id)).fold(TrafficView::default(), sum),
+                limits: basis.model.inventory.tenants.get(name).map(|own| own.limits).unwrap_or_default(),
+                usage: snapshot.tenant_usage(name),
             }
         };
         basis.mixed(&basis.list(basis.model.usage.tenants.iter().map(tenant).collect()))

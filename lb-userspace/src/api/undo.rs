@@ -5,6 +5,7 @@ use lb_control::breaker::{BreakerSettings, BreakerWish};
 use lb_control::event::{Change, Event};
 use lb_control::probe::ProbeWish;
 use lb_control::state::State;
+use lb_control::tenant::{Limit, TenantLimits};
 use lb_control::vip::{Vip, VipSettings};
 
 use super::views::{mode_word, tracking_word};
@@ -18,7 +19,15 @@ fn inverse(before: &State, change: &Change) -> Vec<String> {
     let line = |text: String| vec![text];
     match change {
         Change::TenantAdded { tenant, .. } => line(format!("lb tenant remove {tenant}")),
-        Change::TenantRemoved { tenant } => line(format!("lb tenant add {tenant}")),
+        Change::TenantRemoved { tenant } => {
+            let was = before.tenants.get(tenant).map(|tenant| tenant.limits).unwrap_or_default();
+            line(format!("lb tenant add {tenant}{}", limit_flags(&was, &TenantLimits::default())))
+        }
+        // The limits of a tenant that is new too go with it.
+        Change::TenantLimitsChanged { tenant, limits } => match before.tenants.get(tenant) {
+            Some(was) => line(format!("lb tenant set {tenant}{}", limit_flags(&was.limits, limits))),
+            None => Vec::new(),
+        },
         Change::VipAdded { vip, .. } => line(format!("lb vip remove {vip}")),
         Change::VipSettingsChanged { vip, settings } => match before.vips.get(vip) {
             Some(was) => line(format!("lb vip set {vip}{}", flags(&was.settings, settings))),
@@ -51,6 +60,16 @@ fn inverse(before: &State, change: &Change) -> Vec<String> {
         Change::BypassChanged { on } => line(format!("lb bypass {}", if *on { "off" } else { "on" })),
         Change::CommandAccepted { .. } => Vec::new(),
     }
+}
+
+/// The flags that turn `from` into `to`.
+fn limit_flags(to: &TenantLimits, from: &TenantLimits) -> String {
+    let differs = Limit::ALL.into_iter().filter(|limit| to.of(*limit) != from.of(*limit));
+    let flag = |limit: Limit| {
+        let value = to.of(limit).map_or("unlimited".to_owned(), |value| value.to_string());
+        format!(" --{} {value}", limit.name().replace('_', "-"))
+    };
+    differs.map(flag).collect()
 }
 
 /// A vip with its backends, as commands.

@@ -9,6 +9,7 @@ use lb_control::backend::Intent;
 use lb_control::degradation::Footing;
 use lb_control::event::Event;
 use lb_control::health::Health;
+use lb_control::tenant::TenantLimits;
 use lb_control::vip::{Mode, Tracking, VipSettings};
 use serde::{Deserialize, Serialize};
 
@@ -267,6 +268,42 @@ pub struct TenantView {
     /// Commands that touched it or its vips.
     pub changes: u64,
     /// Packets and bytes of its vips.
+    pub traffic: TrafficView,
+    /// What it may take of the node.
+    #[serde(default)]
+    pub limits: TenantLimits,
+    /// What it takes, if its limits meet packets.
+    #[serde(default)]
+    pub usage: Option<TenantUsageView>,
+}
+
+/// What a tenant takes whose limits meet packets.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TenantUsageView {
+    /// What the limits let through.
+    pub passed: TrafficView,
+    /// New connections that the limits let through, since they were set.
+    pub new_connections: u64,
+    /// Of late, connections a second.
+    pub new_connections_per_s: f64,
+    /// Entries of the flow table.
+    pub connections: u64,
+    /// How many it may have; `null` = as many as there are.
+    pub connections_max: Option<u32>,
+    /// NAT ports.
+    pub nat_ports: u64,
+    /// How many it may have; `null` = as many as there are.
+    pub nat_ports_max: Option<u32>,
+    /// What the limits dropped, by reason; one that dropped nothing is absent.
+    pub drops: Vec<TenantDropView>,
+}
+
+/// What a tenant's limits dropped for one reason.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TenantDropView {
+    /// The reason's name.
+    pub reason: String,
+    /// Since the limits were set.
     pub traffic: TrafficView,
 }
 

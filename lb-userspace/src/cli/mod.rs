@@ -17,6 +17,7 @@ mod document;
 mod drops;
 mod explain;
 mod history;
+mod limits;
 mod log;
 mod mutation;
 mod object;

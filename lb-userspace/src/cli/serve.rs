@@ -48,6 +48,9 @@ pub(super) struct Args {
     /// Probes under way at once, 1 or more; others wait.
     #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = probe::CONCURRENCY)]
     probe_concurrency: usize,
+    /// Commands a second that one user may send, 1 or more; without it, as many as can be written.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    commands_per_s: Option<u32>,
     /// How often the maps are compared with what they should hold when nothing changes, seconds, 1 or more.
     #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S)]
     resync_s: u64,
@@ -95,6 +98,7 @@ fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
         first_config: args.config,
         capacities,
         probe_concurrency: args.probe_concurrency,
+        commands_per_s: args.commands_per_s,
         resync: Duration::from_secs(args.resync_s),
         health_listen: args.health_listen,
     })

@@ -78,6 +78,7 @@ fn only_tenant(view: &mut InventoryView, name: &str) -> Result<(), Problem> {
         return Err(Problem::new(Code::UnknownTenant, text));
     }
     view.tenants.retain(|tenant| tenant == name);
+    view.limits.retain(|tenant, _| tenant == name);
     view.vips.retain(|vip| vip.tenant == name);
     Ok(())
 }
@@ -93,6 +94,10 @@ fn people(session: &mut Session<'_>, view: &InventoryView, whole: bool, past: bo
         let bypass = if view.bypass { "; the emergency bypass is ON" } else { "" };
         let vips = several(view.vips.len(), "vip");
         session.out.line(&format!("  tenants {}; {vips}{bypass}", view.tenants.join(", ")));
+    }
+    for (tenant, limits) in &view.limits {
+        let limits = limits.iter().map(|(limit, value)| format!("{limit} {value}"));
+        session.out.line(&format!("  tenant {tenant}: {}", limits.collect::<Vec<_>>().join(", ")));
     }
     for vip in &view.vips {
         session.out.line("");

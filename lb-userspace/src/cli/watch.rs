@@ -144,6 +144,11 @@ fn said(change: &Change) -> String {
     match change {
         Change::TenantAdded { .. } => format!("{object} made"),
         Change::VipAdded { served, tenant, .. } => format!("{object} made: {served} tenant {tenant}"),
+        Change::TenantLimitsChanged { limits, .. } => {
+            let each = limits.iter().map(|(limit, value)| format!("{limit} {value}"));
+            let text = each.collect::<Vec<_>>().join(", ");
+            format!("{object} limits: {}", if text.is_empty() { "none" } else { &text })
+        }
         Change::VipSettingsChanged { .. } => format!("{object} has new settings"),
         Change::TenantRemoved { .. } | Change::VipRemoved { .. } | Change::BackendRemoved { .. } => {
             format!("{object} removed")

@@ -18,6 +18,7 @@ use lb_control::breaker::BreakerWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::ProbeWish;
 use lb_control::projection::inventory::Inventory;
+use lb_control::tenant::TenantLimits;
 use lb_control::vip::{Vip, VipSettings};
 
 use crate::problem::{Code, Problem};
@@ -102,9 +103,13 @@ fn nearest(spans: &BTreeMap<String, Range<usize>>, path: &str) -> Option<Range<u
 
 /// The document that, applied, changes nothing of what there is. Defaults are left out.
 pub fn export(inventory: &Inventory) -> Document {
-    let tenants = inventory.tenants.iter().filter(|name| &***name != DEFAULT_TENANT);
+    // The one that always exists is named only if it has limits.
+    let named = |name: &str, limits: &TenantLimits| name != DEFAULT_TENANT || !limits.is_empty();
+    let tenants = inventory.tenants.iter().filter(|(name, tenant)| named(name, &tenant.limits));
     Document {
-        tenants: tenants.map(|name| TenantSpec { name: name.to_string() }).collect(),
+        tenants: tenants
+            .map(|(name, tenant)| TenantSpec { name: name.to_string(), limits: tenant.limits })
+            .collect(),
         vips: inventory.vips.iter().map(|(name, vip)| vip_spec(name, vip)).collect(),
     }
 }

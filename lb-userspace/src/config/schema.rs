@@ -30,6 +30,8 @@ pub enum Kind {
     Address,
     /// A whole number from 0 to this.
     Integer(u32),
+    /// A whole number from 0 to this, which may be large.
+    Large(u64),
     /// `true` or `false`.
     Flag,
     /// One of these texts.
@@ -59,7 +61,25 @@ pub const FILE: Table = Table {
     keys: &[optional("tenant", Kind::List(&TENANT)), optional("vip", Kind::List(&VIP))],
 };
 
-const TENANT: Table = Table { what: "a tenant", keys: &[required("name", Kind::Text)] };
+const RATE: Kind = Kind::Large(lb_common::limits::TENANT_RATE_MAX);
+
+const TENANT: Table = Table {
+    what: "a tenant",
+    keys: &[
+        required("name", Kind::Text),
+        optional("packets_per_s", RATE),
+        optional("bits_per_s", RATE),
+        optional("new_connections_per_s", RATE),
+        optional("burst_ms", NUMBER),
+        optional("connections", NUMBER),
+        optional("flow_share_percent", NUMBER),
+        optional("nat_share_percent", NUMBER),
+        optional("vips", NUMBER),
+        optional("backends", NUMBER),
+        optional("commands_per_s", NUMBER),
+        optional("probe_workers", NUMBER),
+    ],
+};
 
 const VIP: Table = Table {
     what: "a vip",
@@ -153,3 +173,15 @@ const BACKEND: Table = Table {
         optional("backup", Kind::Flag),
     ],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_control::tenant::Limit;
+
+    #[test]
+    fn every_limit_of_a_tenant_is_a_key() {
+        let keys = TENANT.keys.iter().map(|key| key.name);
+        assert!(keys.eq(["name"].into_iter().chain(Limit::ALL.map(Limit::name))));
+    }
+}

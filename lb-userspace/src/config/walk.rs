@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::schema::{FILE, Key, Kind, Table};
 use crate::problem::Code;
@@ -110,16 +110,8 @@ impl Walker {
                 Ok(address) => Value::String(address.to_string()),
                 Err(_) => self.bad_address(key.name, text, span),
             },
-            (Kind::Integer(max), DeValue::Integer(number)) => {
-                match i64::from_str_radix(number.as_str(), number.radix()) {
-                    Ok(number) if (0..=i64::from(*max)).contains(&number) => Value::from(number),
-                    _ => self.fault(
-                        Code::ConfigValue,
-                        span,
-                        format!("`{}` must be from 0 to {max}, not {}", key.name, number.as_str()),
-                    ),
-                }
-            }
+            (Kind::Integer(max), DeValue::Integer(number)) => self.number(key, (*max).into(), number, span),
+            (Kind::Large(max), DeValue::Integer(number)) => self.number(key, *max, number, span),
             (Kind::OneOf(words), DeValue::String(text)) if words.contains(&text.as_ref()) => {
                 Value::String(text.to_string())
             }
@@ -131,6 +123,16 @@ impl Walker {
             }
             (kind, other) => {
                 let message = format!("`{}` must be {}, not {}", key.name, wanted(kind), other.type_str());
+                self.fault(Code::ConfigValue, span, message)
+            }
+        }
+    }
+
+    fn number(&mut self, key: &Key, max: u64, number: &DeInteger<'_>, span: Range<usize>) -> Value {
+        match u64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) if number <= max => Value::from(number),
+            _ => {
+                let message = format!("`{}` must be from 0 to {max}, not {}", key.name, number.as_str());
                 self.fault(Code::ConfigValue, span, message)
             }
         }
@@ -161,7 +163,7 @@ impl Walker {
 fn wanted(kind: &Kind) -> &'static str {
     match kind {
         Kind::Text | Kind::Address | Kind::OneOf(_) => "text in quotes",
-        Kind::Integer(_) => "a whole number",
+        Kind::Integer(_) | Kind::Large(_) => "a whole number",
         Kind::Flag => "true or false",
         Kind::Table(_) => "a table",
         Kind::List(_) => "an array of tables",

@@ -210,13 +210,8 @@ mod tests {
             let control = Control::new(3, Mode::Nat, 0, 0, Be16::new(8080));
             let address = std::net::Ipv4Addr::new(10, 0, 0, 2 + row as u8).into();
             let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, row as u8]), 1);
-            let content = BackendContent {
-                id: BackendId(10 + u32::from(row)),
-                address,
-                control,
-                next_hop,
-                trial_cps: 0,
-            };
+            let id = BackendId(10 + u32::from(row));
+            let content = BackendContent { id, address, control, next_hop, tenant: 0, trial_cps: 0 };
             ops.push(Op::WriteBackend { row, content });
         }
         maps::apply(&store, &ops).unwrap();

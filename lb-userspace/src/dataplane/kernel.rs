@@ -9,6 +9,7 @@ use aya::maps::xdp::DevMap;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::abi::counter::Counter;
+use lb_common::abi::tenant::COUNTS_PER_TENANT;
 use lb_common::abi::vip::VipKey;
 use lb_common::abi::{self, MapSpec};
 use lb_control::code::Code;
@@ -125,6 +126,7 @@ fn store(pins: &Pins) -> Result<Store> {
         sources: rows(pins, &abi::SOURCES)?,
         flows: rows(pins, &abi::FLOWS)?,
         nat: rows(pins, &abi::NAT)?,
+        tenants: rows(pins, &abi::TENANTS)?,
         calls: Box::new(KernelCalls {
             vip_keys: Hash::open(pins, &abi::VIP_KEYS)?,
             ports: Hash::open(pins, &abi::PORTS)?,
@@ -132,6 +134,7 @@ fn store(pins: &Pins) -> Result<Store> {
             reasons: Mutex::new(open(pins, &abi::REASON_COUNTS)?),
             vips: Mutex::new(open(pins, &abi::VIP_COUNTS)?),
             backends: Mutex::new(open(pins, &abi::BACKEND_COUNTS)?),
+            tenants: Mutex::new(open(pins, &abi::TENANT_COUNTS)?),
         }),
     })
 }
@@ -234,6 +237,7 @@ struct KernelCalls {
     reasons: Mutex<CountMap>,
     vips: Mutex<CountMap>,
     backends: Mutex<CountMap>,
+    tenants: Mutex<CountMap>,
 }
 
 impl KernelCalls {
@@ -242,6 +246,9 @@ impl KernelCalls {
             CountOf::Reason(reason) => (&self.reasons, &abi::REASON_COUNTS, reason as u32),
             CountOf::Vip(row) => (&self.vips, &abi::VIP_COUNTS, row.into()),
             CountOf::Backend(row) => (&self.backends, &abi::BACKEND_COUNTS, row.into()),
+            CountOf::Tenant(row, kind) => {
+                (&self.tenants, &abi::TENANT_COUNTS, u32::from(row) * COUNTS_PER_TENANT + kind)
+            }
         }
     }
 }

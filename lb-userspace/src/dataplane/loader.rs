@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, MapInfo};
 use aya::programs::ProgramInfo;
 use lb_common::abi::config::ConfigRow;
+use lb_common::abi::tenant::COUNTS_PER_TENANT;
 use lb_common::abi::{self, ABI_VERSION, MapSpec};
 use lb_common::limits::{self, NAT_PORTS};
 use lb_control::code::Code;
@@ -99,6 +100,7 @@ fn check(capacities: &Capacities) -> Result<()> {
     within("the number of slots", limits.slots, limits::SLOTS_PER_VIP_MIN, 1 << 28)?;
     within("the number of ways out", limits.egresses, 1, 1 << 16)?;
     within("the number of source addresses", limits.sources, 1, limits::SOURCES)?;
+    within("the number of tenants with limits", limits.tenants, 1, (1 << 16) - 1)?;
     within("the number of flow buckets", capacities.flow_buckets, 1, 1 << 24)?;
     within("the number of NAT planes", capacities.nat_planes, 1, 1 << 8)?;
     if capacities.flow_buckets.is_power_of_two() && capacities.nat_planes.is_power_of_two() {
@@ -117,6 +119,8 @@ fn entries(spec: &MapSpec, capacities: &Capacities) -> u32 {
         name if name == abi::SLOTS.name => limits.slots,
         name if [abi::EGRESS.name, abi::DEVICES.name, abi::PORTS.name].contains(&name) => limits.egresses,
         name if name == abi::SOURCES.name => limits.sources,
+        name if name == abi::TENANTS.name || name == abi::TENANT_CREDIT.name => limits.tenants + 1,
+        name if name == abi::TENANT_COUNTS.name => (limits.tenants + 1) * COUNTS_PER_TENANT,
         name if name == abi::FLOWS.name => capacities.flow_buckets,
         name if name == abi::NAT.name => capacities.nat_planes * 2 * NAT_PORTS,
         _ => spec.capacity,

@@ -13,6 +13,7 @@ use lb_common::abi::egress::EgressRow;
 use lb_common::abi::flow::FlowBucket;
 use lb_common::abi::nat::NatRow;
 use lb_common::abi::source::SourceRow;
+use lb_common::abi::tenant::TenantRow;
 use lb_common::abi::vip::VipRow;
 use lb_common::abi::word::Word;
 
@@ -35,7 +36,7 @@ macro_rules! rows {
     };
 }
 
-rows!(Word ConfigRow VipRow BackendRow EgressRow SourceRow FlowBucket NatRow);
+rows!(Word ConfigRow VipRow BackendRow EgressRow SourceRow FlowBucket NatRow TenantRow);
 
 /// The rows of a map, mapped into memory.
 #[derive(Debug)]

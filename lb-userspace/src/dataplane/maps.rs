@@ -8,17 +8,20 @@ use std::sync::atomic::{Ordering, fence};
 
 use lb_common::abi::backend::{BackendRow, Control, NextHop};
 use lb_common::abi::egress::{EgressRow, Tags};
+use lb_common::abi::tenant::{COUNTS_PER_TENANT, Caps, TenantCounts, TenantRow};
 use lb_common::abi::vip::{Policy, VipEntry, VipRow, extent, extent_word};
 use lb_common::abi::word::Word;
 use lb_common::addr::{Addr, Mac};
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
-use lb_control::limits::Limits;
-use lb_control::plan::{Actual, BackendContent, EgressContent, Key, Op, SlotChange, Sweep, VipContent};
+use lb_control::limits::{Limits, flow_entries, nat_ports};
+use lb_control::plan::{
+    Actual, BackendContent, EgressContent, Key, Op, RowLimits, SlotChange, Sweep, TenantContent, VipContent,
+};
 
 use super::fault::{Fault, Result};
 use super::store::{CountOf, Store};
-use super::{Counters, LiveSlots, sys};
+use super::{Counters, LiveSlots, TenantCount, sys};
 
 /// Everything that the maps hold.
 pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlots>> {
@@ -28,6 +31,7 @@ pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlo
         bypass: store.config[0].bypass.load() != 0,
         vips: in_use(&store.vips, vip),
         keys: keys.iter().map(|(key, entry)| (Key::from_abi(key), VipEntry(*entry))).collect(),
+        tenants: in_use(&store.tenants, tenant),
         backends: in_use(&store.backends, backend),
         egresses: in_use(&store.egresses, egress),
         ports: store.calls.ports()?.into_iter().map(|(ifindex, row)| (ifindex, row as u16)).collect(),
@@ -52,6 +56,9 @@ fn limits(store: &Store) -> Limits {
         slots: store.slots.len() as u32,
         egresses: store.egresses.len() as u32,
         sources: store.sources.len() as u32,
+        tenants: store.tenants.len() as u32 - 1,
+        flow_entries: flow_entries(store.flows.len() as u32),
+        nat_ports: nat_ports(store.nat.len() as u32),
     }
 }
 
@@ -74,6 +81,14 @@ pub(super) fn vip(row: &VipRow) -> Option<VipContent> {
     })
 }
 
+/// A tenant row's content.
+fn tenant(row: &TenantRow) -> Option<TenantContent> {
+    let id = TenantId(row.identity.load() as u32);
+    let rates = std::array::from_fn(|rate| row.rates[rate].load());
+    let limits = RowLimits { rates, burst_ns: row.burst_ns.load(), caps: Caps(row.caps.load()) };
+    (id.0 != 0).then_some(TenantContent { id, limits })
+}
+
 /// A backend row's content.
 pub(super) fn backend(row: &BackendRow) -> Option<BackendContent> {
     let id = BackendId(row.identity.load() as u32);
@@ -83,6 +98,7 @@ pub(super) fn backend(row: &BackendRow) -> Option<BackendContent> {
         control: Control(row.control.load()),
         next_hop: NextHop(row.next_hop.load()),
         trial_cps: row.trial_cps.load() as u16,
+        tenant: row.tenant(),
     })
 }
 
@@ -125,7 +141,11 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
         Op::SetNextHop { row, next_hop } => set(&backend_row(store, *row)?.next_hop, next_hop.0),
         Op::SetControl { row, control } => set(&backend_row(store, *row)?.control, control.0),
         Op::SetTrial { row, trial_cps } => set(&backend_row(store, *row)?.trial_cps, (*trial_cps).into()),
+        Op::SetBackendTenant { row, tenant } => set_backend_tenant(backend_row(store, *row)?, *tenant),
         Op::FreeBackend { row } => free_backend(backend_row(store, *row)?),
+        Op::WriteTenant { row, content } => return write_tenant(store, *row, content),
+        Op::SetTenantLimits { row, limits } => set_tenant_limits(tenant_row(store, *row)?, limits),
+        Op::FreeTenant { row } => free_tenant(tenant_row(store, *row)?),
         Op::WriteSlots { first, values } => {
             let slots = slots(store, *first, values.len() as u32)?;
             slots.iter().zip(values).for_each(|(word, slot)| word.store(slot.0));
@@ -164,6 +184,10 @@ fn egress_row(store: &Store, row: u16) -> Result<&EgressRow> {
     row_of("LB_EGRESS", &store.egresses, row.into())
 }
 
+fn tenant_row(store: &Store, row: u16) -> Result<&TenantRow> {
+    row_of("LB_TENANTS", &store.tenants, row.into())
+}
+
 fn slots(store: &Store, first: u32, count: u32) -> Result<&[Word]> {
     let (from, to) = (first as usize, first as usize + count as usize);
     store.slots.get(from..to).ok_or_else(|| Fault::full("LB_SLOTS", store.slots.len()))
@@ -200,8 +224,13 @@ fn write_backend(store: &Store, number: u16, content: &BackendContent) -> Result
     row.next_hop.store(content.next_hop.0);
     row.trial_cps.store(content.trial_cps.into());
     row.addr.iter().zip(Addr::from(content.address).words()).for_each(|(word, value)| word.store(value));
-    set(&row.identity, content.id.0.into());
+    set(&row.identity, BackendRow::identity_word(content.id.0, content.tenant));
     Ok(())
+}
+
+/// Only the daemon writes the word.
+fn set_backend_tenant(row: &BackendRow, tenant: u16) {
+    set(&row.identity, BackendRow::identity_word(row.identity.load() as u32, tenant));
 }
 
 fn free_backend(row: &BackendRow) {
@@ -209,6 +238,28 @@ fn free_backend(row: &BackendRow) {
     for word in live.into_iter().chain(&row.addr).chain([&row.identity]) {
         word.store(0);
     }
+}
+
+fn write_tenant(store: &Store, number: u16, content: &TenantContent) -> Result<()> {
+    let row = tenant_row(store, number)?;
+    (0..COUNTS_PER_TENANT).try_for_each(|kind| store.calls.reset_count(CountOf::Tenant(number, kind)))?;
+    set_tenant_limits(row, &content.limits);
+    row.handed_ns.iter().chain([&row.connections, &row.nat_ports]).for_each(|word| word.store(0));
+    set(&row.identity, content.id.0.into());
+    Ok(())
+}
+
+/// Word by word: a packet in between meets an old limit beside a new one.
+fn set_tenant_limits(row: &TenantRow, limits: &RowLimits) {
+    row.burst_ns.store(limits.burst_ns);
+    row.rates.iter().zip(limits.rates).for_each(|(word, rate)| word.store(rate));
+    row.caps.store(limits.caps.0);
+}
+
+fn free_tenant(row: &TenantRow) {
+    let state = row.handed_ns.iter().chain([&row.connections, &row.nat_ports]);
+    let limits = row.rates.iter().chain([&row.burst_ns, &row.caps]);
+    state.chain(limits).chain([&row.identity]).for_each(|word| word.store(0));
 }
 
 fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
@@ -256,6 +307,16 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
         let count = store.calls.count(CountOf::Backend(number))?;
         counters.backends.extend((count.packets != 0).then_some((number, count)));
     }
+    for (number, content) in in_use(&store.tenants, tenant) {
+        let row = &store.tenants[usize::from(number)];
+        let count = |word: &Word| (word.load() as i64).max(0) as u64;
+        let mut counts = TenantCounts::default();
+        for (kind, sum) in (0..).zip(&mut counts.0) {
+            *sum = store.calls.count(CountOf::Tenant(number, kind))?;
+        }
+        let (connections, nat_ports) = (count(&row.connections), count(&row.nat_ports));
+        counters.tenants.insert(content.id, TenantCount { counts, connections, nat_ports });
+    }
     Ok(counters)
 }
 
@@ -285,8 +346,14 @@ mod tests {
             address: "10.0.0.9".parse().unwrap(),
             control,
             next_hop,
+            tenant: 3,
             trial_cps: 0,
         }
+    }
+
+    fn tenant_content() -> TenantContent {
+        let limits = RowLimits { rates: [7, 0, 9], burst_ns: 11, caps: Caps::new(3, 4) };
+        TenantContent { id: TenantId(4), limits }
     }
 
     fn egress_content() -> EgressContent {
@@ -300,6 +367,7 @@ mod tests {
             Op::WriteSource { number: 2, address: "10.0.0.1".parse().unwrap() },
             Op::WriteEgress { row: 7, content: egress_content() },
             Op::SetPort { ifindex: 12, egress: 7 },
+            Op::WriteTenant { row: 3, content: tenant_content() },
             Op::WriteBackend { row: 8, content: backend_content() },
             Op::WriteSlots { first: 251, values: vec![Slot::stable(8); 257] },
             Op::WriteVip { row: 5, content: vip_content() },
@@ -323,6 +391,7 @@ mod tests {
         assert!(actual.bypass);
         assert_eq!(actual.limits, memory::small().limits);
         assert_eq!(actual.vips, [(5, vip_content())].into());
+        assert_eq!(actual.tenants, [(3, tenant_content())].into());
         assert_eq!(actual.backends, [(8, backend_content())].into());
         assert_eq!(actual.egresses, [(7, egress_content())].into());
         assert_eq!(actual.sources, [(2, "10.0.0.1".parse().unwrap())].into());
@@ -345,6 +414,7 @@ mod tests {
             Op::RemoveVipKey { key: key() },
             Op::RemoveVipKey { key: Key::mark(key().address) },
             Op::FreeVip { row: 5 },
+            Op::FreeTenant { row: 3 },
             Op::FreeBackend { row: 8 },
             Op::RemovePort { ifindex: 12 },
             Op::FreeEgress { row: 7 },
@@ -368,15 +438,18 @@ mod tests {
             Op::SetControl { row: 8, control },
             Op::SetNextHop { row: 8, next_hop },
             Op::SetTrial { row: 8, trial_cps: 7 },
+            Op::SetBackendTenant { row: 8, tenant: 0 },
             Op::SetVipPolicy { row: 5, policy },
             Op::SetVipTable { row: 5, extent: (0, 251) },
+            Op::SetTenantLimits { row: 3, limits: RowLimits::default() },
         ];
         apply(&store, &live).unwrap();
         let actual = read(&store, None).unwrap();
         assert_eq!(
             actual.backends[&8],
-            BackendContent { control, next_hop, trial_cps: 7, ..backend_content() }
+            BackendContent { control, next_hop, tenant: 0, trial_cps: 7, ..backend_content() }
         );
+        assert_eq!(actual.tenants[&3].limits, RowLimits::default());
         assert_eq!(actual.vips[&5], VipContent { policy, extent: (0, 251), ..vip_content() });
     }
 
@@ -402,6 +475,7 @@ mod tests {
         let beyond = [
             (Op::WriteVip { row: 64, content: vip_content() }, "LB_VIPS"),
             (Op::WriteBackend { row: 1024, content: backend_content() }, "LB_BACKENDS"),
+            (Op::WriteTenant { row: 1024, content: tenant_content() }, "LB_TENANTS"),
             (Op::WriteEgress { row: 256, content: egress_content() }, "LB_EGRESS"),
             (Op::WriteSource { number: 16, address: "10.0.0.1".parse().unwrap() }, "LB_SOURCES"),
             (Op::WriteSlots { first: 1 << 20, values: vec![Slot::stable(1)] }, "LB_SLOTS"),

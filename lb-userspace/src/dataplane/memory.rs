@@ -7,6 +7,7 @@ use lb_common::abi::counter::Counter;
 use lb_common::abi::vip::VipKey;
 use lb_common::limits::NAT_PORTS;
 use lb_control::code::Code;
+use lb_control::limits::{flow_entries, nat_ports};
 use lb_control::plan::Key;
 
 use super::Capacities;
@@ -23,6 +24,7 @@ pub(super) struct Memory {
     pub(super) reasons: BTreeMap<u32, Counter>,
     pub(super) vips: BTreeMap<u16, Counter>,
     pub(super) backends: BTreeMap<u16, Counter>,
+    pub(super) tenants: BTreeMap<(u16, u32), Counter>,
     /// Operations that may still succeed; `None` = all.
     pub(super) left: Option<u32>,
 }
@@ -34,6 +36,8 @@ pub(super) fn small() -> Capacities {
     capacities.limits.vip_keys = 128;
     capacities.limits.backends = 1023;
     capacities.limits.slots = 1 << 20;
+    capacities.limits.flow_entries = flow_entries(capacities.flow_buckets);
+    capacities.limits.nat_ports = nat_ports(capacities.nat_planes * 2 * NAT_PORTS);
     capacities
 }
 
@@ -51,6 +55,7 @@ pub(super) fn store(capacities: &Capacities) -> (Store, Arc<Mutex<Memory>>) {
         sources: rows(limits.sources),
         flows: rows(capacities.flow_buckets),
         nat: rows(capacities.nat_planes * 2 * NAT_PORTS),
+        tenants: rows(limits.tenants + 1),
         calls: Box::new(SharedMemory(memory.clone())),
     };
     // A key, always the same.
@@ -91,6 +96,7 @@ impl Memory {
             CountOf::Reason(reason) => self.reasons.entry(reason as u32).or_default(),
             CountOf::Vip(row) => self.vips.entry(row).or_default(),
             CountOf::Backend(row) => self.backends.entry(row).or_default(),
+            CountOf::Tenant(row, kind) => self.tenants.entry((row, kind)).or_default(),
         }
     }
 }

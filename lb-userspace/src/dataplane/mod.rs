@@ -41,6 +41,7 @@ pub use loader::{Options, Origin};
 pub use report::{
     AttachMode, Attached, AttachedMode, Check, Counters, DeviceState, ExplainedBackend, ExplainedEgress,
     ExplainedEntry, ExplainedSlot, ExplainedVip, Explanation, Question, QuestionPacket, SweepReport,
+    TenantCount,
 };
 
 /// The program in the kernel, its maps and its devices. All methods may block for a few milliseconds ([`sweep`] for

@@ -176,9 +176,16 @@ pub(super) fn kind(spec: &MapSpec) -> (MapType, bool) {
             (MapType::Hash, false)
         }
         name if name == abi::DEVICES.name => (MapType::DevMap, false),
-        name if [abi::REASON_COUNTS, abi::VIP_COUNTS, abi::BACKEND_COUNTS, abi::ICMP_METER]
-            .iter()
-            .any(|m| m.name == name) =>
+        name if [
+            abi::REASON_COUNTS,
+            abi::VIP_COUNTS,
+            abi::BACKEND_COUNTS,
+            abi::TENANT_CREDIT,
+            abi::TENANT_COUNTS,
+            abi::ICMP_METER,
+        ]
+        .iter()
+        .any(|m| m.name == name) =>
         {
             (MapType::PerCpuArray, false)
         }
@@ -227,7 +234,7 @@ mod tests {
     #[test]
     fn live_rows_can_be_mapped_and_the_rest_cannot() {
         let mapped: Vec<&str> = abi::MAPS.iter().filter(|spec| kind(spec).1).map(|spec| spec.name).collect();
-        let live = ["CONFIG", "VIPS", "SLOTS", "BACKENDS", "EGRESS", "SOURCES", "FLOWS", "NAT"];
+        let live = ["CONFIG", "VIPS", "SLOTS", "BACKENDS", "EGRESS", "SOURCES", "FLOWS", "NAT", "TENANTS"];
         assert_eq!(mapped, live.map(|name| format!("LB_{name}")));
     }
 }

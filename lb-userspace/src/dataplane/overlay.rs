@@ -10,6 +10,7 @@ use lb_common::abi::egress::EgressRow;
 use lb_common::abi::flow::FlowBucket;
 use lb_common::abi::nat::NatRow;
 use lb_common::abi::source::SourceRow;
+use lb_common::abi::tenant::{TenantCredit, TenantRow};
 use lb_common::abi::vip::{VipEntry, VipKey, VipRow};
 use lb_common::abi::word::Word;
 use lb_common::addr::Addr;
@@ -29,6 +30,8 @@ pub(super) struct Overlay<'s> {
     backends: Copies<BackendRow>,
     flows: Copies<FlowBucket>,
     nat: Copies<NatRow>,
+    tenants: Copies<TenantRow>,
+    tenant_credit: Cell<TenantCredit>,
     meter: Cell<Meter>,
 }
 
@@ -38,7 +41,8 @@ impl<'s> Overlay<'s> {
         let ports = store.calls.ports().unwrap_or_default();
         let (vips, backends) = (Copies::default(), Copies::default());
         let (flows, nat) = (Copies::default(), Copies::default());
-        Self { store, now_ns, ingress, ports, vips, backends, flows, nat, meter: Cell::default() }
+        let (tenants, tenant_credit, meter) = (Copies::default(), Cell::default(), Cell::default());
+        Self { store, now_ns, ingress, ports, vips, backends, flows, nat, tenants, tenant_credit, meter }
     }
 }
 
@@ -162,11 +166,33 @@ impl Tables for Overlay<'_> {
     fn decap_vip(&self, _addr: &Addr) -> bool {
         false
     }
+    fn tenant(&self, row: u32) -> Option<&TenantRow> {
+        let live = self.store.tenants.get(row as usize)?;
+        let copy = || TenantRow {
+            identity: copy_word(&live.identity),
+            rates: copy_words(&live.rates),
+            burst_ns: copy_word(&live.burst_ns),
+            caps: copy_word(&live.caps),
+            spare: copy_words(&live.spare),
+            handed_ns: copy_words(&live.handed_ns),
+            connections: copy_word(&live.connections),
+            nat_ports: copy_word(&live.nat_ports),
+            unused: copy_words(&live.unused),
+        };
+        Some(self.tenants.row(row, copy))
+    }
+    fn add(&self, word: &Word, change: i64) {
+        word.add(change);
+    }
+    fn with_tenant_credit(&self, _row: u32, change: impl FnOnce(&mut TenantCredit) -> bool) -> bool {
+        let mut in_hand = self.tenant_credit.get();
+        let allowed = change(&mut in_hand);
+        self.tenant_credit.set(in_hand);
+        allowed
+    }
+    fn count_tenant(&self, _index: u32, _bytes: u64) {}
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
         word.compare_swap(old, new)
-    }
-    fn add(&self, word: &Word, amount: u64) {
-        word.add(amount);
     }
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {
         let mut meter = self.meter.get();

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::abi::counter::Counter;
+use lb_common::abi::tenant::TenantCounts;
+use lb_common::ids::TenantId;
 use lb_common::reason::Reason;
 use lb_control::plan::{Device, Sweep};
 use serde::{Deserialize, Serialize};
@@ -93,6 +95,19 @@ pub struct Counters {
     pub vips: BTreeMap<u16, Counter>,
     /// By backend row.
     pub backends: BTreeMap<u16, Counter>,
+    /// Tenants with limits.
+    pub tenants: BTreeMap<TenantId, TenantCount>,
+}
+
+/// What a tenant with limits did since its row was made, and what it holds now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TenantCount {
+    /// What passed and what was dropped.
+    pub counts: TenantCounts,
+    /// Entries of the flow table.
+    pub connections: u64,
+    /// NAT ports.
+    pub nat_ports: u64,
 }
 
 /// A question to [`Dataplane::explain`].

@@ -11,6 +11,7 @@ use lb_common::abi::egress::EgressRow;
 use lb_common::abi::flow::FlowBucket;
 use lb_common::abi::nat::NatRow;
 use lb_common::abi::source::SourceRow;
+use lb_common::abi::tenant::TenantRow;
 use lb_common::abi::vip::{VipKey, VipRow};
 use lb_common::abi::word::Word;
 use lb_common::hash::HashKey;
@@ -39,6 +40,8 @@ pub(super) struct Store {
     pub(super) flows: RowsOf<FlowBucket>,
     /// `LB_NAT`.
     pub(super) nat: RowsOf<NatRow>,
+    /// `LB_TENANTS`.
+    pub(super) tenants: RowsOf<TenantRow>,
     /// The rest.
     pub(super) calls: Box<dyn Calls>,
 }
@@ -60,6 +63,8 @@ pub(super) enum CountOf {
     Vip(u16),
     /// A backend row.
     Backend(u16),
+    /// A tenant row and what its limits said.
+    Tenant(u16, u32),
 }
 
 /// The maps that are reached by system calls. Errors name the map and, where it is full, its limit.

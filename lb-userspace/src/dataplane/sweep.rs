@@ -14,6 +14,7 @@ use lb_common::abi::backend::{Control, NextHop};
 use lb_common::abi::flow::{Entry, EntryState, FlowBucket, Trace};
 use lb_common::abi::nat::{NatControl, NatRow, NatState, is_udp};
 use lb_common::abi::slot::{Phase, Slot};
+use lb_common::abi::tenant::TenantRow;
 use lb_common::abi::vip::{Policy, VipRow, extent};
 use lb_common::datapath::flow_table::{Worth, worth};
 use lb_control::plan::Rows;
@@ -25,13 +26,16 @@ use super::store::Store;
 pub(super) fn sweep(store: &Store, now_s: u32, watched: Rows, grace_period: &mut dyn FnMut()) -> SweepReport {
     let held = vec![false; store.slots.len()];
     let (nat_flows, ways_back) = (BTreeMap::new(), BTreeSet::new());
-    let mut run = Run { store, now_s, held, nat_flows, ways_back, report: SweepReport::default() };
+    let tenants = vec![[0; 2]; store.tenants.len()];
+    let mut run = Run { store, now_s, held, nat_flows, ways_back, tenants, report: SweepReport::default() };
     run.report.sweep.watched = watched;
     let vips = run.vips();
     let pinned = run.end_windows(&vips);
     grace_period();
+    let before = run.tenant_counts();
     let doubtful = run.scan_flows();
     let claimed = run.scan_nat();
+    run.correct_tenants(&before);
     grace_period();
     doubtful.into_iter().for_each(|at| run.settle_doubt(at));
     claimed.into_iter().for_each(|(row, control)| run.free_claimed(row, control));
@@ -57,6 +61,8 @@ struct Run<'s> {
     nat_flows: BTreeMap<u16, u64>,
     /// Egress rows that NAT flows go back by.
     ways_back: BTreeSet<u16>,
+    /// By tenant row: entries and NAT rows that the scan met.
+    tenants: Vec<[i64; 2]>,
     report: SweepReport,
 }
 
@@ -113,6 +119,9 @@ impl Run<'_> {
                 let entry = Entry(word.load());
                 if entry.state() == EntryState::Free {
                     continue;
+                }
+                if entry.is_flow() {
+                    self.meet(entry.backend(), 0);
                 }
                 match self.fate(flows, way, entry) {
                     Fate::Lives { held } => self.keep(entry, held),
@@ -178,6 +187,9 @@ impl Run<'_> {
         if entry == seen && fate == Fate::Over && flows.entries[way].compare_swap(entry.0, 0) {
             self.report.forgotten_flows += 1;
             self.uncount(entry);
+            if let Some(tenant) = self.tenant_of(entry.backend()).filter(|_| entry.is_flow()) {
+                tenant.connections.add(-1);
+            }
             return;
         }
         // It changed under us: whatever it is now counts, and what it names is named.
@@ -194,7 +206,7 @@ impl Run<'_> {
     /// Whoever ends an entry that is counted changes its backend's count.
     fn uncount(&self, entry: Entry) {
         if let Some(row) = self.store.backends.get(entry.backend() as usize).filter(|_| entry.is_counted()) {
-            row.connections.add(u64::MAX);
+            row.connections.add(-1);
         }
     }
 
@@ -204,10 +216,13 @@ impl Run<'_> {
         let mut claimed = Vec::new();
         for (number, row) in store.nat.iter().enumerate() {
             let control = NatControl(row.control.load());
+            if control.state() != NatState::Free {
+                self.meet(control.backend(), 1);
+            }
             match control.state() {
                 NatState::Free => continue,
                 NatState::Claimed => claimed.push((number, control)),
-                _ if self.nat_is_over(number, control) && free(row, control) => {
+                _ if self.nat_is_over(number, control) && self.free(row, control) => {
                     self.report.freed_nat_flows += 1;
                     continue;
                 }
@@ -234,10 +249,56 @@ impl Run<'_> {
     /// A packet claims a row and fills it within one run of the program. A row that is still claimed after a grace
     /// period by the same packet was never published.
     fn free_claimed(&mut self, number: usize, control: NatControl) {
-        if free(&self.store.nat[number], control) {
+        if self.free(&self.store.nat[number], control) {
             self.report.freed_nat_flows += 1;
             self.report.nat_flows -= 1;
         }
+    }
+
+    /// Frees a NAT row, keeping its generation and its time, if it is still as it was.
+    fn free(&self, row: &NatRow, control: NatControl) -> bool {
+        let free = NatControl::new(0, NatState::Free, control.generation(), control.seen_s());
+        let done = row.control.compare_swap(control.0, free.0);
+        if let Some(tenant) = self.tenant_of(control.backend()).filter(|_| done) {
+            tenant.nat_ports.add(-1);
+        }
+        done
+    }
+
+    /// The counts of every tenant row: entries, NAT rows.
+    fn tenant_counts(&self) -> Vec<[i64; 2]> {
+        let counts = |row: &TenantRow| [&row.connections, &row.nat_ports].map(|word| word.load() as i64);
+        self.store.tenants.iter().map(counts).collect()
+    }
+
+    /// Notes an entry (0) or a NAT row (1) for its tenant.
+    fn meet(&mut self, backend: u16, kind: usize) {
+        let Some(row) = self.store.backends.get(backend as usize) else { return };
+        if let Some(counts) = self.tenants.get_mut(row.tenant() as usize) {
+            counts[kind] += 1;
+        }
+    }
+
+    /// Puts right what a tenant's row counts, where the scan met more or less than it said before and after: it begins
+    /// with nothing when a tenant gets its first limit. What came and went under the scan is no error.
+    fn correct_tenants(&self, before: &[[i64; 2]]) {
+        let after = self.tenant_counts();
+        let rows = self.store.tenants.iter().enumerate().skip(1);
+        for (number, row) in rows.filter(|(_, row)| row.identity.load() != 0) {
+            for (kind, word) in [&row.connections, &row.nat_ports].into_iter().enumerate() {
+                let (was, is, met) = (before[number][kind], after[number][kind], self.tenants[number][kind]);
+                let wrong = met - met.clamp(was.min(is), was.max(is));
+                if wrong != 0 {
+                    word.add(wrong);
+                }
+            }
+        }
+    }
+
+    /// The tenant that the flows of a backend row count for, if it has limits.
+    fn tenant_of(&self, backend: u16) -> Option<&TenantRow> {
+        let row = Some(self.store.backends.get(backend as usize)?.tenant()).filter(|row| *row != 0)?;
+        self.store.tenants.get(row as usize)
     }
 
     /// Pinned slots that no entry holds become stable.
@@ -275,12 +336,6 @@ impl Run<'_> {
         self.report.sweep.referenced = Rows { backends, egresses };
         self.report
     }
-}
-
-/// Frees a NAT row, keeping its generation and its time, if it is still as it was.
-fn free(row: &NatRow, control: NatControl) -> bool {
-    row.control
-        .compare_swap(control.0, NatControl::new(0, NatState::Free, control.generation(), control.seen_s()).0)
 }
 
 #[cfg(test)]

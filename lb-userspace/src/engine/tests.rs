@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use lb_control::command::{TenantSpec, VipSpec};
+use lb_control::command::{TenantRemove, TenantSpec, VipSpec};
 use lb_control::ledger::Ledger;
 use lb_control::vip::Protocol;
 use tokio::task::JoinHandle;
@@ -66,7 +66,7 @@ fn vip(name: &str) -> Command {
 }
 
 fn tenant(name: &str) -> Command {
-    Command::TenantAdd(TenantSpec { name: name.to_owned() })
+    Command::TenantAdd(TenantSpec::new(name))
 }
 
 fn from(actor: &str, command: Command) -> Request {
@@ -157,7 +157,7 @@ async fn an_accepted_command_is_in_the_journal_with_who_why_and_its_connection()
 #[tokio::test]
 async fn a_rejected_command_changes_nothing_and_is_not_in_the_journal() {
     let (engine, store) = engine();
-    let command = Command::TenantRemove(TenantSpec { name: "nobody".to_owned() });
+    let command = Command::TenantRemove(TenantRemove { name: "nobody".to_owned() });
     let problem = engine.submit(keyed(command, "k")).await.unwrap_err();
     assert_eq!(problem.code, "LB1001");
     assert_eq!((store.records().len(), engine.state().revision), (0, 0));
@@ -202,7 +202,7 @@ async fn a_rejection_or_repetition_that_rests_on_a_lost_batch_is_in_doubt_too() 
         [(Failing::UnknownLost, Code::OutcomeUnknown), (Failing::Refused, Code::JournalRefused)]
     {
         let (engine, store) = watched();
-        let gone = Command::TenantRemove(TenantSpec { name: "nobody".to_owned() });
+        let gone = Command::TenantRemove(TenantRemove { name: "nobody".to_owned() });
         let requests = vec![
             from("ann", gone),
             keyed(tenant("new"), "n"),

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use lb_common::ids::BackendId;
-use lb_control::state::State;
+use lb_control::state::{State, Tenant};
+use lb_control::tenant::Limit;
 use lb_control::vip::Vip;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
@@ -47,10 +48,12 @@ impl Size {
         Self { concurrency, descriptors: descriptors.saturating_sub(RESERVED_DESCRIPTORS) }
     }
 
-    /// Attempts of `tenant` under way at once, if so many tenants have pools: the one place that decides it.
-    fn workers(self, _tenant: &str, pools: usize) -> usize {
+    /// Attempts of one tenant under way at once, if so many tenants have pools: the one place that decides it. `limit`: the
+    /// tenant's own, if it has one.
+    fn workers(self, limit: Option<u64>, pools: usize) -> usize {
         let share = self.descriptors / pools.max(1);
-        self.concurrency.min(share.max(WORKERS_MIN))
+        let places = self.concurrency.min(share.max(WORKERS_MIN));
+        limit.map_or(places, |limit| places.min(usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 }
 
@@ -61,6 +64,8 @@ pub(super) struct Pools {
     roots: Roots,
     vips: BTreeMap<String, Probed>,
     pools: BTreeMap<String, Handle>,
+    /// The tenants as they were last looked at: their limits say how large pools are.
+    tenants: Arc<BTreeMap<String, Tenant>>,
 }
 
 /// A vip as it was last looked at.
@@ -78,7 +83,8 @@ struct Handle {
 
 impl Pools {
     pub(super) fn new(board: Arc<Board>, size: Size) -> Self {
-        Self { board, size, roots: Roots::default(), vips: BTreeMap::new(), pools: BTreeMap::new() }
+        let (roots, vips, pools, tenants) = Default::default();
+        Self { board, size, roots, vips, pools, tenants }
     }
 
     /// Follows the states until they end. `urgent`: backends to be asked now.
@@ -114,9 +120,10 @@ impl Pools {
     /// Tells the pools what is new; those whose vips are as they were are left alone.
     fn follow(&mut self, state: &State) {
         let touched = self.look_at(state);
-        if touched.is_empty() {
+        if touched.is_empty() && Arc::ptr_eq(&self.tenants, &state.tenants) {
             return;
         }
+        self.tenants = state.tenants.clone();
         for tenant in &touched {
             let targets = self.targets(tenant);
             if targets.is_empty() {
@@ -128,7 +135,8 @@ impl Pools {
         }
         let count = self.pools.len();
         for (tenant, pool) in &self.pools {
-            let workers = self.size.workers(tenant, count);
+            let limit = self.tenants.get(tenant).and_then(|tenant| tenant.limits.of(Limit::ProbeWorkers));
+            let workers = self.size.workers(limit, count);
             pool.wanted.send_if_modified(|wanted| std::mem::replace(&mut wanted.workers, workers) != workers);
         }
         let probed = |pool: &Handle| pool.wanted.borrow().targets.keys().copied().collect::<Vec<_>>();
@@ -197,13 +205,38 @@ fn start_pool(tenant: &str, board: &Arc<Board>) -> Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lb_control::decide::{Now, decide};
+    use lb_control::limits::Limits;
 
     #[test]
     fn many_pools_share_the_descriptors_and_each_can_work() {
         let size = Size { concurrency: 1_024, descriptors: 4_096 };
         assert_eq!(
-            [0, 1, 4, 8, 10_000].map(|pools| size.workers("acme", pools)),
+            [0, 1, 4, 8, 10_000].map(|pools| size.workers(None, pools)),
             [1_024, 1_024, 1_024, 512, 8]
         );
+        let limited = [(Some(1), 1), (Some(600), 1), (Some(600), 8), (Some(5), 10_000)];
+        assert_eq!(limited.map(|(limit, pools)| size.workers(limit, pools)), [1, 600, 512, 5]);
+    }
+
+    #[tokio::test]
+    async fn a_tenants_limit_on_probes_is_its_pools_size_and_changes_live() {
+        let mut state = State::default();
+        let mut after = |text: &str| {
+            let command = serde_json::from_str(text).unwrap();
+            let events = decide(&state, &Limits::default(), Now(0), &command).unwrap();
+            events.iter().for_each(|event| state.apply(event));
+            state.clone()
+        };
+        let (board, _seen) = Board::new(BTreeMap::new(), Arc::new(|_| ()), Arc::new(|_, _| ()));
+        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors: 4_096 });
+        after(r#"{"kind":"vip_add","name":"web","address":"203.0.113.10","port":80,"mode":"l2"}"#);
+        let begun = after(r#"{"kind":"backend_add","vip":"web","name":"b1","address":"192.0.2.1"}"#);
+        let limited = after(r#"{"kind":"tenant_set","name":"default","probe_workers":3}"#);
+        let freed = after(r#"{"kind":"tenant_set","name":"default","probe_workers":null}"#);
+        for (state, places) in [(begun, 64), (limited, 3), (freed, 64)] {
+            pools.follow(&state);
+            assert_eq!(pools.pools["default"].wanted.borrow().workers, places);
+        }
     }
 }

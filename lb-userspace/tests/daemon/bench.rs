@@ -94,6 +94,7 @@ impl Bench {
             dataplane: fake.clone(),
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
+            commands_per_s: None,
             resync: Duration::from_secs(1),
             observations,
             notes: Vec::new(),

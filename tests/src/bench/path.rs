@@ -18,6 +18,8 @@ use super::{Effort, median};
 
 /// Most established flows.
 const FLOWS: u32 = 1_000_000;
+/// Flows that come while the tenant has limits.
+const LIMITED_FLOWS: u32 = 100_000;
 /// Flows that the reference has room for on each CPU.
 const REFERENCE_ROOM: u32 = 4 * FLOWS;
 /// New flows of the flood: none comes twice before it is long evicted.
@@ -62,6 +64,8 @@ pub enum FlowsAre {
     Moving,
     /// Tracking always.
     Always,
+    /// As stable, and the vip's tenant has limits that it does not come near.
+    Limited,
 }
 
 /// All cells, and the keys made of them.
@@ -95,6 +99,14 @@ impl PathReport {
         Some(self.net(FlowsAre::Stable, flows, BALANCE)? / self.net(FlowsAre::Stable, 1, BALANCE)?)
     }
 
+    /// The balancer's net with a tenant's limits on over that without, at the same number of flows.
+    fn limited(&self) -> Option<f64> {
+        Some(
+            self.net(FlowsAre::Limited, LIMITED_FLOWS, BALANCE)?
+                / self.net(FlowsAre::Stable, LIMITED_FLOWS, BALANCE)?,
+        )
+    }
+
     /// Keys and values.
     pub fn keys(&self) -> Vec<(&'static str, Option<f64>)> {
         use FlowsAre::{Always, Moving, Stable};
@@ -107,6 +119,7 @@ impl PathReport {
             ("million_vs_reference_one", million.zip(one).map(|(ours, reference)| ours / reference)),
             ("moving_ratio_1m", self.ratio(Moving, FLOWS)),
             ("always_ratio_1m", self.ratio(Always, FLOWS)),
+            ("tenant_limit_ratio", self.limited()),
             ("flat_1m", self.flat(FLOWS)),
             ("flat_syn_50m", self.flat(FLOOD)),
         ]
@@ -150,9 +163,14 @@ impl Bench {
     }
 
     fn run(&mut self, report: &mut PathReport) -> Result<()> {
-        for flows in [1, 100_000, FLOWS] {
+        for flows in [1, LIMITED_FLOWS, FLOWS] {
             self.warm(REFERENCE, flows)?;
             self.measure(report, FlowsAre::Stable, established(flows))?;
+            if flows == LIMITED_FLOWS {
+                self.plane.limit()?;
+                self.measure(report, FlowsAre::Limited, established(flows))?;
+                self.plane.track(Tracking::Auto)?;
+            }
         }
         for (flows_are, moving, tracking) in
             [(FlowsAre::Moving, true, Tracking::Auto), (FlowsAre::Always, false, Tracking::Always)]

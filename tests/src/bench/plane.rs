@@ -11,13 +11,14 @@ use aya::programs::{ProgramFd, ProgramInfo};
 use lb_common::abi::backend::{Control, Mode, NextHop};
 use lb_common::abi::egress::Tags;
 use lb_common::abi::slot::Slot;
+use lb_common::abi::tenant::Caps;
 use lb_common::abi::vip::{Policy, Tracking, VipEntry};
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
 use lb_common::limits::SLOTS_PER_VIP;
 use lb_common::maglev::{Candidate, build};
-use lb_control::plan::{BackendContent, EgressContent, Key, Op, Rows, VipContent};
+use lb_control::plan::{BackendContent, EgressContent, Key, Op, RowLimits, Rows, TenantContent, VipContent};
 use lb_userspace::dataplane::kernel::Kernel;
 use lb_userspace::dataplane::{AttachMode, Dataplane, Options};
 
@@ -25,6 +26,7 @@ use crate::sweep::PinDir;
 
 /// The vip's row, and the source address's number.
 const VIP_ROW: u16 = 1;
+const TENANT_ROW: u16 = 1;
 const SOURCE: u8 = 0;
 /// After how long without a packet a flow may be forgotten: the default of a TCP vip, seconds.
 const IDLE_S: u16 = 900;
@@ -123,6 +125,21 @@ impl Plane {
         self.apply(&[Op::SetVipPolicy { row: VIP_ROW, policy: policy(tracking) }])
     }
 
+    /// Gives the vip's tenant limits of every kind, until the next [`Plane::track`]: rates that are used by a part and
+    /// never up, so that a packet pays like any other.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn limit(&self) -> Result<()> {
+        let caps = Caps::new(1_000_000, 100_000);
+        let limits =
+            RowLimits { rates: [20_000_000, 40_000_000_000, 20_000_000], burst_ns: 100_000_000, caps };
+        self.apply(&[
+            Op::WriteTenant { row: TENANT_ROW, content: TenantContent { id: TenantId(1), limits } },
+            Op::SetVipPolicy { row: VIP_ROW, policy: policy(Tracking::Auto).with_tenant(TENANT_ROW) },
+        ])
+    }
+
     /// Makes every slot stable, or all of them moving, for longer than a bench takes, from the next backend.
     ///
     /// # Errors
@@ -176,6 +193,7 @@ impl Plane {
                 control: Control::new(flags, mode, SOURCE, VIP_ROW, Be16::new(0)),
                 next_hop: NextHop::new(Mac::from_octets(backend.mac), row),
                 trial_cps: 0,
+                tenant: 0,
             };
             ops.push(Op::WriteBackend { row, content });
         }

@@ -32,6 +32,7 @@ const REACHES: &[(&str, Reach)] = &[
     ("million_vs_reference_one", Reach::AtMost(1.1)),
     ("moving_ratio_1m", Reach::AtLeast(1.2)),
     ("always_ratio_1m", Reach::AtLeast(1.3)),
+    ("tenant_limit_ratio", Reach::AtMost(1.25)),
     ("flat_1m", Reach::Said),
     ("flat_syn_50m", Reach::Said),
     ("redirect_share", Reach::AtLeast(0.75)),

@@ -95,6 +95,9 @@ pub struct Kernel {
     sources: Mirror<2>,
     flows: Mirror<8>,
     nat: Mirror<8>,
+    tenants: Mirror<16>,
+    tenant_credit: PerCpuArray<MapData, [u64; 4]>,
+    tenant_counts: PerCpuArray<MapData, [u64; 2]>,
     ports: HashMap<MapData, u32, u32>,
     meter: PerCpuArray<MapData, [u64; 2]>,
     reasons: PerCpuArray<MapData, [u64; 2]>,
@@ -128,6 +131,9 @@ impl Kernel {
             sources: Mirror::new(&mut ebpf, &abi::SOURCES)?,
             flows: Mirror::new(&mut ebpf, &abi::FLOWS)?,
             nat: Mirror::new(&mut ebpf, &abi::NAT)?,
+            tenants: Mirror::new(&mut ebpf, &abi::TENANTS)?,
+            tenant_credit: take(&mut ebpf, &abi::TENANT_CREDIT)?,
+            tenant_counts: take(&mut ebpf, &abi::TENANT_COUNTS)?,
             ports: take(&mut ebpf, &abi::PORTS)?,
             meter: take(&mut ebpf, &abi::ICMP_METER)?,
             reasons: take(&mut ebpf, &abi::REASON_COUNTS)?,
@@ -152,6 +158,7 @@ impl Kernel {
         self.egresses.push(tables.egresses.iter().map(egress_words))?;
         self.sources.push(tables.sources.iter().map(|row| words([&row.addr, &[], &[], &[]])))?;
         self.flows.push(tables.flows.iter().map(flow_words))?;
+        self.tenants.push(tables.tenants.iter().map(tenant_words))?;
         for (index, row) in changed(tables, &self.nat) {
             self.nat.set(index, row)?;
         }
@@ -173,6 +180,7 @@ impl Kernel {
     /// They differ, or cannot be read.
     pub fn compare(&mut self, tables: &HostTables, all: bool) -> Result<()> {
         self.flows.compare(tables.flows.iter().map(flow_words).enumerate())?;
+        self.tenants.compare(tables.tenants.iter().map(tenant_words).enumerate())?;
         self.vips.compare(tables.vips.iter().map(vip_words).enumerate())?;
         self.backends.compare(tables.backends.iter().map(backend_words).enumerate())?;
         let changed = changed(tables, &self.nat);
@@ -185,6 +193,13 @@ impl Kernel {
         let Meter { refilled_ns, tokens } = tables.meter.get();
         let found = self.meter.get(&0, 0)?[cpu];
         ensure!(found == [refilled_ns, tokens], "meter: kernel {found:?}, host {:?}", tables.meter.get());
+        for ((_, row), host) in tables.tenant_credit.borrow().iter() {
+            let found = self.tenant_credit.get(row, 0)?[cpu];
+            let host = [host.credit[0], host.credit[1], host.credit[2], host.unused];
+            ensure!(found == host, "credit of tenant {row}: kernel {found:?}, host {host:?}");
+        }
+        let tenants = tables.tenant_counts.borrow();
+        compare_counts("tenant", &self.tenant_counts, |index| tenants.get(index as usize).copied())?;
         let reasons = tables.reasons.borrow();
         compare_counts("reason", &self.reasons, |index| reasons.get(index as usize).copied())?;
         let (vips, backends) = (tables.vip_counts.borrow(), tables.backend_counts.borrow());
@@ -231,6 +246,9 @@ fn load(object: &[u8], tables: &HostTables) -> Result<Ebpf> {
         (abi::BACKEND_COUNTS, tables.backends.len()),
         (abi::FLOWS, tables.flows.len()),
         (abi::NAT, tables.nat.len()),
+        (abi::TENANTS, tables.tenants.len()),
+        (abi::TENANT_CREDIT, tables.tenants.len()),
+        (abi::TENANT_COUNTS, tables.tenant_counts.borrow().len()),
     ];
     let (mask, rows, now_ns) = (tables.flows.len() as u32 - 1, tables.nat.len() as u32, tables.now_ns.get());
     let mut loader = EbpfLoader::new();
@@ -304,6 +322,14 @@ fn vip_words(row: &abi::vip::VipRow) -> [u64; 8] {
 fn backend_words(row: &abi::backend::BackendRow) -> [u64; 8] {
     let [control, hop, identity] = [&row.control, &row.next_hop, &row.identity].map(Word::load);
     [control, hop, row.addr[0].load(), row.addr[1].load(), identity, row.connections.load(), 0, 0]
+}
+
+fn tenant_words(row: &abi::tenant::TenantRow) -> [u64; 16] {
+    let [identity, burst, caps] = [&row.identity, &row.burst_ns, &row.caps].map(Word::load);
+    let [connections, ports] = [&row.connections, &row.nat_ports].map(Word::load);
+    let [first, second, third] = [0, 1, 2].map(|rate| row.rates[rate].load());
+    let [one, two, three] = [0, 1, 2].map(|rate| row.handed_ns[rate].load());
+    [identity, first, second, third, burst, caps, 0, 0, one, two, three, connections, ports, 0, 0, 0]
 }
 
 fn egress_words(row: &abi::egress::EgressRow) -> [u64; 4] {

@@ -4,12 +4,13 @@
 use super::mutate::pick;
 use super::packets::{TCP, UDP};
 use fastrand::Rng;
-use lb_common::abi::backend::{Control, Mode, NextHop};
+use lb_common::abi::backend::{BackendRow, Control, Mode, NextHop};
 use lb_common::abi::counter::Meter;
 use lb_common::abi::egress::{EgressRow, Tags};
 use lb_common::abi::flow::{Entry, EntryState, Trace};
 use lb_common::abi::nat::{NatControl, NatState, first_row};
 use lb_common::abi::slot::{Phase, Slot};
+use lb_common::abi::tenant::Caps;
 use lb_common::abi::vip::{Pick, Policy, Timeouts, Tracking, VipEntry, VipKey, VipRow, extent_word};
 use lb_common::addr::{Addr, Mac};
 use lb_common::be::Be16;
@@ -35,6 +36,8 @@ const SLOTS: u32 = 251;
 const BACKENDS: u16 = 6;
 /// Addresses of vips in each family; each has three vips.
 const ADDRESSES: u16 = 6;
+/// Tenants with rows.
+const TENANTS: u16 = 4;
 /// The backend whose plane of the NAT table is full.
 const CROWDED: usize = 1;
 
@@ -159,6 +162,7 @@ impl World {
             let stored = &self.tables.backends[usize::from(row)];
             let control = Control::new(flags, mode, source, number as u16 + 1, port);
             stored.control.store(control.with_weight(*pick(&[0, 1, 100, 65_535], rng)).0);
+            stored.identity.store(BackendRow::identity_word(row.into(), tenant_of(number)));
             stored.addr[0].store(address.words()[0]);
             stored.addr[1].store(address.words()[1]);
             let way = 1 + rng.u16(0..EGRESSES - 1);
@@ -184,8 +188,10 @@ impl World {
             0 => Timeouts::default(),
             _ => Timeouts { syn_s: rng.u8(0..4), closing_s: rng.u8(0..4), affinity_s: rng.u16(0..200) },
         };
+        // Now and then a tenant that does not exist.
+        let tenant = if rng.u8(0..20) == 0 { 499 } else { tenant_of(number) };
         let row = &self.tables.vips[number + 1];
-        row.policy.store(policy.with_pick(how).with_timeouts(timeouts).0);
+        row.policy.store(policy.with_pick(how).with_timeouts(timeouts).with_tenant(tenant).0);
         if rng.u8(0..4) == 0 {
             row.turn.store(*pick(&[u64::MAX, u64::from(u32::MAX), 5], rng));
         }
@@ -243,6 +249,9 @@ impl World {
             _ => Meter::default(),
         };
         tables.meter.set(meter);
+        for tenant in 1..=TENANTS {
+            self.limits(tenant, rng);
+        }
         for _ in 0..rng.u32(0..300) {
             self.slot(rng.u32(0..tables.slots.len() as u32), rng);
         }
@@ -260,6 +269,18 @@ impl World {
             self.tables.ports.remove(&INGRESS);
         }
         self.pass(*pick(&[0, 1, 2, 5, 31, 100, 2_000], rng));
+    }
+
+    /// Limits of a tenant: none in two of three cases, so that frames come to where there is more to see.
+    fn limits(&self, tenant: u16, rng: &mut Rng) {
+        let row = &self.tables.tenants[usize::from(tenant)];
+        row.burst_ns.store(rng.u64(0..200_000_000));
+        // Few packets begin a connection or ask for a port: these are limited more often.
+        for (word, (most, of)) in row.rates.iter().zip([(5_000, 6), (4_000_000, 6), (100, 2)]) {
+            word.store(if rng.u8(0..of) == 0 { rng.u64(1..most) } else { 0 });
+        }
+        let mut cap = |most, of| if rng.u8(0..of) == 0 { rng.u32(1..most) } else { 0 };
+        row.caps.store(Caps::new(cap(100, 6), cap(60, 2)).0);
     }
 
     fn backend(&self, rng: &mut Rng) {
@@ -283,6 +304,9 @@ impl World {
     /// Lets time pass: the clock stands, so all that is remembered becomes older instead.
     fn pass(&self, seconds: u32) {
         let tables = &self.tables;
+        for word in tables.tenants.iter().flat_map(|row| &row.handed_ns) {
+            word.store(word.load().saturating_sub(u64::from(seconds) * 1_000_000_000));
+        }
         for trace in tables.flows.iter().flat_map(|bucket| &bucket.traces) {
             let old = Trace(trace.load());
             trace.store(Trace::new(old.seen_s().wrapping_sub(seconds), old.isn()).0);
@@ -318,6 +342,11 @@ impl World {
         let words = self.tables.flows.iter().flat_map(|bucket| &bucket.entries);
         words.filter(|word| Entry(word.load()).state() != EntryState::Free).count()
     }
+}
+
+/// The tenant of a vip; 0 = one without limits.
+fn tenant_of(vip: usize) -> u16 {
+    vip as u16 % (TENANTS + 1)
 }
 
 fn first_backend(vip: usize) -> u16 {

@@ -110,7 +110,7 @@ pub(super) fn known(model: &Model, text: &str) -> Result<Object, Problem> {
     let object: Object = text.parse().map_err(|error: lb_control::projection::object::NoObject| {
         Problem::new(Code::BadObject, format!("`{text}`: {error}"))
     })?;
-    let present = matches!(&object, Object::Tenant(name) if model.inventory.tenants.contains(name));
+    let present = matches!(&object, Object::Tenant(name) if model.inventory.tenants.contains_key(name));
     if object == Object::Bypass || present || model.timeline.knows(&object) {
         return Ok(object);
     }

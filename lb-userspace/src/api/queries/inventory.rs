@@ -1,5 +1,6 @@
 //! What there is, or was, as people want it: pure intent, without what was observed. The cheapest answer of all.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -8,6 +9,7 @@ use axum::response::Response;
 use lb_control::backend::Backend;
 use lb_control::projection::Projection;
 use lb_control::projection::inventory::Inventory;
+use lb_control::tenant::TenantLimits;
 use lb_control::vip::Vip;
 
 use super::super::params::Params;
@@ -41,7 +43,8 @@ pub(in crate::api) async fn inventory(
         lag_ms: basis.lag_ms,
         changed_at: (inventory.revision() > 0).then(|| rfc3339(inventory.at_ms())),
         bypass: inventory.bypass,
-        tenants: inventory.tenants.iter().map(|name| name.to_string()).collect(),
+        tenants: inventory.tenants.keys().map(|name| name.to_string()).collect(),
+        limits: limits(&inventory),
         vips,
     }))
 }
@@ -82,4 +85,10 @@ fn backend(vip: &str, name: &str, backend: &Backend) -> BackendIntentView {
         revision: backend.revision,
         changed_at: rfc3339(backend.changed_ms),
     }
+}
+
+/// The limits of the tenants that have any, by name.
+fn limits(inventory: &Inventory) -> BTreeMap<String, TenantLimits> {
+    let limited = inventory.tenants.iter().filter(|(_, tenant)| !tenant.limits.is_empty());
+    limited.map(|(name, tenant)| (name.to_string(), tenant.limits)).collect()
 }

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lb_common::abi::slot::Phase;
+use lb_common::abi::tenant::{BEGUN, REFUSALS};
 use lb_common::ids::{BackendId, VipId};
+use lb_common::reason::Reason;
 use lb_control::backend::{Backend, Intent};
 use lb_control::breaker::BreakerState;
 use lb_control::health::{Health, Outcome};
@@ -16,10 +18,12 @@ use lb_control::probe::ProbeKind;
 use lb_control::vip::{Mode, Tracking, Vip};
 
 use super::super::Node;
-use super::super::views::{BackendView, SlotsView, TrafficView, VipView, WayView};
+use super::super::views::{
+    BackendView, SlotsView, TenantDropView, TenantUsageView, TrafficView, VipView, WayView,
+};
 use super::traffic;
 use crate::breakers::{SeenBreaker, SeenBreakers};
-use crate::dataplane::LiveSlots;
+use crate::dataplane::{Counters, LiveSlots};
 use crate::probe::{Seen, SeenHealth};
 use crate::projection::Model;
 use crate::reconcile::{Standing, Ways};
@@ -74,6 +78,31 @@ impl Snapshot {
         let row = self.vip_rows.get(&id);
         traffic(&self.samples, |counters| {
             row.and_then(|row| counters.vips.get(row)).copied().unwrap_or_default()
+        })
+    }
+
+    /// What a tenant takes, if it has a row.
+    pub(super) fn tenant_usage(&self, name: &str) -> Option<TenantUsageView> {
+        let id = self.model.inventory.tenants.get(name)?.id;
+        let row = self.actual()?.tenants.values().find(|row| row.id == id)?;
+        let of = |counters: &Counters| counters.tenants.get(&id).copied().unwrap_or_default();
+        let now = of(&self.samples.newest());
+        let begun = |counters: &Counters| of(counters).counts.0[BEGUN as usize];
+        let drop = |(number, reason): (usize, Reason)| TenantDropView {
+            reason: reason.name().to_owned(),
+            traffic: traffic(&self.samples, |counters| of(counters).counts.0[number]),
+        };
+        let drops = REFUSALS.into_iter().enumerate().map(drop);
+        let cap = |cap: u32| (cap != 0).then_some(cap);
+        Some(TenantUsageView {
+            passed: traffic(&self.samples, |counters| of(counters).counts.passed()),
+            new_connections: now.counts.begun(),
+            new_connections_per_s: self.samples.rate(begun).pps,
+            connections: now.connections,
+            connections_max: cap(row.limits.caps.connections()),
+            nat_ports: now.nat_ports,
+            nat_ports_max: cap(row.limits.caps.nat_ports()),
+            drops: drops.filter(|drop| drop.traffic.packets != 0).collect(),
         })
     }
 

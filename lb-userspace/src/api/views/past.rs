@@ -1,9 +1,11 @@
 //! The answers about what people decided, now and before: pure intent, told by the log alone. Times are RFC 3339, UTC.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use lb_control::backend::Intent;
 use lb_control::event::Event;
+use lb_control::tenant::TenantLimits;
 use lb_control::vip::VipSettings;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,9 @@ pub struct InventoryView {
     pub bypass: bool,
     /// Names of the tenants.
     pub tenants: Vec<String>,
+    /// What tenants may take of the node, by name; one without limits is absent.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, TenantLimits>,
     /// Vips, by name.
     pub vips: Vec<VipIntentView>,
 }

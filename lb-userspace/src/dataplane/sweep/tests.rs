@@ -3,12 +3,13 @@
 use super::*;
 use crate::dataplane::{maps, memory};
 use lb_common::abi::backend::Mode;
+use lb_common::abi::tenant::Caps;
 use lb_common::abi::vip::{Pick, Policy, Timeouts, Tracking};
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
 use lb_common::limits::{CLOSING_TIMEOUT_S, NAT_CLOSING_S, NAT_PORTS, SYN_TIMEOUT_S};
-use lb_control::plan::{BackendContent, EgressContent, Key, Op, VipContent};
+use lb_control::plan::{BackendContent, EgressContent, Key, Op, RowLimits, TenantContent, VipContent};
 
 const NOW: u32 = 10_000;
 const IDLE: u32 = 900;
@@ -34,7 +35,7 @@ fn backend(row: u16, flags: u64) -> BackendContent {
     let control = Control::new(flags, Mode::Nat, 0, VIP, Be16::from_raw(0));
     let address = std::net::Ipv4Addr::new(10, 0, 0, row as u8).into();
     let next_hop = NextHop::new(Mac::from_octets([2, 0, 0, 0, 0, row as u8]), 1);
-    BackendContent { id: BackendId(row.into()), address, control, next_hop, trial_cps: 0 }
+    BackendContent { id: BackendId(row.into()), address, control, next_hop, tenant: 0, trial_cps: 0 }
 }
 
 fn kill(store: &Store, row: u16) {
@@ -255,4 +256,60 @@ fn watched_rows_that_are_named_are_said() {
     assert_eq!([1, 2, 3].map(named), [true, true, false]);
     assert_eq!(report.sweep.referenced.egresses.keys().collect::<Vec<_>>(), [&8]);
     assert_eq!(report.sweep.watched, watched);
+}
+
+/// Of a tenant in row 2, whose flows all backends' entries count for.
+fn with_tenant(store: &Store) {
+    let limits = RowLimits { caps: Caps::new(100, 100), ..RowLimits::default() };
+    let mut ops = vec![Op::WriteTenant { row: 2, content: TenantContent { id: TenantId(1), limits } }];
+    ops.extend((1..=3).map(|row| Op::SetBackendTenant { row, tenant: 2 }));
+    maps::apply(store, &ops).unwrap();
+}
+
+fn counted(store: &Store) -> (i64, i64) {
+    let row = &store.tenants[2];
+    (row.connections.load() as i64, row.nat_ports.load() as i64)
+}
+
+#[test]
+fn a_tenants_count_begins_with_what_there_is_and_loses_what_is_forgotten() {
+    let store = store_with(Tracking::Always);
+    put(&store, 0, 0, 1, EntryState::Confirmed, 0);
+    put(&store, 1, 1, 2, EntryState::Syn, SYN_TIMEOUT_S);
+    put(&store, 2, 2, 3, EntryState::Closing, 0);
+    put(&store, 3, 2, 3, EntryState::Affinity, 0);
+    for (port, state, age_s) in [(2_000, NatState::Live, 0), (2_001, NatState::Closing, NAT_CLOSING_S + 1)] {
+        store.nat[port].control.store(NatControl::new(1, state, 0, NOW - age_s).0);
+    }
+    with_tenant(&store);
+    assert_eq!(counted(&store), (0, 0));
+    let report = run(&store);
+    // The scan met three entries, of which one was over, and two ports, one of them freed at once.
+    assert_eq!((report.tracked_flows, report.nat_flows), (2, 1));
+    assert_eq!(counted(&store), (2, 1));
+    // Right already: it stays so.
+    run(&store);
+    assert_eq!(counted(&store), (2, 1));
+    // What was wrong by whatever cause is put right.
+    store.tenants[2].connections.store(u64::MAX - 5);
+    store.tenants[2].nat_ports.store(77);
+    run(&store);
+    assert_eq!(counted(&store), (2, 1));
+}
+
+#[test]
+fn what_comes_under_the_scan_is_no_error_of_the_count() {
+    let store = store_with(Tracking::Always);
+    with_tenant(&store);
+    put(&store, 0, 0, 1, EntryState::Confirmed, 0);
+    store.tenants[2].connections.store(1);
+    let mut first = true;
+    // The first grace period is before the counts are read, the second after the scan.
+    sweep(&store, NOW, Rows::default(), &mut || {
+        if !std::mem::take(&mut first) {
+            put(&store, 1, 1, 2, EntryState::Syn, 0);
+            store.tenants[2].connections.add(1);
+        }
+    });
+    assert_eq!(counted(&store), (2, 0));
 }

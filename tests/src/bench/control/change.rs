@@ -81,6 +81,7 @@ fn node(scratch: &ScratchDir, pins: &PinDir, ways: watch::Receiver<Ways>) -> Res
         dataplane: Arc::new(kernel),
         watch_ways: Box::new(|_| Ok(ways)),
         probe_concurrency: 8,
+        commands_per_s: None,
         resync: Duration::from_secs(3_600),
         notes: Vec::new(),
         observations: None,
