@@ -4,6 +4,10 @@
 //! A rung is left as soon as the one above it can serve. What a breaker or a probe says of a backend is decided elsewhere;
 //! here it serves, or it does not.
 
+mod settings;
+
+pub use settings::{LadderSettings, LadderWish};
+
 use lb_common::ids::BackendId;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

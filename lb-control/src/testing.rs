@@ -6,6 +6,7 @@ use crate::command::{
     Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BreakerReset, BreakerTrip, BypassSet, Command,
     Document, TenantRemove, TenantSet, TenantSpec, VipRemove, VipSet, VipSpec,
 };
+use crate::degradation::LadderWish;
 use crate::probe::{ProbeKind, ProbeWish};
 use crate::tenant::Limit;
 use crate::vip::{Mode, Protocol, Tracking};
@@ -113,6 +114,10 @@ fn balancing() -> impl Strategy<Value = BalancingWish> {
     })
 }
 
+fn ladder() -> impl Strategy<Value = LadderWish> {
+    weighted(0.9, any::<bool>()).prop_map(|fail_fast| LadderWish { fail_fast })
+}
+
 fn table_size() -> impl Strategy<Value = u32> {
     mostly(select(&[251, 251, 257, 1_009][..]), Just(65_536))
 }
@@ -135,8 +140,9 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
     let who = (vip_name(), tenant(), vip_address(), port(), any::<bool>());
     let window_s = mostly(1u32..1_000, Just(0));
     let how = (mode(), weighted(0.1, tracking()), window_s, weighted(0.2, probe()), table_size());
-    let more = (proptest::collection::vec(backend_spec(), 0..4), weighted(0.5, balancing()));
-    (who, how, more).prop_map(|(who, how, (backends, balancing))| {
+    let ways = (weighted(0.5, balancing()), weighted(0.3, ladder()));
+    let more = (proptest::collection::vec(backend_spec(), 0..4), ways);
+    (who, how, more).prop_map(|(who, how, (backends, (balancing, ladder)))| {
         let protocol = if who.4 { Protocol::Tcp } else { Protocol::Udp };
         VipSpec {
             tenant: who.1,
@@ -146,6 +152,7 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
             probe: how.3,
             table_size: Some(how.4),
             balancing,
+            ladder,
             backends,
             ..VipSpec::new(who.0, who.2, who.3, protocol)
         }
@@ -153,17 +160,21 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
 }
 
 fn vip_set() -> impl Strategy<Value = VipSet> {
-    let flags = (any::<bool>(), weighted(0.3, any::<bool>()), weighted(0.5, balancing()));
+    let flags = (any::<bool>(), weighted(0.3, any::<bool>()), weighted(0.5, balancing()), ladder());
     (vip_name(), weighted(0.1, mode()), weighted(0.3, tracking()), weighted(0.1, table_size()), flags)
-        .prop_map(|(name, mode, tracking, table_size, (allow_disruption, udp_stateless, balancing))| VipSet {
-            name,
-            mode,
-            tracking,
-            table_size,
-            udp_stateless,
-            balancing,
-            allow_disruption,
-            ..VipSet::default()
+        .prop_map(|(name, mode, tracking, table_size, flags)| {
+            let (allow_disruption, udp_stateless, balancing, ladder) = flags;
+            VipSet {
+                name,
+                mode,
+                tracking,
+                table_size,
+                udp_stateless,
+                balancing,
+                ladder: Some(ladder),
+                allow_disruption,
+                ..VipSet::default()
+            }
         })
 }
 

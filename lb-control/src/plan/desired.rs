@@ -106,6 +106,8 @@ pub struct DesiredVip {
     pub key: Key,
     /// Its live settings.
     pub policy: Policy,
+    /// Whether new flows are refused while nobody serves them.
+    pub refuses: bool,
     /// The window of a slot that changes, seconds.
     pub window_s: u32,
     /// Its backends.
@@ -240,6 +242,7 @@ fn desired_vip(
         )
         .with_pick(algorithm.pick())
         .with_timeouts(settings.balancing.timeouts()),
+        refuses: settings.ladder.fail_fast,
         window_s: settings.window_s,
         backends: backends.collect(),
         table_size: settings.table_size,

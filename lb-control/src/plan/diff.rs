@@ -267,6 +267,9 @@ impl<'a, S: Slots> Builder<'a, S> {
             self.stages.vips.push(Op::SetVipTable { row, extent: content.extent });
             self.stages.needs_barrier = true;
         }
+        if content.refuses != was.refuses {
+            self.stages.vips.push(Op::SetVipRefusal { row, refuses: content.refuses });
+        }
         if content.policy != was.policy {
             let late = stops_picking(&was, &content);
             let stage = if late { &mut self.stages.drains } else { &mut self.stages.vips };

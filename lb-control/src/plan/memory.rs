@@ -47,7 +47,10 @@ impl Memory {
             | Op::FreeBackend { row } => {
                 used(&maps.backends, row)?;
             }
-            Op::SetVipPolicy { row, .. } | Op::SetVipTable { row, .. } | Op::FreeVip { row } => {
+            Op::SetVipPolicy { row, .. }
+            | Op::SetVipRefusal { row, .. }
+            | Op::SetVipTable { row, .. }
+            | Op::FreeVip { row } => {
                 used(&maps.vips, row)?;
             }
             Op::FreeEgress { row } => used(&maps.egresses, row)?,

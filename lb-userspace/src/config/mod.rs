@@ -15,6 +15,7 @@ use std::path::Path;
 
 use lb_control::balancing::BalancingWish;
 use lb_control::breaker::BreakerWish;
+use lb_control::degradation::LadderWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::ProbeWish;
 use lb_control::projection::inventory::Inventory;
@@ -138,6 +139,7 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.breaker = differs(breaker, BreakerWish::default());
     let balancing = BalancingWish::between(&defaults.balancing, &settings.balancing);
     spec.balancing = differs(balancing, BalancingWish::default());
+    spec.ladder = differs(LadderWish::between(&settings.ladder, &defaults.ladder), LadderWish::default());
     spec.backends = vip
         .backends
         .iter()
@@ -304,6 +306,8 @@ trial_successes = 9
 slow_start_s = 10
 floor_percent = 11
 ejection_max_percent = 12
+[vip.ladder]
+fail_fast = false
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"

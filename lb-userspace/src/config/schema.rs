@@ -98,6 +98,7 @@ const VIP: Table = Table {
         optional("probe", Kind::Table(&PROBE)),
         optional("breaker", Kind::Table(&BREAKER)),
         optional("balancing", Kind::Table(&BALANCING)),
+        optional("ladder", Kind::Table(&LADDER)),
         optional("backend", Kind::List(&BACKEND)),
     ],
 };
@@ -161,6 +162,8 @@ const BALANCING: Table = Table {
         optional("closing_s", NUMBER),
     ],
 };
+
+const LADDER: Table = Table { what: "a ladder", keys: &[optional("fail_fast", Kind::Flag)] };
 
 const BACKEND: Table = Table {
     what: "a backend",

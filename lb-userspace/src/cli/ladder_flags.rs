@@ -1,0 +1,25 @@
+//! The flags of a vip's ladder, for `lb vip add` and `lb vip set`, and how it is shown.
+
+use lb_control::degradation::{LadderSettings, LadderWish};
+
+/// Settings of the ladder; what is not named stays, or has its default.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct LadderFlags {
+    /// Whether clients are refused at once while nobody serves, by a TCP reset or ICMP; true unless named.
+    #[arg(long, value_name = "true|false")]
+    fail_fast: Option<bool>,
+}
+
+impl LadderFlags {
+    /// The wish that they say; none if they say nothing.
+    pub(super) fn wish(&self) -> Option<LadderWish> {
+        let wish = LadderWish { fail_fast: self.fail_fast };
+        (wish != LadderWish::default()).then_some(wish)
+    }
+}
+
+/// What is done when nobody of the pool and its backups serves, one line.
+pub(super) fn text(ladder: &LadderSettings) -> String {
+    let end = if ladder.fail_fast { "clients are refused" } else { "packets are dropped" };
+    format!("pool, backups; while nobody serves {end}")
+}
