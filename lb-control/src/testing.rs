@@ -115,7 +115,8 @@ fn balancing() -> impl Strategy<Value = BalancingWish> {
 }
 
 fn ladder() -> impl Strategy<Value = LadderWish> {
-    weighted(0.9, any::<bool>()).prop_map(|fail_fast| LadderWish { fail_fast })
+    let flag = || weighted(0.7, any::<bool>());
+    (flag(), flag()).prop_map(|(fail_fast, last_known_good)| LadderWish { fail_fast, last_known_good })
 }
 
 fn table_size() -> impl Strategy<Value = u32> {

@@ -1,11 +1,13 @@
 //! The lower rungs of the ladder with real clients: what they are told while nobody serves, and who serves when nobody of a
 //! pool can.
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use lb_control::degradation::Rung;
+use lb_control::health::Health;
 use lb_control::vip::Mode;
 use lb_tests::require_root;
 use lb_tests::site::{Family, Served, Site};
@@ -46,6 +48,9 @@ fn clients_are_refused_at_once(mode: Mode) {
     let builder = Site::builder(Topology::builder().setup(setup).backends(1), mode);
     let mut site = builder.kinds(&[Served::Http, Served::Udp]).start().unwrap();
     let vips = Family::BOTH.map(|family| (family, site.vip(Served::Http, family), site.vip(Served::Udp, family)));
+    for vip in vips.iter().flat_map(|(family, ..)| [format!("http{family}"), format!("udp{family}")]) {
+        site.lb.lb(&format!("vip set {vip} --last-known-good false")).unwrap();
+    }
     for (_, http, udp) in vips {
         assert_eq!((connect(&site, http, SECOND), send(&site, udp, SECOND)), (Ok(()), Ok(())));
     }
@@ -90,4 +95,65 @@ fn clients_of_a_vip_that_nobody_serves_are_refused_at_once() {
 fn so_they_are_by_nat() {
     require_root!("e2e_ladder::so_they_are_by_nat", "nginx", "curl");
     clients_are_refused_at_once(Mode::Nat);
+}
+
+/// Whether the probes of all backends are dropped by them; packets of clients are not.
+fn drop_probes(site: &Site, drop: bool) {
+    for backend in site.net.backends() {
+        let node = site.net.node().addresses.v4;
+        let lines = [
+            "table inet deaf".to_owned(),
+            "chain inet deaf c { type filter hook input priority 0 ; }".to_owned(),
+            format!("rule inet deaf c ip saddr {node} tcp dport 80 drop"),
+        ];
+        if drop {
+            lines.iter().for_each(|line| drop_output(backend.ns.shell(&format!("nft add {line}"))));
+        } else {
+            drop_output(backend.ns.shell("nft delete table inet deaf"));
+        }
+    }
+}
+
+fn drop_output(output: anyhow::Result<String>) {
+    output.map(drop).unwrap();
+}
+
+#[test]
+fn those_that_were_last_known_good_serve_on_when_only_the_probes_fail() {
+    require_root!(
+        "e2e_ladder::those_that_were_last_known_good_serve_on_when_only_the_probes_fail",
+        "nginx",
+        "curl",
+        "nft"
+    );
+    let builder = Site::builder(Topology::builder(), Mode::L2).families(&[Family::V4]);
+    let site = builder.kinds(&[Served::Http]).start().unwrap();
+    let http = site.vip(Served::Http, Family::V4);
+    let served = |site: &Site| {
+        let names = (0..60).map(|_| fetch_within(site.client(), http, "/", SECOND).unwrap().text());
+        names.collect::<BTreeSet<_>>().len()
+    };
+    assert_eq!(served(&site), 3);
+    drop_probes(&site, true);
+    wait_until("last known good", DEADLINE, || rung(&site, "http4") == Rung::LastKnownGood).unwrap();
+    wait_until("all of them", DEADLINE, || served(&site) == 3).unwrap();
+    let backends = site.backends().unwrap();
+    assert!(backends.iter().all(|one| one.health == Health::Down && one.share > 0.3), "{backends:#?}");
+    let status = site.lb.try_lb(&["status", "--check"]).unwrap();
+    println!("{}", status.stdout);
+    assert_eq!(status.status, Some(6));
+    for text in ["last known good", "partial"] {
+        assert!(status.stdout.contains(text), "{text}: {}", status.stdout);
+    }
+    assert!(site.lb.metrics().unwrap().contains("lb_vip_ladder{vip=\"http4\"} 2"));
+
+    site.lb.lb("vip set http4 --last-known-good false").unwrap();
+    wait_until("nobody", DEADLINE, || rung(&site, "http4") == Rung::Nobody).unwrap();
+    assert_eq!(connect(&site, http, 5 * SECOND), Err(ErrorKind::ConnectionRefused));
+    drop_probes(&site, false);
+    wait_until("the pool", DEADLINE, || rung(&site, "http4") == Rung::Pool).unwrap();
+    let history = site.lb.lb("history vip http4").unwrap();
+    for step in ["pool -> last known good", "last known good -> nobody", "nobody -> pool"] {
+        assert!(history.contains(step), "{step}: {history}");
+    }
 }

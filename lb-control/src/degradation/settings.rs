@@ -9,15 +9,18 @@ pub struct LadderSettings {
     /// Whether clients are refused at once while nobody serves: TCP by a reset, UDP by ICMP. Else their packets are
     /// dropped.
     pub fail_fast: bool,
+    /// Whether the last set of backends that worked serves when all have failed their probes.
+    pub last_known_good: bool,
 }
 
 impl LadderSettings {
-    /// What a new vip has: a client that knows at once can tell its user, or go elsewhere.
-    pub const DEFAULT: Self = Self { fail_fast: true };
+    /// What a new vip has. Probes that all fail at once may be what is broken; and a client that knows at once that nobody
+    /// serves can tell its user, or go elsewhere.
+    pub const DEFAULT: Self = Self { fail_fast: true, last_known_good: true };
 
     /// What vips of older logs mean.
     pub const fn of_old() -> Self {
-        Self { fail_fast: false }
+        Self { fail_fast: false, last_known_good: false }
     }
     /// Whether it is what vips of older logs mean, which is not written down.
     pub fn is_of_old(&self) -> bool {
@@ -32,16 +35,26 @@ pub struct LadderWish {
     /// As [`LadderSettings::fail_fast`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fail_fast: Option<bool>,
+    /// As [`LadderSettings::last_known_good`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_known_good: Option<bool>,
 }
 
 impl LadderWish {
     /// The settings that result from this wish over `base`.
     pub fn over(&self, base: &LadderSettings) -> LadderSettings {
-        LadderSettings { fail_fast: self.fail_fast.unwrap_or(base.fail_fast) }
+        LadderSettings {
+            fail_fast: self.fail_fast.unwrap_or(base.fail_fast),
+            last_known_good: self.last_known_good.unwrap_or(base.last_known_good),
+        }
     }
 
     /// The wish that turns `from` into `to`: what differs.
     pub fn between(to: &LadderSettings, from: &LadderSettings) -> Self {
-        Self { fail_fast: (to.fail_fast != from.fail_fast).then_some(to.fail_fast) }
+        let differs = |to: bool, from: bool| (to != from).then_some(to);
+        Self {
+            fail_fast: differs(to.fail_fast, from.fail_fast),
+            last_known_good: differs(to.last_known_good, from.last_known_good),
+        }
     }
 }

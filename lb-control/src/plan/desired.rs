@@ -61,6 +61,9 @@ pub struct Device {
 pub struct Observed {
     /// Health by backend; absent = unknown.
     pub health: BTreeMap<BackendId, Health>,
+    /// When the probes of a backend that is down took it down, which it had passed until then, milliseconds on the clock of
+    /// whoever keeps the health; absent = it is not, or was never seen to pass.
+    pub fell_ms: BTreeMap<BackendId, u64>,
     /// Breakers by backend; absent = closed, with the whole share.
     pub breakers: BTreeMap<BackendId, Breaking>,
     /// Ways by backend; absent = not resolved (yet): what its row has stays.
@@ -275,15 +278,23 @@ fn stands(
     standings: &BTreeMap<BackendId, Standing>,
 ) -> (Footing, BTreeSet<BackendId>) {
     let out = |id| matches!(standings.get(&id), Some(Standing::Out { .. }));
-    ladder(vip, |id| usable(&vip.settings, observed, id) && !out(id))
+    let may_panic = |id| vip.settings.ladder.last_known_good && !observed.unreached.contains(&id);
+    let fell_ms = |id| observed.fell_ms.get(&id).copied().filter(|_| may_panic(id));
+    ladder(vip, |id| usable(&vip.settings, observed, id) && !out(id), fell_ms)
 }
 
-/// Where a vip stands when those serve who can, and who does.
-pub(super) fn ladder(vip: &Vip, can: impl Fn(BackendId) -> bool) -> (Footing, BTreeSet<BackendId>) {
+/// Where a vip stands when those serve who can, and who does. `fell_ms`: as [`Member::fell_ms`].
+pub(super) fn ladder(
+    vip: &Vip,
+    can: impl Fn(BackendId) -> bool,
+    fell_ms: impl Fn(BackendId) -> Option<u64>,
+) -> (Footing, BTreeSet<BackendId>) {
     let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0);
-    let members: Vec<Member> =
-        wanted.map(|one| Member { id: one.id, backup: one.backup, serves: can(one.id) }).collect();
-    climb(&members)
+    let member = |one: &Backend| {
+        let (id, backup, serves) = (one.id, one.backup, can(one.id));
+        Member { id, backup, serves, fell_ms: fell_ms(id).filter(|_| !serves) }
+    };
+    climb(&wanted.map(member).collect::<Vec<_>>(), vip.settings.probe.together_ms())
 }
 
 /// The table of a vip's candidates; of those that come back gently as far as they have come.
@@ -323,7 +334,7 @@ fn usable(settings: &VipSettings, observed: &Observed, id: BackendId) -> bool {
 fn flags(settings: &VipSettings, backend: &Backend, observed: &Observed, takes: bool) -> u64 {
     let down =
         settings.probe.kind != ProbeKind::None && observed.health.get(&backend.id) == Some(&Health::Down);
-    if backend.intent == Intent::Disabled || down {
+    if backend.intent == Intent::Disabled || (down && !takes) {
         0
     } else if backend.effective_weight() > 0 && takes {
         Control::ALIVE | Control::NEW

@@ -202,7 +202,7 @@ impl PlanSummary {
 fn pool(vip: &Vip, observed: &Observed) -> Vec<Candidate> {
     let unprobed = vip.settings.probe.kind == ProbeKind::None;
     let can = |id| unprobed || observed.health.get(&id) != Some(&Health::Down);
-    let (_, serving) = ladder(vip, can);
+    let (_, serving) = ladder(vip, can, |_| None);
     candidates(vip, |id| serving.contains(&id))
 }
 

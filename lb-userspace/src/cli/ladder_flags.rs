@@ -8,12 +8,15 @@ pub(super) struct LadderFlags {
     /// Whether clients are refused at once while nobody serves, by a TCP reset or ICMP; true unless named.
     #[arg(long, value_name = "true|false")]
     fail_fast: Option<bool>,
+    /// Whether the last set of backends that worked serves when all have failed their probes; true unless named.
+    #[arg(long, value_name = "true|false")]
+    last_known_good: Option<bool>,
 }
 
 impl LadderFlags {
     /// The wish that they say; none if they say nothing.
     pub(super) fn wish(&self) -> Option<LadderWish> {
-        let wish = LadderWish { fail_fast: self.fail_fast };
+        let wish = LadderWish { fail_fast: self.fail_fast, last_known_good: self.last_known_good };
         (wish != LadderWish::default()).then_some(wish)
     }
 }
@@ -21,5 +24,6 @@ impl LadderFlags {
 /// What is done when nobody of the pool and its backups serves, one line.
 pub(super) fn text(ladder: &LadderSettings) -> String {
     let end = if ladder.fail_fast { "clients are refused" } else { "packets are dropped" };
-    format!("pool, backups; while nobody serves {end}")
+    let good = if ladder.last_known_good { ", last known good" } else { "" };
+    format!("pool, backups{good}; while nobody serves {end}")
 }

@@ -308,6 +308,7 @@ floor_percent = 11
 ejection_max_percent = 12
 [vip.ladder]
 fail_fast = false
+last_known_good = false
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"

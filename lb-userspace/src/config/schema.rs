@@ -163,7 +163,10 @@ const BALANCING: Table = Table {
     ],
 };
 
-const LADDER: Table = Table { what: "a ladder", keys: &[optional("fail_fast", Kind::Flag)] };
+const LADDER: Table = Table {
+    what: "a ladder",
+    keys: &[optional("fail_fast", Kind::Flag), optional("last_known_good", Kind::Flag)],
+};
 
 const BACKEND: Table = Table {
     what: "a backend",

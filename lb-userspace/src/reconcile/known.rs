@@ -86,7 +86,9 @@ impl Wish {
         let mut observed = Observed::default();
         for backend in backends {
             let id = backend.id;
-            observed.health.extend(self.health.get(&id).map(|seen| (id, seen.health)));
+            let seen = self.health.get(&id);
+            observed.health.extend(seen.map(|seen| (id, seen.health)));
+            observed.fell_ms.extend(seen.and_then(|seen| Some((id, seen.fell_ms()?))));
             observed.breakers.extend(self.breakers.get(&id).map(|seen| (id, seen.breaking)));
             let way = self.ways.get(&id).and_then(|way| way.as_ref().ok());
             observed.ways.extend(way.map(|way| (id, *way)));
