@@ -22,6 +22,8 @@ pub enum Rung {
     Pool,
     /// Nobody of the pool serves: its backups do.
     Backups,
+    /// Nobody of pool and backups serves: the pool of another vip does.
+    Fallback,
     /// Nobody passes its probes: those that fell last, together, serve all the same. It may be the probes that are wrong.
     LastKnownGood,
     /// Nobody serves.
@@ -33,6 +35,7 @@ impl fmt::Display for Rung {
         f.write_str(match self {
             Self::Pool => "pool",
             Self::Backups => "backups",
+            Self::Fallback => "fallback",
             Self::LastKnownGood => "last known good",
             Self::Nobody => "nobody",
         })
@@ -61,9 +64,13 @@ pub struct Footing {
     pub partial: bool,
 }
 
-/// Where a vip with these backends stands, and who of them takes its new flows. What falls within `together_ms` fell
-/// together.
-pub fn climb(members: &[Member], together_ms: u64) -> (Footing, BTreeSet<BackendId>) {
+/// Where a vip with these backends stands, and who takes its new flows: of them, or of those whom another vip has `lent`.
+/// What falls within `together_ms` fell together.
+pub fn climb(
+    members: &[Member],
+    lent: &BTreeSet<BackendId>,
+    together_ms: u64,
+) -> (Footing, BTreeSet<BackendId>) {
     let able = |backup: bool| -> BTreeSet<BackendId> {
         members.iter().filter(|one| one.backup == backup && one.serves).map(|one| one.id).collect()
     };
@@ -74,6 +81,7 @@ pub fn climb(members: &[Member], together_ms: u64) -> (Footing, BTreeSet<Backend
         (true, false) => (Rung::Backups, backups),
         // Nobody wants anybody to serve: nothing is missing.
         (true, true) if members.is_empty() => (Rung::Pool, pool),
+        (true, true) if !lent.is_empty() => (Rung::Fallback, lent.clone()),
         (true, true) => match last_known_good(members, together_ms) {
             good if good.is_empty() => (Rung::Nobody, good),
             good => (Rung::LastKnownGood, good),
@@ -114,7 +122,7 @@ mod tests {
         /// Who takes flows can; backups do only where nobody of the pool can; and somebody does where anybody can.
         #[test]
         fn nobody_serves_below_a_rung_that_can(members in members()) {
-            let (footing, takes) = climb(&members, 10);
+            let (footing, takes) = climb(&members, &BTreeSet::new(), 10);
             let one = |id: &BackendId| members.iter().find(|one| one.id == *id).unwrap();
             let somebody_can = members.iter().any(|one| one.serves);
             prop_assert_eq!(footing.rung == Rung::LastKnownGood, !somebody_can && !takes.is_empty());
@@ -130,11 +138,23 @@ mod tests {
             prop_assert_eq!(footing.partial, missing || footing.rung != Rung::Pool);
         }
 
+        /// Another vip's pool serves where nobody of pool and backups can, though some of them were good once; and nobody
+        /// who is not wanted at all falls back on anybody.
+        #[test]
+        fn what_is_lent_comes_before_what_was_good(members in members()) {
+            let lent: BTreeSet<BackendId> = [BackendId(100), BackendId(101)].into();
+            let (footing, takes) = climb(&members, &lent, 10);
+            let falls = !members.is_empty() && members.iter().all(|one| !one.serves);
+            prop_assert_eq!(footing.rung == Rung::Fallback, falls);
+            prop_assert_eq!(takes == lent, falls);
+            prop_assert!(!falls || footing.partial);
+        }
+
         /// In the last set that worked is who fell last and whoever fell shortly before, and nobody else.
         #[test]
         fn the_last_set_that_worked_is_who_fell_together(members in members()) {
             prop_assume!(members.iter().all(|one| !one.serves));
-            let (_, takes) = climb(&members, 10);
+            let (_, takes) = climb(&members, &BTreeSet::new(), 10);
             let last_ms = members.iter().filter_map(|one| one.fell_ms).max().unwrap_or(0);
             let pool = members.iter().any(|one| !one.backup && one.fell_ms.is_some_and(|fell| fell + 10 >= last_ms));
             for one in &members {
@@ -150,7 +170,7 @@ mod tests {
             let with = |serves| {
                 let mut members = members.clone();
                 members[which].serves = serves;
-                climb(&members, 10).0.rung
+                climb(&members, &BTreeSet::new(), 10).0.rung
             };
             prop_assert!(with(true) <= with(false));
         }

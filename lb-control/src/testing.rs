@@ -116,7 +116,12 @@ fn balancing() -> impl Strategy<Value = BalancingWish> {
 
 fn ladder() -> impl Strategy<Value = LadderWish> {
     let flag = || weighted(0.7, any::<bool>());
-    (flag(), flag()).prop_map(|(fail_fast, last_known_good)| LadderWish { fail_fast, last_known_good })
+    let fallback = weighted(0.3, prop_oneof![1 => Just(String::new()), 2 => vip_name()]);
+    (flag(), flag(), fallback).prop_map(|(fail_fast, last_known_good, fallback)| LadderWish {
+        fail_fast,
+        last_known_good,
+        fallback,
+    })
 }
 
 fn table_size() -> impl Strategy<Value = u32> {

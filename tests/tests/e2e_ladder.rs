@@ -145,7 +145,7 @@ fn those_that_were_last_known_good_serve_on_when_only_the_probes_fail() {
     for text in ["last known good", "partial"] {
         assert!(status.stdout.contains(text), "{text}: {}", status.stdout);
     }
-    assert!(site.lb.metrics().unwrap().contains("lb_vip_ladder{vip=\"http4\"} 2"));
+    assert!(site.lb.metrics().unwrap().contains("lb_vip_ladder{vip=\"http4\"} 3"));
 
     site.lb.lb("vip set http4 --last-known-good false").unwrap();
     wait_until("nobody", DEADLINE, || rung(&site, "http4") == Rung::Nobody).unwrap();
@@ -156,4 +156,57 @@ fn those_that_were_last_known_good_serve_on_when_only_the_probes_fail() {
     for step in ["pool -> last known good", "last known good -> nobody", "nobody -> pool"] {
         assert!(history.contains(step), "{step}: {history}");
     }
+}
+
+fn another_pool_serves(mode: Mode) {
+    let setup = if mode == Mode::Nat { BackendSetup::Plain } else { BackendSetup::DirectReturn };
+    let builder = Site::builder(Topology::builder().setup(setup), mode).families(&[Family::V4]);
+    let mut site = builder.kinds(&[Served::Http]).start().unwrap();
+    let http = site.vip(Served::Http, Family::V4);
+    let spare = site.net.backends()[2].addresses().v4;
+    let word = if mode == Mode::Nat { "nat" } else { "l2" };
+    site.lb.lb("backend remove http4/b2").unwrap();
+    site.lb.lb(&format!("vip add spare {}:8080/tcp --mode {word} --probe tcp --probe-port 80", http.ip())).unwrap();
+    let port = if mode == Mode::Nat { ":80" } else { "" };
+    site.lb.lb(&format!("backend add spare/b2 {spare}{port}")).unwrap();
+    site.lb.lb("vip set http4 --fallback spare").unwrap();
+    let refused = site.lb.try_lb(&["vip", "remove", "spare", "--allow-disruption"]).unwrap();
+    assert!(refused.stderr.contains("LB1080"), "{refused:?}");
+    wait_until("the spare", DEADLINE, || site.backend("spare", "b2").unwrap().share > 0.9).unwrap();
+    let name = |site: &Site| fetch(site.client(), http, "/").map(|reply| reply.text());
+    assert!((0..20).all(|_| name(&site).unwrap() != "b2"));
+
+    (0..2).for_each(|index| site.net.backend_mut(index).kill());
+    wait_until("the fallback", DEADLINE, || rung(&site, "http4") == Rung::Fallback).unwrap();
+    assert!((0..20).all(|_| name(&site).unwrap() == "b2"));
+    assert_eq!(rung(&site, "spare"), Rung::Pool);
+    let status = site.lb.try_lb(&["status", "--check"]).unwrap();
+    println!("{}", status.stdout);
+    assert!(status.stdout.contains("partial: nobody of the pool serves, the pool of spare does"), "{}", status.stdout);
+    assert!(site.lb.metrics().unwrap().contains("lb_vip_ladder{vip=\"http4\"} 2"));
+
+    site.net.backend_mut(2).kill();
+    wait_until("who was last good", DEADLINE, || rung(&site, "http4") == Rung::LastKnownGood).unwrap();
+    site.net.backend_mut(2).start().unwrap();
+    wait_until("the fallback again", DEADLINE, || rung(&site, "http4") == Rung::Fallback).unwrap();
+    (0..2).for_each(|index| site.net.backend_mut(index).start().unwrap());
+    wait_until("the pool", 3 * DEADLINE, || rung(&site, "http4") == Rung::Pool).unwrap();
+    wait_until("only the pool", DEADLINE, || (0..20).all(|_| name(&site).unwrap() != "b2")).unwrap();
+    let history = site.lb.lb("history vip http4").unwrap();
+    for step in ["pool -> fallback", "fallback -> last known good", "fallback -> pool"] {
+        assert!(history.contains(step), "{step}: {history}");
+    }
+    assert!(history.contains("new flows go to the pool of vip spare"), "{history}");
+}
+
+#[test]
+fn another_vips_pool_serves_when_nobody_of_ones_own_can() {
+    require_root!("e2e_ladder::another_vips_pool_serves_when_nobody_of_ones_own_can", "nginx", "curl");
+    another_pool_serves(Mode::L2);
+}
+
+#[test]
+fn so_it_does_by_nat() {
+    require_root!("e2e_ladder::so_it_does_by_nat", "nginx", "curl");
+    another_pool_serves(Mode::Nat);
 }

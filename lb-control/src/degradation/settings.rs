@@ -11,16 +11,19 @@ pub struct LadderSettings {
     pub fail_fast: bool,
     /// Whether the last set of backends that worked serves when all have failed their probes.
     pub last_known_good: bool,
+    /// Name of the vip whose pool serves when nobody of this one's pool and backups can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
 }
 
 impl LadderSettings {
     /// What a new vip has. Probes that all fail at once may be what is broken; and a client that knows at once that nobody
     /// serves can tell its user, or go elsewhere.
-    pub const DEFAULT: Self = Self { fail_fast: true, last_known_good: true };
+    pub const DEFAULT: Self = Self { fail_fast: true, last_known_good: true, fallback: None };
 
     /// What vips of older logs mean.
     pub const fn of_old() -> Self {
-        Self { fail_fast: false, last_known_good: false }
+        Self { fail_fast: false, last_known_good: false, fallback: None }
     }
     /// Whether it is what vips of older logs mean, which is not written down.
     pub fn is_of_old(&self) -> bool {
@@ -38,6 +41,9 @@ pub struct LadderWish {
     /// As [`LadderSettings::last_known_good`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_known_good: Option<bool>,
+    /// As [`LadderSettings::fallback`]; an empty name: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
 }
 
 impl LadderWish {
@@ -46,6 +52,10 @@ impl LadderWish {
         LadderSettings {
             fail_fast: self.fail_fast.unwrap_or(base.fail_fast),
             last_known_good: self.last_known_good.unwrap_or(base.last_known_good),
+            fallback: match &self.fallback {
+                None => base.fallback.clone(),
+                Some(name) => Some(name.clone()).filter(|name| !name.is_empty()),
+            },
         }
     }
 
@@ -55,6 +65,23 @@ impl LadderWish {
         Self {
             fail_fast: differs(to.fail_fast, from.fail_fast),
             last_known_good: differs(to.last_known_good, from.last_known_good),
+            fallback: (to.fallback != from.fallback).then(|| to.fallback.clone().unwrap_or_default()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wish_between_two_is_what_differs_and_an_empty_name_ends_the_fallback() {
+        let to = LadderSettings { fallback: Some("spare".to_owned()), ..LadderSettings::DEFAULT };
+        let wish = LadderWish::between(&to, &LadderSettings::of_old());
+        assert_eq!(wish.over(&LadderSettings::of_old()), to);
+        let back = LadderWish::between(&LadderSettings::DEFAULT, &to);
+        assert_eq!(back, LadderWish { fallback: Some(String::new()), ..LadderWish::default() });
+        assert_eq!(back.over(&to), LadderSettings::DEFAULT);
+        assert_eq!(LadderWish::default().over(&to), to);
     }
 }

@@ -3,11 +3,11 @@
 use super::diff::Problem;
 use super::op::{EgressContent, Key};
 use super::reveal::{Pool, revealed};
-use super::standing::{Breaking, Standing, standings};
+use super::standing::{self, Breaking, Standing};
 use super::tables::{Candidate, Recipe, TableCache};
 use crate::backend::{Backend, Intent};
 use crate::code::Code;
-use crate::degradation::{Footing, Member, climb};
+use crate::degradation::{Footing, Member, Rung, climb};
 use crate::health::Health;
 use crate::probe::ProbeKind;
 use crate::state::{DEFAULT_TENANT_ID, State};
@@ -111,6 +111,8 @@ pub struct DesiredVip {
     pub policy: Policy,
     /// Whether new flows are refused while nobody serves them.
     pub refuses: bool,
+    /// The vip whose backends may be among the candidates.
+    pub lender: Option<VipId>,
     /// The window of a slot that changes, seconds.
     pub window_s: u32,
     /// Its backends.
@@ -162,11 +164,11 @@ pub(super) fn desired_of(
 ) -> Desired {
     let (observed, problems) = without_vip_sources(vips, state, observed);
     let (bypass, devices) = (state.bypass, observed.devices.clone());
-    let vips = vips.iter().map(|(name, vip)| {
+    let vips = vips.iter().map(|&(name, vip)| {
         let tenant = state.tenants.get(&vip.tenant);
         let id = tenant.map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
         let counts_flows = tenant.is_some_and(|tenant| tenant.limits.counts_flows());
-        let mut desired = desired_vip(name, id, vip, &observed, tables);
+        let mut desired = desired_vip((name, vip), id, lender(vip, state), &observed, tables);
         if counts_flows && vip.settings.tracking == Tracking::Auto {
             desired.policy = desired.policy.with_tracking(Tracking::Always);
         }
@@ -206,18 +208,29 @@ fn without_vip_sources<'o>(
     (observed, problems)
 }
 
+/// The vip on whose pool a vip falls back.
+fn lender<'s>(vip: &Vip, state: &'s State) -> Option<&'s Vip> {
+    state.vips.get(vip.settings.ladder.fallback.as_ref()?).map(|vip| &**vip)
+}
+
 fn desired_vip(
-    name: &str,
+    (name, vip): (&str, &Vip),
     tenant: TenantId,
-    vip: &Vip,
+    lender: Option<&Vip>,
     observed: &Observed,
     tables: &mut TableCache,
 ) -> DesiredVip {
     let settings = &vip.settings;
-    let standings = standings(vip, observed, |id| healthy(settings, observed, id));
-    let (_, serving) = stands(vip, observed, &standings);
+    let standings = standings(vip, observed);
+    let (footing, serving) = stands(vip, lender, observed, &standings);
     let takes = |id: BackendId| serving.contains(&id);
-    let mut candidates = candidates(vip, takes);
+    let (mut candidates, shares) = match lender {
+        // Their share of what comes from here is that of what comes to them.
+        Some(lender) if footing.rung == Rung::Fallback => {
+            (candidates(vip, lender, takes), Cow::Owned(self::standings(lender, observed)))
+        }
+        _ => (candidates(vip, vip, takes), Cow::Borrowed(&standings)),
+    };
     let recipe = Recipe::of(vip, &mut candidates);
     let algorithm = settings.balancing.algorithm;
     let backends = vip.backends.iter().map(|(name, backend)| {
@@ -246,47 +259,65 @@ fn desired_vip(
         .with_pick(algorithm.pick())
         .with_timeouts(settings.balancing.timeouts()),
         refuses: settings.ladder.fail_fast,
+        lender: lender.map(|lender| lender.id),
         window_s: settings.window_s,
         backends: backends.collect(),
         table_size: settings.table_size,
-        table: table(vip, recipe, &candidates, &standings, tables),
+        table: table(vip, recipe, &candidates, &shares, tables),
         candidates: candidates.iter().map(|candidate| candidate.id).collect(),
     }
 }
 
-/// The backends of a vip that people want to take new flows and that are `usable`.
-pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<Candidate> {
-    let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
+/// The backends of a pool that people want to take new flows, and that are `usable`, in the table of a vip.
+pub(super) fn candidates(vip: &Vip, pool: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<Candidate> {
+    let wanted =
+        pool.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
     wanted.map(|backend| Candidate::new(vip, backend)).collect()
 }
 
 /// Where vips stand, and who serves them.
 pub type Footings = BTreeMap<VipId, (Footing, BTreeSet<BackendId>)>;
 
-/// Where these vips stand, given what is observed of their backends.
-pub fn footings<'v>(vips: impl Iterator<Item = &'v Vip>, observed: &Observed) -> Footings {
+/// Where these vips of a state stand, given what is observed of their backends and of those that they fall back on.
+pub fn footings<'v>(vips: impl Iterator<Item = &'v Vip>, state: &State, observed: &Observed) -> Footings {
     let footing = |vip: &Vip| {
-        let standings = standings(vip, observed, |id| healthy(&vip.settings, observed, id));
-        (vip.id, stands(vip, observed, &standings))
+        let standings = standings(vip, observed);
+        (vip.id, stands(vip, lender(vip, state), observed, &standings))
     };
     vips.map(footing).collect()
 }
 
+fn standings(vip: &Vip, observed: &Observed) -> BTreeMap<BackendId, Standing> {
+    standing::standings(vip, observed, |id| healthy(&vip.settings, observed, id))
+}
+
+/// Whom a vip lends to others: its pool, as long as that serves.
+fn lent(lender: &Vip, observed: &Observed) -> BTreeSet<BackendId> {
+    match stands(lender, None, observed, &standings(lender, observed)) {
+        (Footing { rung: Rung::Pool, .. }, serving) => serving,
+        _ => BTreeSet::new(),
+    }
+}
+
 fn stands(
     vip: &Vip,
+    lender: Option<&Vip>,
     observed: &Observed,
     standings: &BTreeMap<BackendId, Standing>,
 ) -> (Footing, BTreeSet<BackendId>) {
     let out = |id| matches!(standings.get(&id), Some(Standing::Out { .. }));
     let may_panic = |id| vip.settings.ladder.last_known_good && !observed.unreached.contains(&id);
     let fell_ms = |id| observed.fell_ms.get(&id).copied().filter(|_| may_panic(id));
-    ladder(vip, |id| usable(&vip.settings, observed, id) && !out(id), fell_ms)
+    let lent = || lender.map(|lender| lent(lender, observed)).unwrap_or_default();
+    ladder(vip, |id| usable(&vip.settings, observed, id) && !out(id), lent, fell_ms)
 }
 
-/// Where a vip stands when those serve who can, and who does. `fell_ms`: as [`Member::fell_ms`].
+/// Where a vip stands when those serve who can, and who does. `lent`: whom another vip lends; `fell_ms`: as
+/// [`Member::fell_ms`].
 pub(super) fn ladder(
     vip: &Vip,
     can: impl Fn(BackendId) -> bool,
+    lent: impl FnOnce() -> BTreeSet<BackendId>,
     fell_ms: impl Fn(BackendId) -> Option<u64>,
 ) -> (Footing, BTreeSet<BackendId>) {
     let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0);
@@ -294,7 +325,9 @@ pub(super) fn ladder(
         let (id, backup, serves) = (one.id, one.backup, can(one.id));
         Member { id, backup, serves, fell_ms: fell_ms(id).filter(|_| !serves) }
     };
-    climb(&wanted.map(member).collect::<Vec<_>>(), vip.settings.probe.together_ms())
+    let members: Vec<Member> = wanted.map(member).collect();
+    let lent = if members.iter().any(|one| one.serves) { BTreeSet::new() } else { lent() };
+    climb(&members, &lent, vip.settings.probe.together_ms())
 }
 
 /// The table of a vip's candidates; of those that come back gently as far as they have come.

@@ -122,6 +122,7 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     flag(ladder.fail_fast.is_some(), "fail-fast", to.ladder.fail_fast.to_string());
     let good = to.ladder.last_known_good;
     flag(ladder.last_known_good.is_some(), "last-known-good", good.to_string());
+    flag(ladder.fallback.is_some(), "fallback", quoted(ladder.fallback.as_deref().unwrap_or_default()));
     let wish = ProbeWish::between(&to.probe, &from.probe);
     let mut probe = |name: &str, value: Option<String>| {
         flag(value.is_some(), name, value.as_deref().map(quoted).unwrap_or_default());

@@ -11,12 +11,19 @@ pub(super) struct LadderFlags {
     /// Whether the last set of backends that worked serves when all have failed their probes; true unless named.
     #[arg(long, value_name = "true|false")]
     last_known_good: Option<bool>,
+    /// The vip whose pool serves when nobody of its own pool and backups can; an empty name: none.
+    #[arg(long, value_name = "VIP")]
+    fallback: Option<String>,
 }
 
 impl LadderFlags {
     /// The wish that they say; none if they say nothing.
     pub(super) fn wish(&self) -> Option<LadderWish> {
-        let wish = LadderWish { fail_fast: self.fail_fast, last_known_good: self.last_known_good };
+        let wish = LadderWish {
+            fail_fast: self.fail_fast,
+            last_known_good: self.last_known_good,
+            fallback: self.fallback.clone(),
+        };
         (wish != LadderWish::default()).then_some(wish)
     }
 }
@@ -25,5 +32,6 @@ impl LadderFlags {
 pub(super) fn text(ladder: &LadderSettings) -> String {
     let end = if ladder.fail_fast { "clients are refused" } else { "packets are dropped" };
     let good = if ladder.last_known_good { ", last known good" } else { "" };
-    format!("pool, backups{good}; while nobody serves {end}")
+    let fallback = ladder.fallback.as_ref().map_or_else(String::new, |vip| format!(", the pool of {vip}"));
+    format!("pool, backups{fallback}{good}; while nobody serves {end}")
 }

@@ -309,6 +309,7 @@ ejection_max_percent = 12
 [vip.ladder]
 fail_fast = false
 last_known_good = false
+fallback = "spare"
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"

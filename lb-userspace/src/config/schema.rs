@@ -165,7 +165,11 @@ const BALANCING: Table = Table {
 
 const LADDER: Table = Table {
     what: "a ladder",
-    keys: &[optional("fail_fast", Kind::Flag), optional("last_known_good", Kind::Flag)],
+    keys: &[
+        optional("fail_fast", Kind::Flag),
+        optional("last_known_good", Kind::Flag),
+        optional("fallback", Kind::Text),
+    ],
 };
 
 const BACKEND: Table = Table {

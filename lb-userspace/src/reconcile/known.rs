@@ -160,7 +160,7 @@ impl Known {
         settled.renew(renewed);
         self.settled = settled;
         let vips = touched.iter().filter_map(|name| Some(&**state.vips.get(*name)?));
-        let footed = plan::footings(vips, &observed);
+        let footed = plan::footings(vips, state, &observed);
         let (wish, ops, problems) = (wish.clone(), plan.ops, plan.problems);
         Ok(Some(Done { wish, actual, ops, problems, attached, footed, partial: true }))
     }

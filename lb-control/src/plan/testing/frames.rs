@@ -127,9 +127,8 @@ impl Frames {
                     return Err(format!("{flow:?} began at backend {}, which takes none", row.id.0));
                 }
                 self.went_there(memory, row, verdict, packet.bytes())?;
-                let of_vip = vip.is_some_and(|vip| {
-                    maps.vips.get(&row.control.vip_row()).is_some_and(|owner| *owner == vip)
-                });
+                let vip_row = u16::try_from(walk.trail.vip_row).unwrap_or(u16::MAX);
+                let of_vip = vip == maps.vips.get(&vip_row).copied() && memory.serves(row.control, vip_row);
                 return if of_vip {
                     Ok(Some(row.id))
                 } else {

@@ -151,6 +151,11 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
     match vip.ladder.rung {
         _ if vip.backends.is_empty() => warn(warnings, false, &object, "it has no backend: `lb backend add`"),
         Rung::Backups => warn(warnings, true, &object, "nobody of its pool serves: its backups do"),
+        Rung::Fallback => {
+            let fallback = vip.settings.ladder.fallback.as_deref().unwrap_or("another vip");
+            let text = format!("nobody of its pool and backups serves: the pool of {fallback} does");
+            warn(warnings, true, &object, text);
+        }
         Rung::LastKnownGood => {
             let text = "nobody passes its probes: those that did last serve on, as last known good";
             warn(warnings, true, &object, text);
