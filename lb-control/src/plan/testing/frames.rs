@@ -189,8 +189,8 @@ impl Frames {
 /// The vip that a key leads to: the key itself, or the one of every port.
 fn vip_of(memory: &Memory, key: &Key) -> Option<VipContent> {
     let maps = &memory.actual;
-    let row = |key| u16::try_from(maps.keys.get(key)?.row()).ok().filter(|row| memory.finds(*row));
-    maps.vips.get(&row(key).or_else(|| row(&Key { port: 0, ..*key }))?).copied()
+    let row = |key: Key| u16::try_from(maps.keys.get(&key)?.row()).ok().filter(|row| memory.finds(*row));
+    maps.vips.get(&row(*key).or_else(|| row(Key { port: 0, ..*key }))?).copied()
 }
 
 fn store_address(words: &[Word; 2], address: Option<IpAddr>) {
