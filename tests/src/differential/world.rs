@@ -202,8 +202,8 @@ impl World {
     fn slot(&self, index: u32, rng: &mut Rng) {
         let first = first_backend((index / SLOTS) as usize);
         let mut row = || match rng.u8(0..40) {
-            0 => 0,
-            1 => 300,
+            0..=6 => 0,
+            7 => 300,
             _ => first + rng.u16(0..BACKENDS),
         };
         let (current, previous) = (row(), row());
