@@ -203,7 +203,7 @@ colour = "red"
                 "LB3004 lb.toml:7:12 `tracking` must be one of auto, always, never, not `alway`; did you mean `always`?",
                 "LB3004 lb.toml:11:11 `address` must be an IPv4 or IPv6 address, not `10.0.0.300`",
                 "LB3004 lb.toml:12:10 `weight` must be from 0 to 65535, not -1",
-                "LB3003 lb.toml:13:1 a backend has no key `colour`; its keys are name, address, port, weight, intent",
+                "LB3003 lb.toml:13:1 a backend has no key `colour`; its keys are name, address, port, weight, intent, backup",
                 "LB3003 lb.toml:15:3 the file has no key `vips`; did you mean `vip`?",
             ]
         );
