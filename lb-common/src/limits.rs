@@ -5,6 +5,8 @@
 pub const VIPS: u32 = 4_096;
 /// Keys of the vip hash: a key per vip and one per distinct address.
 pub const VIP_KEYS: u32 = 2 * VIPS;
+/// Notes of where a vip key led, for each CPU; a power of two.
+pub const VIP_HINTS: u32 = 4_096;
 /// Rows of the backend table, rows of 64 bytes; row 0 is "none". Hard limit: a row number is 16 bits wide.
 pub const BACKENDS: u32 = 16_384;
 /// Hard limit of [`BACKENDS`].

@@ -26,6 +26,7 @@ maps! {
     LB_CONFIG: Array<ConfigRow> [CONFIG] + MMAPABLE;
     LB_VIP_KEYS: HashMap<VipKey, u32> [VIP_KEYS];
     LB_VIPS: Array<VipRow> [VIPS] + MMAPABLE;
+    LB_VIP_HINTS: PerCpuArray<Word> [VIP_HINTS];
     LB_SLOTS: Array<Word> [SLOTS] + MMAPABLE;
     LB_BACKENDS: Array<BackendRow> [BACKENDS] + MMAPABLE;
     LB_EGRESS: Array<EgressRow> [EGRESS] + MMAPABLE;

@@ -57,6 +57,7 @@ impl Tables for Maps {
         nat_rows() -> u32 = global(&LB_NAT_ROWS);
         config() -> Option<&ConfigRow> = LB_CONFIG.get(0);
         vip_entry(key: &VipKey) -> Option<VipEntry> = find(&LB_VIP_KEYS, key).map(VipEntry);
+        vip_hint(index: u32) -> Option<&Word> = LB_VIP_HINTS.get(index);
         vip(row: u32) -> Option<&VipRow> = LB_VIPS.get(row);
         slot(index: u32) -> Option<&Word> = LB_SLOTS.get(index);
         backend(row: u32) -> Option<&BackendRow> = LB_BACKENDS.get(row);

@@ -341,6 +341,7 @@ fn drifted(ops: &[Op]) -> u64 {
         !matches!(
             op,
             Op::Barrier
+                | Op::WithdrawVip { .. }
                 | Op::FreeVip { .. }
                 | Op::FreeTenant { .. }
                 | Op::FreeBackend { .. }

@@ -54,6 +54,8 @@ maps! {
     VIP_KEYS: "LB_VIP_KEYS", limits::VIP_KEYS, vip::VipKey => u32;
     /// Vip rows.
     VIPS: "LB_VIPS", limits::VIPS, u32 => vip::VipRow;
+    /// Vip rows by [`vip::VipKey::hint`], per CPU: where a key led last. Never more than a hint: the row decides.
+    VIP_HINTS: "LB_VIP_HINTS", limits::VIP_HINTS, u32 => word::Word;
     /// Slots of every table, each vip's in one contiguous extent.
     SLOTS: "LB_SLOTS", limits::SLOTS, u32 => word::Word;
     /// Backend rows; row 0 is none.

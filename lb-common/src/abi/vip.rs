@@ -3,7 +3,7 @@
 use super::word::{Word, field};
 use crate::addr::Addr;
 use crate::be::Be16;
-use crate::limits::{CLOSING_TIMEOUT_S, SYN_TIMEOUT_S, TENANTS};
+use crate::limits::{CLOSING_TIMEOUT_S, SYN_TIMEOUT_S, TENANTS, VIP_HINTS};
 use bytemuck::{Pod, Zeroable};
 
 /// Key of the vip hash. Looked up as (address, port, protocol), then with port 0, then with both 0: the mark of
@@ -28,6 +28,15 @@ impl VipKey {
     #[inline(always)]
     pub const fn new(addr: Addr, port: Be16, protocol: u8) -> Self {
         Self { addr, port, protocol, zero: 0 }
+    }
+    /// Where a CPU notes the row that the key leads to: an index below [`VIP_HINTS`].
+    #[inline(always)]
+    pub const fn hint(&self) -> u32 {
+        // Golden ratio: the upper bits of the product depend on all that is below them.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let [high, low] = self.addr.words();
+        let folded = high ^ low.rotate_left(32) ^ VipRow::key_word(self.port, self.protocol).rotate_left(40);
+        (folded.wrapping_mul(SPREAD) >> (64 - VIP_HINTS.ilog2())) as u32
     }
     /// The key that marks an address.
     #[inline(always)]
@@ -261,7 +270,7 @@ impl Policy {
 pub struct VipRow {
     /// The vip's address, repeated for the reader to compare.
     pub addr: [Word; 2],
-    /// Port as it lies in memory (bits 0-15), protocol (16-23); bit 32: the row is in use.
+    /// Port as it lies in memory (bits 0-15), protocol (16-23); bit 32: packets may find the row. 0 = it is free.
     pub key: Word,
     /// The extent of the vip's slots: index of the first (bits 0-31), their number (32-63).
     pub table: Word,
@@ -281,8 +290,10 @@ impl VipRow {
     /// The `key` word of a vip.
     #[inline(always)]
     pub const fn key_word(port: Be16, protocol: u8) -> u64 {
-        port.raw() as u64 | (protocol as u64) << 16 | 1 << 32
+        port.raw() as u64 | (protocol as u64) << 16 | Self::FOUND
     }
+    /// Bit of the `key` word: packets may find the row.
+    pub const FOUND: u64 = 1 << 32;
 }
 
 /// First index and number of a vip's slots, from the `table` word.

@@ -114,6 +114,8 @@ pub struct HostTables {
     pub ingress: Cell<u32>,
     /// Vip keys, as bytes, to entries.
     pub vip_keys: BTreeMap<[u8; 20], VipEntry>,
+    /// Where keys led.
+    pub vip_hints: Vec<Word>,
     /// Vip rows.
     pub vips: Vec<VipRow>,
     /// Slots.
@@ -167,6 +169,7 @@ impl HostTables {
             now_ns: Cell::new(1_000_000_000_000),
             ingress: Cell::new(1),
             vip_keys: BTreeMap::new(),
+            vip_hints: rows(limits::VIP_HINTS as usize),
             vips: rows(64),
             slots: rows(slots),
             backends: rows(256),
@@ -222,6 +225,9 @@ impl Tables for HostTables {
     }
     fn vip_entry(&self, key: &VipKey) -> Option<VipEntry> {
         self.vip_keys.get(bytemuck::bytes_of(key)).copied()
+    }
+    fn vip_hint(&self, index: u32) -> Option<&Word> {
+        self.vip_hints.get(index as usize)
     }
     fn vip(&self, row: u32) -> Option<&VipRow> {
         self.vips.get(row as usize)

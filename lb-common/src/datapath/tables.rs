@@ -29,6 +29,8 @@ pub trait Tables {
     fn config(&self) -> Option<&ConfigRow>;
     /// What a destination leads to.
     fn vip_entry(&self, key: &VipKey) -> Option<VipEntry>;
+    /// This CPU's note of where a key led ([`VipKey::hint`]).
+    fn vip_hint(&self, index: u32) -> Option<&Word>;
     /// A vip.
     fn vip(&self, row: u32) -> Option<&VipRow>;
     /// A slot, by its index over all tables.

@@ -3,7 +3,7 @@
 use super::Halt;
 use super::parse::{Content, Parsed};
 use super::pipeline::Trail;
-use super::tables::Tables;
+use super::tables::{NO_ROW, Tables};
 use crate::abi::vip::{VipKey, VipRow};
 use crate::be::Be16;
 use crate::reason::Reason;
@@ -40,15 +40,32 @@ pub fn find<'t, T: Tables>(parsed: &Parsed, tables: &'t T, trail: &mut Trail) ->
     }
 }
 
-/// The vip of a key. The row repeats the key: a hash map that changes while it is read can give another key's value.
+/// The vip of a key: in the row where this CPU last found it, or else where the hash map says.
 #[inline(always)]
 fn lookup<'t, T: Tables>(key: &VipKey, tables: &'t T, trail: &mut Trail) -> Option<&'t VipRow> {
+    let hint = tables.vip_hint(key.hint());
+    trail.vip_row = hint.map_or(NO_ROW, |hint| hint.load() as u32);
+    if let Some(vip) = in_row(trail.vip_row, key, tables) {
+        return Some(vip);
+    }
+    trail.vip_row = NO_ROW;
     let row = tables.vip_entry(key)?.row();
+    let vip = in_row(row, key, tables)?;
+    if let Some(hint) = hint {
+        hint.store(row.into());
+    }
+    trail.vip_row = row;
+    Some(vip)
+}
+
+/// The vip of a row, if it is the key's. The row repeats the key and decides: what led here may be old, or, from a hash
+/// map that changes while it is read, another key's.
+#[inline(always)]
+fn in_row<'t, T: Tables>(row: u32, key: &VipKey, tables: &'t T) -> Option<&'t VipRow> {
     let vip = tables.vip(row)?;
     let addr = key.addr.words();
     let same = vip.key.load() == VipRow::key_word(key.port, key.protocol)
         && vip.addr[0].load() == addr[0]
         && vip.addr[1].load() == addr[1];
-    trail.vip_row = row;
     same.then_some(vip)
 }

@@ -5,7 +5,7 @@
 //! | 1 | sources, ways out, ports, marks, tenants and their limits | before a backend or a vip names them |
 //! | 2 | new backends, next hops, whom they count for, backends that gain | before a slot names them |
 //! | 3 | new tables, vip rows, keys, policies | a key leads only to a whole vip |
-//! | 4 | keys that go | no packet meets the end of its vip |
+//! | 4 | vip rows that go are withdrawn, then their keys | no packet meets the end of its vip, whatever led it there |
 //! | 5 | backends that die | at once their entries are misses; from here a dead `previous` counts as dead |
 //! | 6 | slots | the new `current` has its row; the old one lives on as `previous`, or is dead already |
 //! | 7 | backends that take no new flows | after their slots: as long as a slot names one as `current`, it does |
@@ -92,6 +92,7 @@ struct Stages {
     backends: Vec<Op>,
     vips: Vec<Op>,
     keys: Vec<Op>,
+    rows_gone: Vec<Op>,
     keys_gone: Vec<Op>,
     deaths: Vec<Op>,
     slots: Vec<Op>,
@@ -111,6 +112,7 @@ impl Stages {
             self.backends,
             self.vips,
             self.keys,
+            self.rows_gone,
             self.keys_gone,
             self.deaths,
             self.slots,
@@ -277,8 +279,9 @@ impl<'a, S: Slots> Builder<'a, S> {
     /// Frees what nothing names: vips by their keys at once, backends and ways out when a sweep has proven it.
     fn frees(&mut self) {
         let kept: BTreeSet<u16> = self.layout.vips.values().map(|placed| placed.row).collect();
-        let gone = self.actual.vips.keys().filter(|row| !kept.contains(row));
-        let mut frees: Vec<Op> = gone.map(|&row| Op::FreeVip { row }).collect();
+        let gone = || self.actual.vips.keys().filter(|row| !kept.contains(row));
+        self.stages.rows_gone.extend(gone().map(|&row| Op::WithdrawVip { row }));
+        let mut frees: Vec<Op> = gone().map(|&row| Op::FreeVip { row }).collect();
         let freed = self.freed_backends();
         frees.extend(freed.iter().map(|&row| Op::FreeBackend { row }));
         let rest = self.rest(&freed);

@@ -17,6 +17,8 @@ pub struct Memory {
     pub actual: Actual<Vec<Slot>>,
     /// Extents that were written: first index to number of slots.
     written: BTreeMap<u32, u32>,
+    /// Vip rows that were withdrawn, and whether packets that had them before are gone.
+    withdrawn: BTreeMap<u16, bool>,
 }
 
 impl Memory {
@@ -24,7 +26,7 @@ impl Memory {
     pub fn new(limits: Limits) -> Self {
         let actual =
             Actual { limits, slots: vec![Slot::default(); limits.slots as usize], ..Actual::default() };
-        Self { actual, written: BTreeMap::new() }
+        Self { actual, written: BTreeMap::new(), withdrawn: BTreeMap::new() }
     }
 
     /// Carries out one operation; returns the number of slots that held something else than was expected.
@@ -47,9 +49,18 @@ impl Memory {
             | Op::FreeBackend { row } => {
                 used(&maps.backends, row)?;
             }
-            Op::SetVipPolicy { row, .. } | Op::SetVipTable { row, .. } | Op::FreeVip { row } => {
+            Op::SetVipPolicy { row, .. } | Op::SetVipTable { row, .. } => used(&maps.vips, row)?,
+            Op::WithdrawVip { row } => {
                 used(&maps.vips, row)?;
+                self.withdrawn.insert(*row, false);
             }
+            Op::FreeVip { row } => {
+                used(&maps.vips, row)?;
+                if self.withdrawn.remove(row) != Some(true) {
+                    return Err(format!("packets may still find vip row {row}"));
+                }
+            }
+            Op::Barrier => self.withdrawn.values_mut().for_each(|gone| *gone = true),
             Op::FreeEgress { row } => used(&maps.egresses, row)?,
             Op::FreeSource { number } => used(&maps.sources, number)?,
             Op::WriteSlots { first, values } => self.write_slots(*first, values)?,
@@ -58,11 +69,15 @@ impl Memory {
             | Op::SetPort { .. }
             | Op::RemovePort { .. }
             | Op::SetVipKey { .. }
-            | Op::RemoveVipKey { .. }
-            | Op::Barrier => {}
+            | Op::RemoveVipKey { .. } => {}
         }
         self.actual.note(op);
         Ok(0)
+    }
+
+    /// Whether packets find a vip row, by whatever leads them there.
+    pub fn finds(&self, row: u16) -> bool {
+        !self.withdrawn.contains_key(&row)
     }
 
     fn write_slots(&mut self, first: u32, values: &[Slot]) -> Result<(), String> {

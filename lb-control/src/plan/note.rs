@@ -42,7 +42,7 @@ impl<S> Actual<S> {
             }
             Op::SetVipKey { key, entry } => drop(self.keys.insert(*key, *entry)),
             Op::RemoveVipKey { key } => drop(self.keys.remove(key)),
-            Op::WriteSlots { .. } | Op::ChangeSlots { .. } | Op::Barrier => {}
+            Op::WriteSlots { .. } | Op::ChangeSlots { .. } | Op::WithdrawVip { .. } | Op::Barrier => {}
             Op::FreeVip { row } => drop(self.vips.remove(row)),
             Op::FreeBackend { row } => drop(self.backends.remove(row)),
             Op::FreeEgress { row } => drop(self.egresses.remove(row)),

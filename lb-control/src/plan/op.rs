@@ -242,7 +242,12 @@ pub enum Op {
         /// Interface index.
         ifindex: u32,
     },
-    /// Zeroes a vip row, `key` first. Its extent is free with it.
+    /// Takes the bit from a vip row's key by which packets find it; nothing else of it changes.
+    WithdrawVip {
+        /// Row.
+        row: u16,
+    },
+    /// Zeroes a vip row that was withdrawn before the last barrier, `key` first. Its extent is free with it.
     FreeVip {
         /// Row.
         row: u16,

@@ -84,7 +84,13 @@ async fn an_order_takes_effect_once_and_a_restart_keeps_it_without_telling_it_ag
     assert_eq!(seen.borrow()[&B1].breaking.state, BreakerState::Open);
     publisher.send(state(1, &[order(true), order(false)])).unwrap();
     becomes(&mut seen, |one| one.breaking.state == BreakerState::Closed).await;
-    assert_eq!(*told.lock().unwrap(), ["web/b1 closed -> open", "web/b1 open -> closed"]);
+    // It is told after it is published, on another thread.
+    let both = ["web/b1 closed -> open", "web/b1 open -> closed"];
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while *told.lock().unwrap() != both {
+        assert!(Instant::now() < deadline, "{:?}", told.lock().unwrap());
+        tokio::task::yield_now().await;
+    }
     let (told, observe) = telling();
     let (_publisher, states) = watch::channel(state(1, &[order(true)]));
     let breakers = start(states, BTreeSet::new(), observe);

@@ -72,7 +72,7 @@ pub(super) fn vip(row: &VipRow) -> Option<VipContent> {
     let key = row.key.load();
     let identity = row.identity.load();
     let address = Addr::from_words([row.addr[0].load(), row.addr[1].load()]).ip();
-    (key >> 32 & 1 != 0).then(|| VipContent {
+    (key != 0).then(|| VipContent {
         id: VipId(identity as u32),
         tenant: TenantId((identity >> 32) as u32),
         key: Key { address, port: Be16::from_raw(key as u16).host(), protocol: (key >> 16) as u8 },
@@ -154,6 +154,7 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
         Op::WriteVip { row, content } => return write_vip(store, *row, content),
         Op::SetVipPolicy { row, policy } => set(&vip_row(store, *row)?.policy, policy.0),
         Op::SetVipTable { row, extent } => set(&vip_row(store, *row)?.table, extent_word(extent.0, extent.1)),
+        Op::WithdrawVip { row } => withdraw_vip(vip_row(store, *row)?),
         Op::FreeVip { row } => free_vip(vip_row(store, *row)?),
         Op::SetVipKey { key, entry } => return store.calls.set_vip_key(key.to_abi(), entry.0),
         Op::RemoveVipKey { key } => return store.calls.remove_vip_key(&key.to_abi()),
@@ -272,6 +273,11 @@ fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
     row.identity.store(u64::from(content.id.0) | u64::from(content.tenant.0) << 32);
     set(&row.key, VipRow::key_word(Be16::new(content.key.port), content.key.protocol));
     Ok(())
+}
+
+/// What the daemon holds against a packet that has the row in hand is the barrier that comes next.
+fn withdraw_vip(row: &VipRow) {
+    row.key.store(row.key.load() & !VipRow::FOUND);
 }
 
 fn free_vip(row: &VipRow) {
@@ -413,6 +419,7 @@ mod tests {
             Op::SetBypass { on: false },
             Op::RemoveVipKey { key: key() },
             Op::RemoveVipKey { key: Key::mark(key().address) },
+            Op::WithdrawVip { row: 5 },
             Op::FreeVip { row: 5 },
             Op::FreeTenant { row: 3 },
             Op::FreeBackend { row: 8 },

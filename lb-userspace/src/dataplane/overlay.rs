@@ -102,6 +102,9 @@ impl Tables for Overlay<'_> {
     fn vip_entry(&self, key: &VipKey) -> Option<VipEntry> {
         self.store.calls.vip_key(key).ok().flatten().map(VipEntry)
     }
+    fn vip_hint(&self, _index: u32) -> Option<&Word> {
+        None
+    }
     fn vip(&self, row: u32) -> Option<&VipRow> {
         let live = self.store.vips.get(row as usize)?;
         let copy = || VipRow {

@@ -132,6 +132,10 @@ mutations! {
     }
     "datapath/vip.rs" {
         "a key that leads to another vip's row is believed": "same.then_some(vip)" => "(same || true).then_some(vip)";
+        "a note counts for every key with its index": "in_row(trail.vip_row, key, tables)"
+            => "in_row(trail.vip_row, key, tables).or(tables.vip(trail.vip_row).filter(|vip| vip.key.load() != 0))";
+        "where a key led is not noted": "hint.store(row.into());" => "let _ = hint;";
+        "a withdrawn row is found": "vip.key.load() == VipRow" => "vip.key.load() | VipRow::FOUND == VipRow";
         "fragments to a vip pass": "Content::Unusable if mark.is_address() =>" => "Content::Unusable if false =>";
     }
     "datapath/forward.rs" {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use super::Finding;
 use super::tree::{File, Tree};
 
-/// Lines of `lb-ebpf/src`, all files together: the kernel's crate adapts and decides nothing.
-const GLUE_LINES: usize = 450;
+/// Lines of code of `lb-ebpf/src`, all files together: the kernel's crate adapts and decides nothing.
+const GLUE_LINES: usize = 300;
 const GLUE: &str = "lb-ebpf/src/";
 /// The list of codes.
 const CODES: &str = "lb-control/src/code.rs";
@@ -38,8 +38,9 @@ pub(super) fn headers(tree: &Tree) -> Vec<Finding> {
 /// The crate for the kernel stays small.
 pub(super) fn glue(tree: &Tree) -> Vec<Finding> {
     let files = tree.rust().filter(|file| file.path.starts_with(GLUE));
-    let lines: usize = files.map(|file| file.text.lines().count()).sum();
-    let text = format!("{lines} lines, fewer than {GLUE_LINES} are allowed: decisions belong to lb-common");
+    let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+    let lines: usize = files.map(|file| file.text.lines().filter(is_code).count()).sum();
+    let text = format!("{lines} lines of code, fewer than {GLUE_LINES} are allowed: decisions belong to lb-common");
     if lines < GLUE_LINES { Vec::new() } else { vec![Finding::new(GLUE, 0, text)] }
 }
 
@@ -131,8 +132,8 @@ mod tests {
     }
 
     #[test]
-    fn glue_of_450_lines_is_too_much() {
-        let half = "\n".repeat(225);
+    fn glue_of_300_lines_of_code_is_too_much() {
+        let half = "x();\n// why\n\n".repeat(150);
         assert_eq!(glue(&Tree::of(&[("lb-ebpf/src/a.rs", &half), ("lb-common/src/b.rs", &half)])), []);
         assert_eq!(glue(&Tree::of(&[("lb-ebpf/src/a.rs", &half), ("lb-ebpf/src/b.rs", &half)])).len(), 1);
     }

@@ -60,6 +60,36 @@ fn a_port_of_its_own_comes_before_every_port() {
 }
 
 #[test]
+fn a_key_that_was_found_once_is_not_looked_up_again_but_a_withdrawn_row_is_not_found() {
+    let mut site = Site::new(Mode::L2, V4, V4);
+    let verdict = |site: &Site| site.send_packet(&site.packet(tcp("S", 1, 0))).verdict;
+    let found = verdict(&site);
+    assert!(matches!(found, Verdict::Transmit(_) | Verdict::Redirect(..)), "{found:?}");
+    let keys = std::mem::take(&mut site.tables.vip_keys);
+    assert_eq!(verdict(&site), found);
+    let word = &site.tables.vips[1].key;
+    word.store(word.load() & !VipRow::FOUND);
+    assert_eq!(verdict(&site), Verdict::Pass(Reason::NoVip));
+    site.tables.vip_keys = keys;
+    assert_eq!(verdict(&site), Verdict::Pass(Reason::NoVip));
+}
+
+#[test]
+fn a_row_that_another_vip_took_is_not_found_by_an_old_note() {
+    let mut site = Site::new(Mode::L2, V4, V4);
+    let row = |site: &Site| site.send_packet(&site.packet(tcp("S", 1, 0))).trail.vip_row;
+    assert_eq!(row(&site), 1);
+    let key = VipKey::new(addr(V4.vip), Be16::new(80), 6);
+    let (old, new) = (&site.tables.vips[1], &site.tables.vips[2]);
+    new.addr.iter().zip(&old.addr).for_each(|(to, from)| to.store(from.load()));
+    new.table.store(old.table.load());
+    new.key.store(old.key.load());
+    old.key.store(VipRow::key_word(Be16::new(81), 6));
+    site.tables.insert_key(&key, VipEntry(2));
+    assert_eq!((row(&site), row(&site)), (2, 2));
+}
+
+#[test]
 fn a_key_that_leads_to_another_vips_row_is_no_vip() {
     let mut site = Site::new(Mode::L2, V4, V4);
     for (port, row) in [(7001, 2), (7002, 9), (7003, 60_000)] {

@@ -169,7 +169,7 @@ impl Frames {
         tables.ports = maps.ports.clone();
         maps.slots.iter().zip(&tables.slots).for_each(|(slot, word)| word.store(slot.0));
         for (number, row) in (0..).zip(&tables.vips) {
-            store_vip(row, maps.vips.get(&number));
+            store_vip(row, maps.vips.get(&number), memory.finds(number));
         }
         for (number, row) in (0..).zip(&tables.backends) {
             store_backend(row, maps.backends.get(&number));
@@ -189,8 +189,8 @@ impl Frames {
 /// The vip that a key leads to: the key itself, or the one of every port.
 fn vip_of(memory: &Memory, key: &Key) -> Option<VipContent> {
     let maps = &memory.actual;
-    let entry = maps.keys.get(key).or_else(|| maps.keys.get(&Key { port: 0, ..*key }))?;
-    maps.vips.get(&u16::try_from(entry.row()).ok()?).copied()
+    let row = |key: Key| u16::try_from(maps.keys.get(&key)?.row()).ok().filter(|row| memory.finds(*row));
+    maps.vips.get(&row(*key).or_else(|| row(Key { port: 0, ..*key }))?).copied()
 }
 
 fn store_address(words: &[Word; 2], address: Option<IpAddr>) {
@@ -198,12 +198,13 @@ fn store_address(words: &[Word; 2], address: Option<IpAddr>) {
     words.iter().zip(values).for_each(|(word, value)| word.store(value));
 }
 
-fn store_vip(row: &VipRow, content: Option<&VipContent>) {
+fn store_vip(row: &VipRow, content: Option<&VipContent>, found: bool) {
     store_address(&row.addr, content.map(|vip| vip.key.address));
     row.table.store(content.map_or(0, |vip| extent_word(vip.extent.0, vip.extent.1)));
     row.policy.store(content.map_or(0, |vip| vip.policy.0));
     let key = |vip: &VipContent| VipRow::key_word(Be16::new(vip.key.port), vip.key.protocol);
-    row.key.store(content.map_or(0, key));
+    let mask = if found { u64::MAX } else { !VipRow::FOUND };
+    row.key.store(content.map_or(0, key) & mask);
 }
 
 fn store_backend(row: &BackendRow, content: Option<&BackendContent>) {
