@@ -101,10 +101,20 @@ fn intent() -> impl Strategy<Value = Intent> {
 
 fn probe() -> impl Strategy<Value = ProbeWish> {
     let kind = select(&[ProbeKind::None, ProbeKind::Tcp, ProbeKind::Http, ProbeKind::Icmp][..]);
-    let range = (mostly(200u32..5_000, Just(0)), mostly(1u8..5, Just(0)));
-    (weighted(0.5, kind), range, weighted(0.3, port())).prop_map(|(kind, (interval_ms, fall), port)| {
-        ProbeWish { kind, interval_ms: Some(interval_ms), fall: Some(fall), port, ..ProbeWish::default() }
-    })
+    let range = (mostly(200u32..5_000, Just(0)), mostly(1u8..5, Just(0)), weighted(0.3, 0u8..3));
+    // An empty path is the default again.
+    let path = weighted(0.7, select(&["/", "/health", ""][..]).prop_map(str::to_string));
+    (weighted(0.5, kind), range, weighted(0.3, port()), path).prop_map(
+        |(kind, (interval_ms, fall, retries), port, path)| ProbeWish {
+            kind,
+            interval_ms: Some(interval_ms),
+            fall: Some(fall),
+            retries,
+            port,
+            path: path.filter(|_| kind == Some(ProbeKind::Http)),
+            ..ProbeWish::default()
+        },
+    )
 }
 
 fn balancing() -> impl Strategy<Value = BalancingWish> {
@@ -166,22 +176,21 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
 }
 
 fn vip_set() -> impl Strategy<Value = VipSet> {
-    let flags = (any::<bool>(), weighted(0.3, any::<bool>()), weighted(0.5, balancing()), ladder());
-    (vip_name(), weighted(0.1, mode()), weighted(0.3, tracking()), weighted(0.1, table_size()), flags)
-        .prop_map(|(name, mode, tracking, table_size, flags)| {
-            let (allow_disruption, udp_stateless, balancing, ladder) = flags;
-            VipSet {
-                name,
-                mode,
-                tracking,
-                table_size,
-                udp_stateless,
-                balancing,
-                ladder: Some(ladder),
-                allow_disruption,
-                ..VipSet::default()
-            }
-        })
+    let flags = (any::<bool>(), weighted(0.3, any::<bool>()));
+    let parts = (weighted(0.5, balancing()), weighted(0.5, probe()), ladder());
+    let how = (weighted(0.1, mode()), weighted(0.3, tracking()), weighted(0.1, table_size()));
+    (vip_name(), how, flags, parts).prop_map(|(name, how, flags, (balancing, probe, ladder))| VipSet {
+        name,
+        mode: how.0,
+        tracking: how.1,
+        table_size: how.2,
+        udp_stateless: flags.1,
+        balancing,
+        probe,
+        ladder: Some(ladder),
+        allow_disruption: flags.0,
+        ..VipSet::default()
+    })
 }
 
 fn backend_set() -> impl Strategy<Value = BackendSet> {

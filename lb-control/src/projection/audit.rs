@@ -12,6 +12,7 @@ use crate::command::DEFAULT_TENANT;
 use crate::event::Change;
 use crate::record::Record;
 use crate::tenant::TenantLimits;
+use crate::vip::VipSettings;
 
 /// Name of the field that says who made an object.
 pub const MADE: &str = "made";
@@ -46,9 +47,9 @@ pub struct Acts {
 /// The last change of a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blame {
-    /// What it is.
-    pub value: String,
-    /// What it was before; `None`: the object was new.
+    /// What it is; `None`: it was unset, and is as it is by default.
+    pub value: Option<String>,
+    /// What it was before; `None`: it was not set, or the object was new.
     pub was: Option<String>,
     /// What changed it.
     pub by: Arc<Act>,
@@ -126,7 +127,7 @@ impl Audit {
             Change::TenantLimitsChanged { tenant, limits } => {
                 if let Some(fields) = self.tenants.get_mut(tenant.as_str()) {
                     for (name, value) in field::limits(limits) {
-                        set(fields, &name, value, act);
+                        set(fields, &name, Some(value), act);
                     }
                 }
             }
@@ -136,11 +137,9 @@ impl Audit {
                 let fields = VipFields { own, backends: BTreeMap::new() };
                 self.vips.insert(vip.as_str().into(), Arc::new(fields));
             }
-            Change::VipSettingsChanged { vip, settings } => self.change(vip, |fields| {
-                for (name, value) in field::settings(settings) {
-                    set(&mut fields.own, &name, value, act);
-                }
-            }),
+            Change::VipSettingsChanged { vip, settings } => {
+                self.change(vip, |of| set_all(&mut of.own, settings, act));
+            }
             Change::VipRemoved { vip } => drop(self.vips.remove(vip.as_str())),
             Change::BackendAdded { vip, backend, address, port, weight, intent, backup, .. } => {
                 let fields = made(
@@ -165,7 +164,8 @@ impl Audit {
                 self.change(vip, |of| drop(of.backends.remove(backend.as_str())));
             }
             Change::BypassChanged { on } => {
-                set(&mut self.bypass, "bypass", if *on { "on" } else { "off" }.to_owned(), act);
+                let value = if *on { "on" } else { "off" }.to_owned();
+                set(&mut self.bypass, "bypass", Some(value), act);
             }
             Change::CommandAccepted { .. } => {}
         }
@@ -180,7 +180,7 @@ impl Audit {
     fn change_backend(&mut self, vip: &str, backend: &str, name: &str, value: String, act: &Arc<Act>) {
         self.change(vip, |of| {
             if let Some(fields) = of.backends.get_mut(backend) {
-                set(fields, name, value, act);
+                set(fields, name, Some(value), act);
             }
         });
     }
@@ -190,13 +190,26 @@ impl Audit {
 fn made(fields: Vec<Field>, by: &Arc<Act>) -> Fields {
     let made = (MADE.to_owned(), String::new());
     let all = std::iter::once(made).chain(fields);
-    all.map(|(name, value)| (name, Blame { value, was: None, by: by.clone() })).collect()
+    all.map(|(name, value)| (name, Blame { value: Some(value), was: None, by: by.clone() })).collect()
+}
+
+/// A vip's new settings; one that is not among them any more is unset.
+fn set_all(own: &mut Fields, settings: &VipSettings, by: &Arc<Act>) {
+    let new: BTreeMap<String, String> = field::settings(settings).into_iter().collect();
+    let of_settings = |name: &&String| name.as_str() != MADE && !field::OF_IDENTITY.contains(&name.as_str());
+    let gone = own.keys().filter(of_settings).filter(|name| !new.contains_key(*name));
+    for name in gone.cloned().collect::<Vec<_>>() {
+        set(own, &name, None, by);
+    }
+    for (name, value) in new {
+        set(own, &name, Some(value), by);
+    }
 }
 
 /// A field's new value; one that stays as it was is not touched.
-fn set(fields: &mut Fields, name: &str, value: String, by: &Arc<Act>) {
-    let was = fields.get(name).map(|blame| blame.value.clone());
-    if was.as_ref() != Some(&value) {
+fn set(fields: &mut Fields, name: &str, value: Option<String>, by: &Arc<Act>) {
+    let was = fields.get(name).and_then(|blame| blame.value.clone());
+    if was != value {
         fields.insert(name.to_owned(), Blame { value, was, by: by.clone() });
     }
 }
@@ -205,7 +218,8 @@ fn set(fields: &mut Fields, name: &str, value: String, by: &Arc<Act>) {
 pub fn agrees(audit: &Audit, inventory: &inventory::Inventory) -> bool {
     let same = |fields: &Fields, wanted: Vec<Field>| {
         let own = fields.iter().filter(|(name, _)| *name != MADE);
-        let own: BTreeMap<&str, &str> = own.map(|(name, of)| (name.as_str(), of.value.as_str())).collect();
+        let own = own.filter_map(|(name, of)| Some((name.as_str(), of.value.as_deref()?)));
+        let own: BTreeMap<&str, &str> = own.collect();
         own == wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     };
     let limits = |name: &Arc<str>, limits| {
@@ -236,7 +250,7 @@ pub fn agrees(audit: &Audit, inventory: &inventory::Inventory) -> bool {
 mod tests {
     use super::*;
     use crate::projection::inventory::Inventory;
-    use crate::projection::testing::{any_log, rebuilt};
+    use crate::projection::testing::{any_log, log_of, rebuilt};
     use proptest::prelude::*;
 
     proptest! {
@@ -275,5 +289,27 @@ mod tests {
                 prop_assert_eq!(blamed.by.revision, last[&(vip.to_owned(), name.to_owned())].2);
             }
         }
+    }
+
+    /// A setting that goes back to its default has no value any more, and whoever did that is blamed.
+    #[test]
+    fn what_was_unset_is_blamed_on_who_unset_it() {
+        let log = log_of(&[
+            r#"{"kind":"vip_add","name":"web","address":"203.0.113.1","port":80,
+                "probe":{"kind":"http","path":"/health","retries":2}}"#,
+            r#"{"kind":"vip_set","name":"web","probe":{"path":"","retries":0}}"#,
+            r#"{"kind":"vip_set","name":"web","probe":{"path":"/"}}"#,
+        ]);
+        let blamed = |revision: u64, field: &str| {
+            let audit = rebuilt::<Audit>(&log, revision);
+            let blame = audit.blame(&Object::Vip("web".into())).unwrap()[field].clone();
+            (blame.value, blame.was, blame.by.revision)
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(blamed(1, "probe.path"), (text("/health"), None, 1));
+        assert_eq!(blamed(2, "probe.path"), (None, text("/health"), 2));
+        assert_eq!(blamed(3, "probe.path"), (text("/"), None, 3));
+        assert_eq!(blamed(3, "probe.retries"), (text("0"), text("2"), 2));
+        assert_eq!(blamed(3, "serves"), (text("203.0.113.1:80/tcp"), None, 1));
     }
 }

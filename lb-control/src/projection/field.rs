@@ -11,10 +11,13 @@ use std::net::IpAddr;
 /// A field and its value.
 pub type Field = (String, String);
 
+/// Fields of a vip that never change in its life.
+pub const OF_IDENTITY: [&str; 2] = ["serves", "tenant"];
+
 /// Fields of a vip, in order: what it serves, its tenant, then its settings.
 pub fn vip(served: &Served, tenant: &str, settings: &VipSettings) -> Vec<Field> {
-    let identity = [("serves".to_owned(), served.to_string()), ("tenant".to_owned(), tenant.to_owned())];
-    identity.into_iter().chain(self::settings(settings)).collect()
+    let identity = OF_IDENTITY.map(str::to_owned).into_iter().zip([served.to_string(), tenant.to_owned()]);
+    identity.chain(self::settings(settings)).collect()
 }
 
 /// Fields of a tenant: every limit, in order; one that there is not is `unlimited`.
@@ -30,6 +33,8 @@ pub fn settings(settings: &VipSettings) -> Vec<Field> {
     value["breaker"] = serde_json::to_value(settings.breaker).expect("settings have string keys only");
     value["balancing"] = serde_json::to_value(settings.balancing).expect("settings have string keys only");
     value["ladder"] = serde_json::to_value(&settings.ladder).expect("settings have string keys only");
+    value["probe"]["retries"] = settings.probe.retries.into();
+    value["probe"]["verify"] = settings.probe.verify.into();
     let mut fields = Vec::new();
     flatten("", &value, &mut fields);
     fields

@@ -24,9 +24,10 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
         return Ok(None);
     }
     let row = |blame: &BlameView| {
+        let value = blame.value.as_deref().unwrap_or("none");
         let value = match &blame.was {
-            Some(was) => format!("{} (was {was})", blame.value),
-            None => blame.value.clone(),
+            Some(was) => format!("{value} (was {was})"),
+            None => value.to_owned(),
         };
         vec![
             blame.field.clone(),

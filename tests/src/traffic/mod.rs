@@ -4,6 +4,7 @@
 pub mod curl;
 pub mod echo;
 pub mod failure;
+pub mod flood;
 pub mod http;
 pub mod nginx;
 pub mod pattern;
@@ -15,6 +16,7 @@ pub mod wrk;
 
 pub use curl::{Reply, download, echo_transfer, fetch, fetch_within, url};
 pub use failure::{Failure, Stage};
+pub use flood::{Flood, RunningFlood};
 pub use http::{HttpLoad, HttpReport, Reuse, RunningHttpLoad};
 pub use pool::{ConnectionPool, LivePool, PoolReport};
 pub use udp::{RunningUdpLoad, UdpLoad, UdpReport, ask_once};

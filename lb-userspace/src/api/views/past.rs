@@ -225,9 +225,9 @@ pub struct PointView {
 pub struct BlameView {
     /// The field; `made` is the object itself.
     pub field: String,
-    /// What it is.
-    pub value: String,
-    /// What it was; `null`: the object was new.
+    /// What it is; `null`: it was unset, and is as it is by default.
+    pub value: Option<String>,
+    /// What it was; `null`: it was not set, or the object was new.
     pub was: Option<String>,
     /// Revision of the change.
     pub revision: u64,
