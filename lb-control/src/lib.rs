@@ -35,6 +35,7 @@ pub mod record;
 pub mod rejection;
 pub mod state;
 pub mod step;
+pub mod suspicion;
 pub mod tenant;
 pub mod vip;
 

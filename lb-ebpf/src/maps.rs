@@ -38,6 +38,7 @@ maps! {
     LB_REASONS: PerCpuArray<Counter> [REASON_COUNTS];
     LB_VIP_COUNTS: PerCpuArray<Counter> [VIP_COUNTS];
     LB_BACK_COUNTS: PerCpuArray<Counter> [BACKEND_COUNTS];
+    LB_SIGNALS: PerCpuArray<u64> [SIGNALS];
     LB_TENANTS: Array<TenantRow> [TENANTS] + MMAPABLE;
     LB_TENANT_CRED: PerCpuArray<TenantCredit> [TENANT_CREDIT];
     LB_TENANT_CNTS: PerCpuArray<Counter> [TENANT_COUNTS];

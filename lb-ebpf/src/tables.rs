@@ -6,7 +6,9 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
 use lb_common::abi::{backend::BackendRow, config::ConfigRow, counter::Counter, counter::Meter};
 use lb_common::abi::{egress::EgressRow, flow::FlowBucket, nat::NatRow, source::SourceRow};
-use lb_common::abi::{tenant::TenantCredit, tenant::TenantRow, vip::VipEntry, vip::VipKey, vip::VipRow, word::Word};
+use lb_common::abi::{
+    tenant::TenantCredit, tenant::TenantRow, vip::VipEntry, vip::VipKey, vip::VipRow, word::Word,
+};
 use lb_common::addr::Addr;
 use lb_common::datapath::tables::Tables;
 use lb_common::hash::HashKey;
@@ -106,6 +108,13 @@ impl Tables for Maps {
     #[inline(always)]
     fn count_tenant(&self, index: u32, bytes: u64) {
         add(LB_TENANT_CNTS.get_ptr_mut(index), bytes);
+    }
+    #[inline(always)]
+    fn count_signal(&self, index: u32) {
+        if let Some(count) = LB_SIGNALS.get_ptr_mut(index) {
+            // SAFETY: this CPU's own element; a program is not interrupted by itself on its CPU.
+            unsafe { *count += 1 };
+        }
     }
     #[inline(always)]
     fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {

@@ -26,5 +26,6 @@ pub mod reconcile;
 pub mod samples;
 pub mod serve;
 pub mod suggest;
+pub mod suspects;
 pub mod terminal;
 mod vital;

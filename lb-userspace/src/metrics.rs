@@ -29,6 +29,7 @@ use crate::probe::SeenHealth;
 use crate::problem::Problem;
 use crate::projection::{Model, Progress};
 use crate::reconcile::Standing;
+use crate::suspects::Suspects;
 
 /// The media type of OpenMetrics text.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -54,6 +55,7 @@ fn text(node: &Node) -> Result<String, Problem> {
         standing: node.standing.borrow().clone(),
         health: node.health.borrow().clone(),
         breakers: node.breakers.borrow().clone(),
+        suspects: node.suspects.borrow().clone(),
     };
     let mut registry = Registry::with_prefix("lb");
     registry.register_collector(Box::new(scraped));
@@ -74,6 +76,7 @@ struct Scraped {
     standing: Standing,
     health: SeenHealth,
     breakers: SeenBreakers,
+    suspects: Suspects,
 }
 
 impl Collector for Scraped {
@@ -89,8 +92,11 @@ impl Collector for Scraped {
         traffic(&mut encoder, "tenant", "to a tenant's vips", self.tenants())?;
         self.limited_tenants(&mut encoder)?;
         gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
-        let rungs = "0 its pool serves, 1 its backups, 2 another vip's pool, 3 who was last known good, 4 nobody";
+        let rungs =
+            "0 its pool serves, 1 its backups, 2 another vip's pool, 3 who was last known good, 4 nobody";
         gauges(&mut encoder, "vip_ladder", rungs, self.ladders())?;
+        let suspect = "1 the traffic of its clients speaks against it, 0 it does not";
+        gauges(&mut encoder, "backend_suspect", suspect, self.suspected())?;
         let (states, openings) = self.breakers();
         gauges(&mut encoder, "backend_breaker", "0 closed, 1 half-open, 2 open", states)?;
         gauges(&mut encoder, "backend_breaker_openings", "openings since the start", openings)?;
@@ -237,6 +243,15 @@ impl Scraped {
                 (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], u64::from(up(backend.id)))
             })
             .collect()
+    }
+
+    fn suspected(&self) -> Vec<(Labels, u64)> {
+        let of = |id| u64::from(self.suspects.contains_key(&id));
+        let backends = self.model.inventory.backends();
+        let labelled = backends.map(|(vip, _, name, backend)| {
+            (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], of(backend.id))
+        });
+        labelled.collect()
     }
 
     fn ladders(&self) -> Vec<(Labels, u64)> {

@@ -31,6 +31,8 @@ use known::{Done, Known, Wish};
 pub const RESYNC_S: u64 = 10;
 /// Between two looks at the devices, and between two sweeps.
 const TICK: Duration = Duration::from_secs(1);
+/// From one sweep to the next that a death brings, at least: ten thousand backends that flap must not keep it busy.
+const AFTER_DEATH: Duration = Duration::from_millis(250);
 /// Plans of one pass. Each but the first follows one that met slots which the sweep had just changed; a sweep changes a
 /// slot twice at most.
 const ROUNDS: usize = 4;
@@ -104,15 +106,16 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
     let (standing, follow) = watch::channel(Standing::default());
     let standing = Arc::new(standing);
     let to_sweep = Arc::new(Mutex::new(ToSweep { due: true, ..ToSweep::default() }));
-    let swept = Arc::new(Notify::new());
+    let (swept, died) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let sweeper = Sweeper {
+        died: died.clone(),
         dataplane: dataplane.clone(),
         to_sweep: to_sweep.clone(),
         standing: standing.clone(),
         swept: swept.clone(),
         states: inputs.states.clone(),
     };
-    let passer = Passer { dataplane, inputs, standing, to_sweep, swept, known: Known::default() };
+    let passer = Passer { dataplane, inputs, standing, to_sweep, swept, died, known: Known::default() };
     spawn("reconcile", passer.run());
     spawn("sweep", sweeper.run());
     follow
@@ -132,6 +135,7 @@ struct Passer {
     standing: Arc<watch::Sender<Standing>>,
     to_sweep: Arc<Mutex<ToSweep>>,
     swept: Arc<Notify>,
+    died: Arc<Notify>,
     known: Known,
 }
 
@@ -315,6 +319,10 @@ impl Passer {
         to_sweep.due |= free || !done.ops.is_empty();
         to_sweep.always = state.vips.values().any(|vip| remembers(vip));
         to_sweep.last = Some((state.clone(), done.actual.clone()));
+        let dies = |op: &Op| matches!(op, Op::SetControl { control, .. } if !control.alive());
+        if done.ops.iter().any(dies) {
+            self.died.notify_one();
+        }
     }
 }
 
@@ -325,7 +333,10 @@ fn stepped(name: &str, vip: &Vip, (from, to): (Rung, Rung), serving: &BTreeSet<B
     let serving: Vec<&str> = serves.map(|(name, _)| name.as_str()).collect();
     let evidence = match serving.len() {
         _ if to == Rung::Fallback => {
-            format!("new flows go to the pool of vip {}", vip.settings.ladder.fallback.as_deref().unwrap_or_default())
+            format!(
+                "new flows go to the pool of vip {}",
+                vip.settings.ladder.fallback.as_deref().unwrap_or_default()
+            )
         }
         0 => "no backend takes new flows".to_owned(),
         1..=5 => format!("new flows go to {}", serving.join(", ")),
@@ -364,19 +375,28 @@ struct Sweeper {
     to_sweep: Arc<Mutex<ToSweep>>,
     standing: Arc<watch::Sender<Standing>>,
     swept: Arc<Notify>,
+    /// A backend has died: if it lives again before its entries are gone, whoever comes by the ports of one of them goes to
+    /// it, trial or not.
+    died: Arc<Notify>,
     states: watch::Receiver<Published>,
 }
 
 impl Sweeper {
-    /// Every second, if there is something to sweep, until the state's publisher is gone.
+    /// Every second, and soon after a backend died, if there is something to sweep, until the state's publisher is gone.
     async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = Instant::now();
         loop {
             tokio::select! {
-                changed = self.states.changed() => if changed.is_err() { return },
+                changed = self.states.changed() => if changed.is_err() { return } else { continue },
+                () = self.died.notified() => {
+                    tokio::time::sleep_until(last + AFTER_DEATH).await;
+                    self.sweep();
+                }
                 _ = tick.tick() => self.sweep(),
             }
+            last = Instant::now();
         }
     }
 

@@ -30,7 +30,7 @@ use crate::journal::observation::{self, ObservationJournal};
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, LogFiles, StoreError, Verification};
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
-use crate::{breakers, config, neighbour, probe, projection, samples, vital};
+use crate::{breakers, config, neighbour, probe, projection, samples, suspects, vital};
 
 /// For everything that follows the writer to end with it.
 const GRACE: Duration = Duration::from_secs(1);
@@ -123,6 +123,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     };
     let standing = reconcile::start(start.dataplane.clone(), inputs);
     let samples = samples::start(start.dataplane.clone());
+    let suspects = suspects::start(start.dataplane.clone(), engine.follow(), probes.now);
     let (dataplane, started, notes) = (start.dataplane, Instant::now(), start.notes);
     Ok(Arc::new(Node {
         engine,
@@ -136,6 +137,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         standing,
         health: probes.seen,
         breakers,
+        suspects,
         ways,
         samples,
         nudge,

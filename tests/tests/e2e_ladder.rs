@@ -47,7 +47,8 @@ fn clients_are_refused_at_once(mode: Mode) {
     let setup = if mode == Mode::Nat { BackendSetup::Plain } else { BackendSetup::DirectReturn };
     let builder = Site::builder(Topology::builder().setup(setup).backends(1), mode);
     let mut site = builder.kinds(&[Served::Http, Served::Udp]).start().unwrap();
-    let vips = Family::BOTH.map(|family| (family, site.vip(Served::Http, family), site.vip(Served::Udp, family)));
+    let vips =
+        Family::BOTH.map(|family| (family, site.vip(Served::Http, family), site.vip(Served::Udp, family)));
     for vip in vips.iter().flat_map(|(family, ..)| [format!("http{family}"), format!("udp{family}")]) {
         site.lb.lb(&format!("vip set {vip} --last-known-good false")).unwrap();
     }
@@ -82,7 +83,8 @@ fn clients_are_refused_at_once(mode: Mode) {
     assert!(site.packets("no_backend").unwrap() >= dropped + 2);
 
     site.net.backend_mut(0).start().unwrap();
-    wait_until("it serves again", DEADLINE, || fetch_within(site.client(), http, "/", SECOND).is_ok()).unwrap();
+    wait_until("it serves again", DEADLINE, || fetch_within(site.client(), http, "/", SECOND).is_ok())
+        .unwrap();
 }
 
 #[test]
@@ -166,7 +168,9 @@ fn another_pool_serves(mode: Mode) {
     let spare = site.net.backends()[2].addresses().v4;
     let word = if mode == Mode::Nat { "nat" } else { "l2" };
     site.lb.lb("backend remove http4/b2").unwrap();
-    site.lb.lb(&format!("vip add spare {}:8080/tcp --mode {word} --probe tcp --probe-port 80", http.ip())).unwrap();
+    site.lb
+        .lb(&format!("vip add spare {}:8080/tcp --mode {word} --probe tcp --probe-port 80", http.ip()))
+        .unwrap();
     let port = if mode == Mode::Nat { ":80" } else { "" };
     site.lb.lb(&format!("backend add spare/b2 {spare}{port}")).unwrap();
     site.lb.lb("vip set http4 --fallback spare").unwrap();
@@ -182,7 +186,11 @@ fn another_pool_serves(mode: Mode) {
     assert_eq!(rung(&site, "spare"), Rung::Pool);
     let status = site.lb.try_lb(&["status", "--check"]).unwrap();
     println!("{}", status.stdout);
-    assert!(status.stdout.contains("partial: nobody of the pool serves, the pool of spare does"), "{}", status.stdout);
+    assert!(
+        status.stdout.contains("partial: nobody of the pool serves, the pool of spare does"),
+        "{}",
+        status.stdout
+    );
     assert!(site.lb.metrics().unwrap().contains("lb_vip_ladder{vip=\"http4\"} 2"));
 
     site.net.backend_mut(2).kill();

@@ -10,6 +10,7 @@ pub mod counter;
 pub mod egress;
 pub mod flow;
 pub mod nat;
+pub mod signal;
 pub mod slot;
 pub mod source;
 pub mod tenant;
@@ -79,6 +80,8 @@ maps! {
     VIP_COUNTS: "LB_VIP_COUNTS", limits::VIPS, u32 => counter::Counter;
     /// Packets and bytes by backend row, per CPU.
     BACKEND_COUNTS: "LB_BACK_COUNTS", limits::BACKENDS, u32 => counter::Counter;
+    /// Signals by backend row and kind ([`signal::Signal`]), per CPU.
+    SIGNALS: "LB_SIGNALS", limits::BACKENDS * signal::SIGNALS_PER_BACKEND, u32 => u64;
     /// Tenants with limits; row 0 is none.
     TENANTS: "LB_TENANTS", limits::TENANTS, u32 => tenant::TenantRow;
     /// Credit in hand by tenant row, per CPU.

@@ -190,13 +190,25 @@ pub struct Moves {
     forgotten_count: u32,
     /// How many were put in.
     inserted_count: u32,
+    /// Whether a SYN came again; 0 = it did not.
+    repeated: u32,
 }
 
 impl Moves {
     /// Forgets the packet before.
     #[inline(always)]
     pub fn begin(&mut self) {
-        (self.forgotten_count, self.inserted_count, self.displaced) = (0, 0, 0);
+        (self.forgotten_count, self.inserted_count, self.displaced, self.repeated) = (0, 0, 0, 0);
+    }
+    /// Notes that a SYN came again.
+    #[inline(always)]
+    pub fn repeat(&mut self) {
+        self.repeated = 1;
+    }
+    /// Whether a SYN came again.
+    #[inline(always)]
+    pub const fn repeated(&self) -> bool {
+        self.repeated != 0
     }
     /// Notes that an entry was taken out.
     #[inline(always)]

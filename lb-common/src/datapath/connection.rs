@@ -99,9 +99,7 @@ fn looked_up<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T,
     }
     let tried = parsed.is_syn() && parsed.teaches() && trial::rate_cps(row, tables) != 0;
     let first_choice = row;
-    if tried {
-        row = trial::admitted(row, trail, tables);
-    }
+    row = if tried { trial::admitted(row, trail, tables) } else { row };
     let aside = row != first_choice;
     trail.choice = if old { Choice::Previous } else { Choice::Slot };
     // A pinned slot's newcomers need no entry: a later change makes their backend the slot's `previous`.

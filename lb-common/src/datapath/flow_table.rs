@@ -136,7 +136,12 @@ pub fn remembered<T: Tables>(
         }
     }
     match (is_fresh.then_some(fresh), is_older.then_some(older)) {
-        (Some(fresh), _) if parsed.is_syn() => Some(begin_again(&fresh, flow, current, parsed, tables)),
+        (Some(fresh), _) if parsed.is_syn() => {
+            if fresh.trace().isn() == parsed.sequence {
+                moves.repeat();
+            }
+            Some(begin_again(&fresh, flow, current, parsed, tables))
+        }
         (None, Some(older)) if parsed.is_syn() => {
             Some(begin_anew(bucket, &older, flow, current, parsed, moves, tables))
         }

@@ -144,6 +144,8 @@ pub struct HostTables {
     pub tenant_credit: RefCell<BTreeMap<(u32, u32), TenantCredit>>,
     /// Packets and bytes by tenant row and what the limits said.
     pub tenant_counts: RefCell<Vec<Counter>>,
+    /// Signals by index of their counter.
+    pub signals: RefCell<BTreeMap<u32, u64>>,
     /// The CPU that packets are handled by.
     pub cpu: Cell<u32>,
     /// How many of the next swaps fail as if another CPU had been quicker.
@@ -184,6 +186,7 @@ impl HostTables {
             tenants: rows(16),
             tenant_credit: RefCell::default(),
             tenant_counts: RefCell::new(vec![Counter::default(); 16 * COUNTS_PER_TENANT as usize]),
+            signals: RefCell::default(),
             cpu: Cell::new(0),
             failing_swaps: Cell::new(0),
             reasons: RefCell::new(vec![Counter::default(); REASON_CAPACITY as usize]),
@@ -279,6 +282,9 @@ impl Tables for HostTables {
             counter.packets += 1;
             counter.bytes += bytes;
         }
+    }
+    fn count_signal(&self, index: u32) {
+        *self.signals.borrow_mut().entry(index).or_default() += 1;
     }
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
         match self.failing_swaps.get() {

@@ -17,6 +17,7 @@ pub mod parse;
 pub mod pipeline;
 pub mod refuse;
 pub mod select;
+pub mod signal;
 pub mod tables;
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,8 @@ pub struct Parsed {
     pub content: Content,
     /// Why it is [`Content::Unusable`].
     pub refusal: Reason,
+    /// Whether an ICMP error says that something cannot be reached; not that a packet is too big.
+    pub unreachable: bool,
     /// Offset of the IP header that an ICMP error quotes.
     pub quoted_l3: u16,
     /// Offset of the transport header that an ICMP error quotes.
@@ -298,7 +300,14 @@ fn icmp<P: Packet>(packet: &P, parsed: &mut Parsed, l4: u16, left: u16) -> Resul
     };
     match (echo, error) {
         (true, _) => Ok(Content::Echo),
-        (_, true) => quoted(packet, parsed, l4 + ICMP_HEADER, left - ICMP_HEADER),
+        (_, true) => {
+            parsed.unreachable = if parsed.v4 {
+                kind == icmp::v4::UNREACHABLE && header.code != icmp::v4::FRAGMENTATION_NEEDED
+            } else {
+                kind == icmp::v6::UNREACHABLE
+            };
+            quoted(packet, parsed, l4 + ICMP_HEADER, left - ICMP_HEADER)
+        }
         _ => Err(Reason::IcmpOther),
     }
 }

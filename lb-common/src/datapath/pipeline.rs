@@ -6,7 +6,7 @@ use super::packet::Packet;
 use super::parse::Parsed;
 use super::tables::{NO_ROW, Tables};
 use super::vip::Target;
-use super::{Halt, Verdict, bulkhead, connection, forward, icmp, nat, parse, refuse, vip};
+use super::{Halt, Verdict, bulkhead, connection, forward, icmp, nat, parse, refuse, signal, vip};
 use crate::abi::slot::Slot;
 use crate::reason::Reason;
 
@@ -16,6 +16,7 @@ pub fn run<P: Packet, T: Tables, K: Tracker>(packet: &mut P, tables: &T, walk: &
     walk.begin(packet.linear());
     let (Ok(verdict) | Err(Halt(verdict))) = path::<P, T, K>(packet, tables, walk);
     let Walk { parsed, trail } = walk;
+    signal::note(parsed, trail, tables);
     tables.count(verdict.reason(), trail.vip_row, trail.backend_row, parsed.length.into());
     verdict
 }

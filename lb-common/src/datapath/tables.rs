@@ -61,6 +61,8 @@ pub trait Tables {
     fn with_tenant_credit(&self, row: u32, change: impl FnOnce(&mut TenantCredit) -> bool) -> bool;
     /// Counts a packet of `bytes` bytes under an index of [`crate::abi::TENANT_COUNTS`].
     fn count_tenant(&self, index: u32, bytes: u64);
+    /// Counts one under an index of [`crate::abi::SIGNALS`].
+    fn count_signal(&self, index: u32);
     /// Replaces `old` by `new` if it is still there.
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool;
     /// Runs `change` on this CPU's meter of the node's own ICMP messages.

@@ -35,15 +35,20 @@ fn fault(state: &State, name: &str, vip: &Vip, fallback: &str) -> Option<(Code, 
         return Some((Code::FallbackUnknown, message));
     };
     if returns(state, name, fallback) {
-        return Some((Code::FallbackCycle, format!("vip `{name}` would fall back on itself by `{fallback}`")));
+        return Some((
+            Code::FallbackCycle,
+            format!("vip `{name}` would fall back on itself by `{fallback}`"),
+        ));
     }
     if other.tenant != vip.tenant {
-        let message = format!("vip `{fallback}` is of tenant `{}`, vip `{name}` of `{}`", other.tenant, vip.tenant);
+        let message =
+            format!("vip `{fallback}` is of tenant `{}`, vip `{name}` of `{}`", other.tenant, vip.tenant);
         return Some((Code::FallbackTenant, message));
     }
     let kind = |vip: &Vip| (vip.settings.mode, vip.served.protocol, vip.served.address.is_ipv4());
     (kind(other) != kind(vip)).then(|| {
-        let told = |vip: &Vip| format!("serves {} in mode {:?}", vip.served, vip.settings.mode).to_lowercase();
+        let told =
+            |vip: &Vip| format!("serves {} in mode {:?}", vip.served, vip.settings.mode).to_lowercase();
         let message = format!("vip `{name}` {}, but vip `{fallback}` {}", told(vip), told(other));
         (Code::FallbackKind, message)
     })
@@ -78,58 +83,63 @@ mod tests {
     use crate::rejection::Rejection;
     use crate::state::State;
 
-#[test]
-fn a_vip_falls_back_on_one_of_its_kind_and_never_on_itself() {
-    let mut state = State::default();
-    let accept = |state: &mut State, json: &str| {
-        let command: Command = serde_json::from_str(json).unwrap();
-        let events = decide(state, &Limits::default(), Now(0), &command)?;
-        events.iter().for_each(|event| state.apply(event));
-        Ok::<(), Rejection>(())
-    };
-    accept(&mut state, r#"{"kind":"tenant_add","name":"red"}"#).unwrap();
-    for (name, port, more) in [
-        ("a", 80, r#""mode":"l2""#),
-        ("b", 81, r#""mode":"l2""#),
-        ("c", 82, r#""mode":"l2""#),
-        ("nat", 83, r#""mode":"nat""#),
-        ("udp", 84, r#""mode":"l2","protocol":"udp""#),
-    ] {
-        let json = format!(r#"{{"kind":"vip_add","name":"{name}","address":"203.0.113.50","port":{port},{more}}}"#);
-        accept(&mut state, &json).unwrap();
-    }
-    let other = r#"{"kind":"vip_add","name":"red","tenant":"red","address":"203.0.113.51","port":80,"mode":"l2"}"#;
-    accept(&mut state, other).unwrap();
-    let set = |name: &str, fallback: &str| {
-        format!(r#"{{"kind":"vip_set","name":"{name}","ladder":{{"fallback":"{fallback}"}}}}"#)
-    };
-    let code = |state: &mut State, json: &str| {
-        accept(state, json).map_err(|rejection| (rejection.code, rejection.place.clone()))
-    };
-    let place = || "ladder.fallback".to_owned();
-    assert_eq!(code(&mut state, &set("a", "nobody")), Err((Code::FallbackUnknown, place())));
-    assert_eq!(code(&mut state, &set("a", "a")), Err((Code::FallbackCycle, place())));
-    assert_eq!(code(&mut state, &set("a", "red")), Err((Code::FallbackTenant, place())));
-    for kind in ["nat", "udp"] {
-        assert_eq!(code(&mut state, &set("a", kind)), Err((Code::FallbackKind, place())));
-    }
-    assert_eq!(code(&mut state, &set("a", "b")), Ok(()));
-    assert_eq!(code(&mut state, &set("b", "c")), Ok(()));
-    assert_eq!(code(&mut state, &set("c", "a")).unwrap_err().0, Code::FallbackCycle);
-    // Who is fallen back on stays, and stays of its kind.
-    let gone = r#"{"kind":"vip_remove","name":"c","allow_disruption":true}"#;
-    assert_eq!(code(&mut state, gone), Err((Code::FallbackUnknown, "name".to_owned())));
-    let other = r#"{"kind":"vip_set","name":"c","mode":"ipip"}"#;
-    assert_eq!(code(&mut state, other).unwrap_err().0, Code::FallbackKind);
-    assert_eq!(code(&mut state, &set("b", "")), Ok(()));
-    assert_eq!(code(&mut state, gone), Ok(()));
-    assert_eq!(state.vips["b"].settings.ladder.fallback, None);
-    // A document may name what stands further down in it.
-    let both = r#"{"kind":"apply","document":{"vip":[
+    #[test]
+    fn a_vip_falls_back_on_one_of_its_kind_and_never_on_itself() {
+        let mut state = State::default();
+        let accept = |state: &mut State, json: &str| {
+            let command: Command = serde_json::from_str(json).unwrap();
+            let events = decide(state, &Limits::default(), Now(0), &command)?;
+            events.iter().for_each(|event| state.apply(event));
+            Ok::<(), Rejection>(())
+        };
+        accept(&mut state, r#"{"kind":"tenant_add","name":"red"}"#).unwrap();
+        for (name, port, more) in [
+            ("a", 80, r#""mode":"l2""#),
+            ("b", 81, r#""mode":"l2""#),
+            ("c", 82, r#""mode":"l2""#),
+            ("nat", 83, r#""mode":"nat""#),
+            ("udp", 84, r#""mode":"l2","protocol":"udp""#),
+        ] {
+            let json = format!(
+                r#"{{"kind":"vip_add","name":"{name}","address":"203.0.113.50","port":{port},{more}}}"#
+            );
+            accept(&mut state, &json).unwrap();
+        }
+        let other = r#"{"kind":"vip_add","name":"red","tenant":"red","address":"203.0.113.51","port":80,"mode":"l2"}"#;
+        accept(&mut state, other).unwrap();
+        let set = |name: &str, fallback: &str| {
+            format!(r#"{{"kind":"vip_set","name":"{name}","ladder":{{"fallback":"{fallback}"}}}}"#)
+        };
+        let code = |state: &mut State, json: &str| {
+            accept(state, json).map_err(|rejection| (rejection.code, rejection.place.clone()))
+        };
+        let place = || "ladder.fallback".to_owned();
+        assert_eq!(code(&mut state, &set("a", "nobody")), Err((Code::FallbackUnknown, place())));
+        assert_eq!(code(&mut state, &set("a", "a")), Err((Code::FallbackCycle, place())));
+        assert_eq!(code(&mut state, &set("a", "red")), Err((Code::FallbackTenant, place())));
+        for kind in ["nat", "udp"] {
+            assert_eq!(code(&mut state, &set("a", kind)), Err((Code::FallbackKind, place())));
+        }
+        assert_eq!(code(&mut state, &set("a", "b")), Ok(()));
+        assert_eq!(code(&mut state, &set("b", "c")), Ok(()));
+        assert_eq!(code(&mut state, &set("c", "a")).unwrap_err().0, Code::FallbackCycle);
+        // Who is fallen back on stays, and stays of its kind.
+        let gone = r#"{"kind":"vip_remove","name":"c","allow_disruption":true}"#;
+        assert_eq!(code(&mut state, gone), Err((Code::FallbackUnknown, "name".to_owned())));
+        let other = r#"{"kind":"vip_set","name":"c","mode":"ipip"}"#;
+        assert_eq!(code(&mut state, other).unwrap_err().0, Code::FallbackKind);
+        assert_eq!(code(&mut state, &set("b", "")), Ok(()));
+        assert_eq!(code(&mut state, gone), Ok(()));
+        assert_eq!(state.vips["b"].settings.ladder.fallback, None);
+        // A document may name what stands further down in it.
+        let both = r#"{"kind":"apply","document":{"vip":[
         {"name":"x","address":"203.0.113.50","port":90,"mode":"l2","ladder":{"fallback":"y"}},
         {"name":"y","address":"203.0.113.50","port":91,"mode":"l2"}]}}"#;
-    assert_eq!(code(&mut state, both), Ok(()));
-    let wrong = both.replace("\"y\"}", "\"z\"}");
-    assert_eq!(code(&mut state, &wrong), Err((Code::FallbackUnknown, "vip[0].ladder.fallback".to_owned())));
-}
+        assert_eq!(code(&mut state, both), Ok(()));
+        let wrong = both.replace("\"y\"}", "\"z\"}");
+        assert_eq!(
+            code(&mut state, &wrong),
+            Err((Code::FallbackUnknown, "vip[0].ladder.fallback".to_owned()))
+        );
+    }
 }

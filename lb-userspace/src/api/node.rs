@@ -24,6 +24,7 @@ use crate::problem::{Code, Problem};
 use crate::projection::Projections;
 use crate::reconcile::{Standing, Ways};
 use crate::samples::Samples;
+use crate::suspects::Suspects;
 use lb_control::plan::{Actual, Slots, TableMemo};
 
 /// Longest wait for the reconciler to see a device come or go.
@@ -53,6 +54,8 @@ pub struct Node {
     pub health: watch::Receiver<SeenHealth>,
     /// Breakers of the backends.
     pub breakers: watch::Receiver<SeenBreakers>,
+    /// Backends against which their traffic speaks.
+    pub suspects: watch::Receiver<Suspects>,
     /// Ways to the backends.
     pub ways: watch::Receiver<Ways>,
     /// Counters of the last minute.

@@ -102,7 +102,7 @@ pub struct VipView {
     pub settings: VipSettings,
     /// Revision of its last change.
     pub revision: u64,
-    /// Who serves it: `pool`, `backups` or `nobody`; and whether only a part of the pool serves, or none of it.
+    /// Who serves it: `pool`, `backups`, `fallback`, `last_known_good` or `nobody`; and whether only a part of the pool serves, or none of it.
     #[serde(default)]
     pub ladder: Footing,
     /// Slots of its table and what they do.
@@ -162,6 +162,9 @@ pub struct BackendView {
     /// The breaker's last change, one sentence; empty: there was none since the daemon started.
     #[serde(default)]
     pub breaker_why: String,
+    /// What the traffic of its clients says against it, one sentence; empty: nothing within the last seconds.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub suspicion: String,
     /// Why health and intent have it as it is, one sentence.
     pub why: String,
     /// Whether its way is known.

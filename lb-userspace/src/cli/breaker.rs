@@ -69,9 +69,19 @@ async fn show(session: &mut Session<'_>, vip: Option<&str>) -> Done {
             share(backend.share),
             packet_rate(backend.traffic.rate_pps),
             backend.breaker_why.clone(),
+            backend.suspicion.clone(),
         ]
     };
-    let headings = ["backend", "intent", "health", "breaker", "slots", "rate", "last change of the breaker"];
+    let headings = [
+        "backend",
+        "intent",
+        "health",
+        "breaker",
+        "slots",
+        "rate",
+        "last change of the breaker",
+        "its traffic says",
+    ];
     session.out.table(&headings, list.items.iter().map(row).collect());
     Ok(None)
 }

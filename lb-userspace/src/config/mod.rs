@@ -15,8 +15,8 @@ use std::path::Path;
 
 use lb_control::balancing::BalancingWish;
 use lb_control::breaker::BreakerWish;
-use lb_control::degradation::LadderWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
+use lb_control::degradation::LadderWish;
 use lb_control::probe::ProbeWish;
 use lb_control::projection::inventory::Inventory;
 use lb_control::tenant::TenantLimits;

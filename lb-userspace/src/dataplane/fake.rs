@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use lb_common::abi::slot::Slot;
 use lb_common::addr::Mac;
+use lb_common::ids::BackendId;
 use lb_control::code::Code;
 use lb_control::plan::{Actual, Device, Op, Rows, SlotChange, Sweep};
+use lb_control::suspicion::Reading;
 
 use super::fault::{Fault, Result};
 use super::memory::{self, Memory, lock};
@@ -151,6 +153,9 @@ impl Dataplane for Fake {
         let report = sweep::sweep(&self.store, self.now_s(), watched, &mut || {});
         *lock(&self.last_sweep) = Some(report.sweep.clone());
         Ok(report)
+    }
+    fn readings(&self) -> Result<BTreeMap<BackendId, Reading>> {
+        maps::readings(&self.store)
     }
     fn counters(&self) -> Result<Counters> {
         maps::counters(&self.store)

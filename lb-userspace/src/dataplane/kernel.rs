@@ -1,6 +1,7 @@
 //! The data plane in the kernel.
 
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,11 +10,14 @@ use aya::maps::xdp::DevMap;
 use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::abi::counter::Counter;
+use lb_common::abi::signal::Signal;
 use lb_common::abi::tenant::COUNTS_PER_TENANT;
 use lb_common::abi::vip::VipKey;
 use lb_common::abi::{self, MapSpec};
+use lb_common::ids::BackendId;
 use lb_control::code::Code;
 use lb_control::plan::{Actual, Op, Rows, Sweep};
+use lb_control::suspicion::Reading;
 use nix::time::{ClockId, clock_gettime};
 
 use super::fault::{Fault, Result};
@@ -99,6 +103,9 @@ impl Dataplane for Kernel {
         *lock(&self.last_sweep) = Some(report.sweep.clone());
         Ok(report)
     }
+    fn readings(&self) -> Result<BTreeMap<BackendId, Reading>> {
+        maps::readings(&self.store)
+    }
     fn counters(&self) -> Result<Counters> {
         maps::counters(&self.store)
     }
@@ -135,6 +142,7 @@ fn store(pins: &Pins) -> Result<Store> {
             vips: Mutex::new(open(pins, &abi::VIP_COUNTS)?),
             backends: Mutex::new(open(pins, &abi::BACKEND_COUNTS)?),
             tenants: Mutex::new(open(pins, &abi::TENANT_COUNTS)?),
+            signals: Mutex::new(open(pins, &abi::SIGNALS)?),
         }),
     })
 }
@@ -238,6 +246,7 @@ struct KernelCalls {
     vips: Mutex<CountMap>,
     backends: Mutex<CountMap>,
     tenants: Mutex<CountMap>,
+    signals: Mutex<PerCpuArray<MapData, u64>>,
 }
 
 impl KernelCalls {
@@ -292,6 +301,12 @@ impl Calls for KernelCalls {
     fn count(&self, of: CountOf) -> Result<Counter> {
         let (map, spec, index) = self.counter(of);
         sum(&lock(map), spec, index)
+    }
+    fn signal(&self, row: u16, signal: Signal) -> Result<u64> {
+        let map = lock(&self.signals);
+        let values = map.get(&signal.index(row.into()), 0);
+        let values = values.map_err(|error| map_fault(&abi::SIGNALS, "read", map.len(), &error))?;
+        Ok(values.iter().sum())
     }
     fn reset_count(&self, of: CountOf) -> Result<()> {
         let (map, spec, index) = self.counter(of);

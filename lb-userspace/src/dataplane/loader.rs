@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::{MapData, MapInfo};
 use aya::programs::ProgramInfo;
 use lb_common::abi::config::ConfigRow;
+use lb_common::abi::signal::SIGNALS_PER_BACKEND;
 use lb_common::abi::tenant::COUNTS_PER_TENANT;
 use lb_common::abi::{self, ABI_VERSION, MapSpec};
 use lb_common::limits::{self, NAT_PORTS};
@@ -121,6 +122,7 @@ fn entries(spec: &MapSpec, capacities: &Capacities) -> u32 {
         name if name == abi::SOURCES.name => limits.sources,
         name if name == abi::TENANTS.name || name == abi::TENANT_CREDIT.name => limits.tenants + 1,
         name if name == abi::TENANT_COUNTS.name => (limits.tenants + 1) * COUNTS_PER_TENANT,
+        name if name == abi::SIGNALS.name => (limits.backends + 1) * SIGNALS_PER_BACKEND,
         name if name == abi::FLOWS.name => capacities.flow_buckets,
         name if name == abi::NAT.name => capacities.nat_planes * 2 * NAT_PORTS,
         _ => spec.capacity,

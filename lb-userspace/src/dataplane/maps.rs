@@ -8,6 +8,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use lb_common::abi::backend::{BackendRow, Control, NextHop};
 use lb_common::abi::egress::{EgressRow, Tags};
+use lb_common::abi::signal::Signal;
 use lb_common::abi::tenant::{COUNTS_PER_TENANT, Caps, TenantCounts, TenantRow};
 use lb_common::abi::vip::{Policy, VipEntry, VipRow, extent, extent_word};
 use lb_common::abi::word::Word;
@@ -18,6 +19,7 @@ use lb_control::limits::{Limits, flow_entries, nat_ports};
 use lb_control::plan::{
     Actual, BackendContent, EgressContent, Key, Op, RowLimits, SlotChange, Sweep, TenantContent, VipContent,
 };
+use lb_control::suspicion::Reading;
 
 use super::fault::{Fault, Result};
 use super::store::{CountOf, Store};
@@ -302,6 +304,29 @@ fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<u64
     Ok(changes.iter().filter(stays).count() as u64)
 }
 
+/// What traffic says of every backend that takes new flows. One call for a backend that has none.
+pub(super) fn readings(store: &Store) -> Result<BTreeMap<BackendId, Reading>> {
+    let mut readings = BTreeMap::new();
+    let serving = |row: &BackendRow| backend(row).filter(|content| content.control.takes_new());
+    for (number, content) in in_use(&store.backends, serving) {
+        let signal = |signal| store.calls.signal(number, signal);
+        let syns = signal(Signal::Syn)?;
+        let reading = if syns == 0 {
+            Reading::default()
+        } else {
+            Reading {
+                syns,
+                repeated: signal(Signal::Repeated)?,
+                resets: signal(Signal::Reset)?,
+                unreachable: signal(Signal::Unreachable)?,
+                packets: store.calls.count(CountOf::Backend(number))?.packets,
+            }
+        };
+        readings.insert(content.id, reading);
+    }
+    Ok(readings)
+}
+
 /// Packets and bytes of everything that is in use and was ever counted for: a minute of samples of what is idle would
 /// take more room than the state.
 pub(super) fn counters(store: &Store) -> Result<Counters> {
@@ -348,7 +373,14 @@ mod tests {
 
     fn vip_content() -> VipContent {
         let policy = Policy::new(Tracking::Always, true, true, 77);
-        VipContent { id: VipId(9), tenant: TenantId(4), key: key(), extent: (251, 257), policy, refuses: true }
+        VipContent {
+            id: VipId(9),
+            tenant: TenantId(4),
+            key: key(),
+            extent: (251, 257),
+            policy,
+            refuses: true,
+        }
     }
 
     fn backend_content() -> BackendContent {

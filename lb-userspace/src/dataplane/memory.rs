@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lb_common::abi::counter::Counter;
+use lb_common::abi::signal::Signal;
 use lb_common::abi::vip::VipKey;
 use lb_common::limits::NAT_PORTS;
 use lb_control::code::Code;
@@ -25,6 +26,8 @@ pub(super) struct Memory {
     pub(super) vips: BTreeMap<u16, Counter>,
     pub(super) backends: BTreeMap<u16, Counter>,
     pub(super) tenants: BTreeMap<(u16, u32), Counter>,
+    /// By index of their counter.
+    pub(super) signals: BTreeMap<u32, u64>,
     /// Operations that may still succeed; `None` = all.
     pub(super) left: Option<u32>,
 }
@@ -146,6 +149,9 @@ impl Calls for SharedMemory {
     }
     fn count(&self, of: CountOf) -> Result<Counter> {
         Ok(*self.call()?.counter(of))
+    }
+    fn signal(&self, row: u16, signal: Signal) -> Result<u64> {
+        Ok(self.call()?.signals.get(&signal.index(row.into())).copied().unwrap_or_default())
     }
     fn reset_count(&self, of: CountOf) -> Result<()> {
         *self.call()?.counter(of) = Counter::default();

@@ -30,11 +30,15 @@ mod store;
 mod sweep;
 mod sys;
 
+use std::collections::BTreeMap;
+
 use lb_common::abi::slot::Slot;
 use lb_common::abi::word::Word;
+use lb_common::ids::BackendId;
 use lb_common::limits;
 use lb_control::limits::Limits;
 use lb_control::plan::{Actual, Op, Rows, Slots};
+use lb_control::suspicion::Reading;
 
 pub use fault::{Fault, Result};
 pub use loader::{Options, Origin};
@@ -97,6 +101,12 @@ pub trait Dataplane: Send + Sync {
     /// # Errors
     /// None but those of the environment.
     fn sweep(&self, watched: Rows) -> Result<SweepReport>;
+
+    /// What traffic says of every backend that takes new flows, as counted so far.
+    ///
+    /// # Errors
+    /// A map could not be read.
+    fn readings(&self) -> Result<BTreeMap<BackendId, Reading>>;
 
     /// Packets and bytes so far, summed over CPUs.
     ///

@@ -183,6 +183,7 @@ pub(super) fn kind(spec: &MapSpec) -> (MapType, bool) {
             abi::BACKEND_COUNTS,
             abi::TENANT_CREDIT,
             abi::TENANT_COUNTS,
+            abi::SIGNALS,
             abi::ICMP_METER,
         ]
         .iter()

@@ -194,6 +194,7 @@ impl Tables for Overlay<'_> {
         allowed
     }
     fn count_tenant(&self, _index: u32, _bytes: u64) {}
+    fn count_signal(&self, _index: u32) {}
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
         word.compare_swap(old, new)
     }

@@ -10,6 +10,7 @@ use lb_common::abi::counter::Counter;
 use lb_common::abi::egress::EgressRow;
 use lb_common::abi::flow::FlowBucket;
 use lb_common::abi::nat::NatRow;
+use lb_common::abi::signal::Signal;
 use lb_common::abi::source::SourceRow;
 use lb_common::abi::tenant::TenantRow;
 use lb_common::abi::vip::{VipKey, VipRow};
@@ -91,6 +92,8 @@ pub(super) trait Calls: Send + Sync {
     fn remove_device(&self, row: u16) -> Result<()>;
     /// Packets and bytes, summed over CPUs.
     fn count(&self, of: CountOf) -> Result<Counter>;
+    /// A signal of a backend row, summed over CPUs.
+    fn signal(&self, row: u16, signal: Signal) -> Result<u64>;
     /// Sets a counter to zero.
     fn reset_count(&self, of: CountOf) -> Result<()>;
 }

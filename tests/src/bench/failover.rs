@@ -144,7 +144,10 @@ impl Stand {
         for (index, backend) in site.net.backends().iter().enumerate() {
             probed.insert(index, Probed::start(&backend.ns, backend.name(), site.net.dir())?);
         }
-        site.lb.lb(&format!("vip add {VIP} {}:{HTTP_PORT}/tcp --mode l2 --probe http --breaker-slow-start-s 1", vip(0).v4))?;
+        site.lb.lb(&format!(
+            "vip add {VIP} {}:{HTTP_PORT}/tcp --mode l2 --probe http --breaker-slow-start-s 1",
+            vip(0).v4
+        ))?;
         for backend in site.net.backends() {
             site.lb.lb(&format!("backend add {VIP}/{} {}", backend.name(), backend.addresses().v4))?;
         }

@@ -10,6 +10,7 @@ use aya::maps::{Array, DevMap, HashMap, Map, MapData, MapError, PerCpuArray, Per
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::abi::counter::{Counter, Meter};
+use lb_common::abi::signal::SIGNALS_PER_BACKEND;
 use lb_common::abi::{self, MapSpec, word::Word};
 use lb_common::datapath::host::HostTables;
 use std::path::PathBuf;
@@ -98,6 +99,7 @@ pub struct Kernel {
     tenants: Mirror<16>,
     tenant_credit: PerCpuArray<MapData, [u64; 4]>,
     tenant_counts: PerCpuArray<MapData, [u64; 2]>,
+    signals: PerCpuArray<MapData, u64>,
     ports: HashMap<MapData, u32, u32>,
     meter: PerCpuArray<MapData, [u64; 2]>,
     reasons: PerCpuArray<MapData, [u64; 2]>,
@@ -134,6 +136,7 @@ impl Kernel {
             tenants: Mirror::new(&mut ebpf, &abi::TENANTS)?,
             tenant_credit: take(&mut ebpf, &abi::TENANT_CREDIT)?,
             tenant_counts: take(&mut ebpf, &abi::TENANT_COUNTS)?,
+            signals: take(&mut ebpf, &abi::SIGNALS)?,
             ports: take(&mut ebpf, &abi::PORTS)?,
             meter: take(&mut ebpf, &abi::ICMP_METER)?,
             reasons: take(&mut ebpf, &abi::REASON_COUNTS)?,
@@ -200,6 +203,13 @@ impl Kernel {
         }
         let tenants = tables.tenant_counts.borrow();
         compare_counts("tenant", &self.tenant_counts, |index| tenants.get(index as usize).copied())?;
+        for (index, host) in tables.signals.borrow().iter() {
+            // A row beyond the map is counted by the host alone.
+            if *index < self.signals.len() {
+                let found: u64 = self.signals.get(index, 0)?.iter().sum();
+                ensure!(found == *host, "signal {index}: kernel {found}, host {host}");
+            }
+        }
         let reasons = tables.reasons.borrow();
         compare_counts("reason", &self.reasons, |index| reasons.get(index as usize).copied())?;
         let (vips, backends) = (tables.vip_counts.borrow(), tables.backend_counts.borrow());
@@ -244,6 +254,7 @@ fn load(object: &[u8], tables: &HostTables) -> Result<Ebpf> {
         (abi::SLOTS, tables.slots.len()),
         (abi::BACKENDS, tables.backends.len()),
         (abi::BACKEND_COUNTS, tables.backends.len()),
+        (abi::SIGNALS, tables.backends.len() * SIGNALS_PER_BACKEND as usize),
         (abi::FLOWS, tables.flows.len()),
         (abi::NAT, tables.nat.len()),
         (abi::TENANTS, tables.tenants.len()),

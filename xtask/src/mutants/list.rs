@@ -20,6 +20,26 @@ mutations! {
         "another CPU's next second counts as 136 years": "if age > i32::MAX as u32 { 0 } else { age }" => "age";
         "a reply carries the priority of a tag": "(tags.first() as u64 & 0xfff) << 36" => "(tags.first() as u64) << 36";
     }
+    "datapath/refuse.rs" {
+        "a reset acknowledges nothing of the SYN": "let length = u32::from(data) + 1 + " => "let length = u32::from(data) + ";
+        "a reset forgets the data of a SYN": "let length = u32::from(data) + 1 + " => "let length = 1 + 0 * u32::from(data) + ";
+        "a reset forgets the FIN of a SYN": "+ 1 + u32::from(parsed.tcp_flags & FIN);" => "+ 1 + u32::from(parsed.tcp_flags & FIN & 0);";
+        "a reset comes from the client's port": "Ports { src: flow.dst_port, dst: flow.src_port }"
+            => "Ports { src: flow.src_port, dst: flow.dst_port }";
+        "every vip refuses": "vip.unserved.load() == VipRow::REFUSED" => "vip.unserved.load() <= VipRow::REFUSED";
+        "a tenant's limit is answered with a reset": "asked && trail.refusal == Reason::NoBackend &&" => "asked &&";
+        "an ICMP error is answered with another": "&& parsed.content == Content::Segment;" => ";";
+        "whatever is no SYN is reset": "if refused && parsed.is_syn() {" => "if refused && parsed.tcp_flags != 0 {";
+        "resets have no limit": "if !allowed(&parsed.flow.src, tables) {" => "if false {";
+        "a reset is sent on": "    turn_round(packet)\n}" => "    Some(())\n}";
+    }
+    "datapath/signal.rs" {
+        "every packet is a SYN": "    if parsed.is_syn() {\n        tables.count_signal(Signal::Syn" => "    if true {\n        tables.count_signal(Signal::Syn";
+        "what a packet before left says that a SYN came again": "trail.choice == Choice::Remembered && trail.moves" => "trail.moves";
+        "every SYN of a remembered flow came again": "&& trail.moves.repeated() {" => "{";
+        "the reset of a connection counts as a refusal": "RST | ACK && parsed.sequence == 0 {" => "RST | ACK {";
+        "a packet that is too big counts as unreachable": "Content::Error && parsed.unreachable {" => "Content::Error {";
+    }
     "datapath/nat.rs" {
         "UDP without a checksum gets one": "if checksum.raw() != 0 {" => "if true {";
         "a UDP checksum may become 0": "if sum.raw() == 0 { Be16::from_raw(0xffff) } else { sum }" => "sum";

@@ -12,5 +12,6 @@ mod pick;
 mod refuse;
 mod select;
 mod shape;
+mod signal;
 mod site;
 mod trial;

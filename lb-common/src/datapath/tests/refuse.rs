@@ -31,7 +31,8 @@ fn a_syn_is_reset_with_the_numbers_of_the_rfc() {
             let syn = Packet { hops: 1, class: 0x1d, ..site.packet(tcp(flags, sequence, data)) };
             let out = site.send(&frame(CLIENT_MAC, NODE_MAC, &[5, 6], &syn.bytes()));
             assert_eq!(out.verdict, Verdict::Transmit(Reason::ResetReplied));
-            let content = Content::Reset { ports: (80, 40_001), acknowledgement: sequence.wrapping_add(length) };
+            let content =
+                Content::Reset { ports: (80, 40_001), acknowledgement: sequence.wrapping_add(length) };
             let answer = Packet { df: false, ..Packet::new(family.vip, family.client, content) };
             assert_eq!(out.bytes, frame(NODE_MAC, CLIENT_MAC, &[5, 6], &answer.bytes()));
             assert_sound(&out.bytes);
@@ -45,7 +46,13 @@ fn a_syn_is_reset_with_the_numbers_of_the_rfc() {
 fn options_and_extension_headers_are_not_sent_back() {
     let sites = [
         (empty(V4), Packet { options: vec![1; 24], ..empty(V4).packet(tcp("S", 9, 20)) }),
-        (empty(V6), Packet { extensions: Some((60, vec![6, 0, 1, 4, 0, 0, 0, 0])), ..empty(V6).packet(tcp("S", 9, 20)) }),
+        (
+            empty(V6),
+            Packet {
+                extensions: Some((60, vec![6, 0, 1, 4, 0, 0, 0, 0])),
+                ..empty(V6).packet(tcp("S", 9, 20))
+            },
+        ),
     ];
     for (site, syn) in sites {
         let out = site.send_packet(&syn);
@@ -80,7 +87,8 @@ fn all_else_is_dropped() {
         assert_eq!(site.send_packet(&site.packet(tcp(flags, 1, 0))).verdict, DROPPED, "{flags}");
     }
     // An ICMP error about a datagram is not answered by another one.
-    let quoted = Packet::new(V4.vip, V4.client, Content::Udp { ports: (53, 40_001), checksum: true, data: vec![] });
+    let quoted =
+        Packet::new(V4.vip, V4.client, Content::Udp { ports: (53, 40_001), checksum: true, data: vec![] });
     let content = Content::Icmp { kind: 3, code: 3, rest: 0, body: quoted.bytes() };
     assert_eq!(site.send_packet(&site.packet(content)).verdict, DROPPED);
     // A vip that does not ask for it.
@@ -97,7 +105,10 @@ fn older_connections_of_the_last_backend_go_on() {
     site.slots(Slot::moving(0, 1, now_s + 60));
     let reason = |content| site.send_packet(&site.packet(content)).verdict.reason();
     assert_eq!(reason(tcp("A", 5, 5)), Reason::Forwarded);
-    assert_eq!(reason(Content::Tcp { ports: (40_002, 80), sequence: 1, flags: "S", data: vec![] }), Reason::ResetReplied);
+    assert_eq!(
+        reason(Content::Tcp { ports: (40_002, 80), sequence: 1, flags: "S", data: vec![] }),
+        Reason::ResetReplied
+    );
 }
 
 #[test]

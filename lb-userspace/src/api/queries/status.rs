@@ -171,6 +171,10 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
         if backend.health == Health::Down {
             warn(warnings, false, &object, format!("down: {}", backend.why));
         }
+        if !backend.suspicion.is_empty() {
+            let text = format!("suspect, probed at once: {}", backend.suspicion);
+            warn(warnings, false, &object, text);
+        }
         if let Some(state @ ("open" | "half-open")) = backend.breaker.as_deref() {
             warn(warnings, false, &object, format!("breaker {state}: {}", backend.breaker_why));
         }

@@ -28,6 +28,7 @@ use crate::probe::{Seen, SeenHealth};
 use crate::projection::Model;
 use crate::reconcile::{Standing, Ways};
 use crate::samples::Samples;
+use crate::suspects::{Suspect, Suspects};
 
 /// Everything that a view reads, taken once so that it is of one moment.
 pub(super) struct Snapshot {
@@ -36,6 +37,7 @@ pub(super) struct Snapshot {
     pub(super) ways: Ways,
     health: SeenHealth,
     breakers: SeenBreakers,
+    suspects: Suspects,
     samples: Samples,
     now_s: u32,
     vip_rows: BTreeMap<VipId, u16>,
@@ -54,6 +56,7 @@ impl Snapshot {
             ways: node.ways.borrow().clone(),
             health: node.health.borrow().clone(),
             breakers: node.breakers.borrow().clone(),
+            suspects: node.suspects.borrow().clone(),
             samples: node.samples.borrow().clone().and_now(&*node.dataplane),
             now_s: node.dataplane.now_s(),
             vip_rows: vip_rows.unwrap_or_default(),
@@ -181,8 +184,11 @@ impl Snapshot {
             health: seen.map_or(Health::Unknown, |seen| seen.health),
             backup: backend.backup,
             breaker: (on || breaker != BreakerState::Closed).then(|| breaker.to_string()),
+            suspicion: self.suspects.get(&backend.id).map_or_else(String::new, suspicion),
             breaker_why: seen_breaker.map_or_else(String::new, breaker_why),
-            why: why(vip, backend, seen, taken, tracked_flows) + &all_the_same(seen, taken) + &apart(seen_breaker),
+            why: why(vip, backend, seen, taken, tracked_flows)
+                + &all_the_same(seen, taken)
+                + &apart(seen_breaker),
             way: self.way(backend.id),
             share: f64::from(taken.current) / f64::from(taken.of.max(1)),
             former_slots: taken.former,
@@ -285,6 +291,11 @@ fn apart(seen: Option<&SeenBreaker>) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// What speaks against a backend, and for how long.
+fn suspicion(suspect: &Suspect) -> String {
+    format!("{}, first {} ago", suspect.evidence, since(suspect.since_ms))
 }
 
 /// A breaker's last change and how long ago it was.

@@ -1,0 +1,91 @@
+//! What packets say of their backends.
+
+use super::shape::{Content, Packet, frame};
+use super::site::{CLIENT_MAC, HOP_MAC, NODE_MAC, OUT_MAC, Site, V4, V6, tcp, udp};
+use crate::abi::backend::Mode;
+use crate::abi::signal::Signal;
+use crate::abi::slot::Slot;
+use crate::abi::vip::{Policy, Tracking};
+use std::vec;
+
+fn count(site: &Site, signal: Signal) -> u64 {
+    site.tables.signals.borrow().get(&signal.index(1)).copied().unwrap_or_default()
+}
+
+fn counts(site: &Site) -> [u64; 4] {
+    [Signal::Syn, Signal::Repeated, Signal::Reset, Signal::Unreachable].map(|signal| count(site, signal))
+}
+
+#[test]
+fn syns_are_counted_and_what_follows_them_is_not() {
+    for family in [V4, V6] {
+        let site = Site::new(Mode::L2, family, family);
+        for flags in ["S", "A", "A", "F", "R", "SA", "S"] {
+            site.send_packet(&site.packet(tcp(flags, 1, 0)));
+        }
+        site.send_packet(&site.packet(udp(3)));
+        assert_eq!(counts(&site), [2, 0, 0, 0]);
+        assert_eq!(site.tables.backend_counts.borrow()[&1].packets, 7);
+        // Nobody's.
+        site.slots(Slot::stable(0));
+        site.send_packet(&site.packet(tcp("S", 1, 0)));
+        assert_eq!(counts(&site), [2, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn a_syn_that_comes_again_is_told_from_a_new_one_where_flows_are_remembered() {
+    let site = Site::new(Mode::L2, V4, V4);
+    site.tables.vips[1].policy.store(Policy::new(Tracking::Always, false, false, 900).0);
+    let send = |flags, sequence| drop(site.send_packet(&site.packet(tcp(flags, sequence, 0))));
+    send("S", 7);
+    send("S", 7);
+    send("S", 7);
+    assert_eq!(counts(&site), [3, 2, 0, 0]);
+    // Another try of the client, and a connection after one that was confirmed.
+    send("S", 900_000);
+    send("A", 900_001);
+    send("S", 5_000_000);
+    assert_eq!(counts(&site), [5, 2, 0, 0]);
+    // What a packet before it left in the notes says nothing of a vip that remembers none.
+    site.tables.vips[1].policy.store(Policy::new(Tracking::Never, false, false, 900).0);
+    send("S", 7);
+    assert_eq!(counts(&site), [6, 2, 0, 0]);
+}
+
+/// A reply of the backend's by NAT to the client's SYN, in these words.
+fn answered(family: super::site::Family, content: impl Fn((u16, u16), &Packet) -> Content) -> [u64; 4] {
+    let site = Site::new(Mode::Nat, family, family);
+    let sent = site.send(&frame(CLIENT_MAC, NODE_MAC, &[], &site.packet(tcp("S", 1, 0)).bytes()));
+    let l4 = 14 + if family.vip == V4.vip { 20 } else { 40 };
+    let port = u16::from_be_bytes([sent.bytes[l4], sent.bytes[l4 + 1]]);
+    let on = Content::Tcp { ports: (port, 80), sequence: 1, flags: "S", data: vec![] };
+    let on = Packet::new(family.node, family.backend, on);
+    let reply = Packet::new(family.backend, family.node, content((80, port), &on));
+    let verdict = site.send(&frame(HOP_MAC, OUT_MAC, &[], &reply.bytes())).trail;
+    assert_eq!(verdict.backend_row, 1);
+    counts(&site)
+}
+
+#[test]
+fn a_reset_that_answers_a_syn_is_counted_and_one_that_ends_a_connection_is_not() {
+    for family in [V4, V6] {
+        let reset = |ports, _: &Packet| Content::Reset { ports, acknowledgement: 2 };
+        assert_eq!(answered(family, reset), [1, 0, 1, 0]);
+        let ends = |ports, _: &Packet| Content::Tcp { ports, sequence: 77, flags: "RA", data: vec![] };
+        assert_eq!(answered(family, ends), [1, 0, 0, 0]);
+        let accepts = |ports, _: &Packet| Content::Tcp { ports, sequence: 0, flags: "SA", data: vec![] };
+        assert_eq!(answered(family, accepts), [1, 0, 0, 0]);
+    }
+}
+
+#[test]
+fn that_it_cannot_be_reached_is_counted_and_that_a_packet_is_too_big_is_not() {
+    for (family, unreachable, too_big) in [(V4, (3, 1), (3, 4)), (V6, (1, 3), (2, 0))] {
+        let says = |(kind, code): (u8, u8)| {
+            answered(family, move |_, sent| Content::Icmp { kind, code, rest: 0, body: sent.bytes() })
+        };
+        assert_eq!(says(unreachable), [1, 0, 0, 1]);
+        assert_eq!(says(too_big), [1, 0, 0, 0]);
+    }
+}
