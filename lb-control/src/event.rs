@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// Version of the events that this build writes.
-pub const EVENT_VERSION: u16 = 3;
+pub const EVENT_VERSION: u16 = 4;
 
-/// One event: `{"v": 3, "at_ms": …, "change": {"kind": "vip_added", "of": {…}}}`. The kind stands before what depends on
+/// One event: `{"v": 4, "at_ms": …, "change": {"kind": "vip_added", "of": {…}}}`. The kind stands before what depends on
 /// it, so that a reader of a long log never has to keep fields aside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {

@@ -112,7 +112,7 @@ type Step = fn(&mut Value);
 /// Step N brings a record of version N to version N + 1.
 const RECORD_STEPS: [Step; RECORD_VERSION as usize] = [record_from_0];
 /// Step N brings an event of version N + 1 to version N + 2: events began with version 1.
-const EVENT_STEPS: [Step; EVENT_VERSION as usize - 1] = [event_from_1, event_from_2];
+const EVENT_STEPS: [Step; EVENT_VERSION as usize - 1] = [event_from_1, event_from_2, event_from_3];
 
 /// Brings a record with its events to today's form.
 fn upcast(record: &mut Value) -> Result<(), RecordError> {
@@ -159,6 +159,11 @@ fn event_from_2(event: &mut Value) {
     event["v"] = Value::from(3);
 }
 
+/// Version 3 knew no limits of tenants, no backups and no lower rungs of the ladder: a vip without them has none.
+fn event_from_3(event: &mut Value) {
+    event["v"] = Value::from(4);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +174,7 @@ mod tests {
         include_str!("../samples/record-v1.json"),
         include_str!("../samples/record-v1-event-v2.json"),
         include_str!("../samples/record-v1-event-v3.json"),
+        include_str!("../samples/record-v1-event-v4.json"),
     ];
 
     #[test]
@@ -207,9 +213,9 @@ mod tests {
         assert_eq!(Record::parse(record.as_bytes()), Err(RecordError::Newer { found: 2 }));
         let strange = r#"{"v": 9, "shape": "unknown"}"#;
         assert_eq!(Record::parse(strange.as_bytes()), Err(RecordError::Newer { found: 9 }));
-        let event = newest.replacen("{\"v\": 3, \"at_ms\"", "{\"v\": 4, \"at_ms\"", 1);
+        let event = newest.replacen("{\"v\": 4, \"at_ms\"", "{\"v\": 5, \"at_ms\"", 1);
         let error = Record::parse(event.as_bytes()).unwrap_err();
-        assert_eq!(error, RecordError::NewerEvent { found: 4 });
+        assert_eq!(error, RecordError::NewerEvent { found: 5 });
         assert!(Record::is_newer(&error));
         let error = Record::parse(b"{\"v\": 1}").unwrap_err();
         assert!(!Record::is_newer(&error) && error.to_string().contains("missing field"), "{error}");

@@ -105,6 +105,7 @@ mod tests {
             include_str!("../samples/record-v0.json"),
             include_str!("../samples/record-v1.json"),
             include_str!("../samples/record-v1-event-v2.json"),
+            include_str!("../samples/record-v1-event-v3.json"),
         ] {
             let record = Record::parse(sample.as_bytes()).unwrap();
             assert_eq!(Step::parse(sample.as_bytes()), Ok(Step::of(&record)));

@@ -170,6 +170,7 @@ impl Passer {
         let retry = self.standing.borrow().fault.is_some();
         loop {
             let tick = Instant::now() + if retry { RETRY } else { TICK };
+            let due = self.known.due();
             tokio::select! {
                 changed = self.inputs.states.changed() => {
                     return if changed.is_ok() { Cause::Wish } else { Cause::End };
@@ -177,6 +178,7 @@ impl Passer {
                 Ok(()) = self.inputs.health.changed() => return Cause::Wish,
                 Ok(()) = self.inputs.breakers.changed() => return Cause::Wish,
                 Ok(()) = self.inputs.ways.changed() => return Cause::Wish,
+                () = tokio::time::sleep_until(due.unwrap_or(tick)), if due.is_some() => return Cause::Wish,
                 () = self.inputs.nudge.notified() => return Cause::Maps,
                 () = self.swept.notified() => return Cause::Maps,
                 () = tokio::time::sleep_until(tick.min(resync)) => {}
@@ -217,6 +219,7 @@ impl Passer {
             breakers: self.inputs.breakers.borrow_and_update().clone(),
             ways: self.inputs.ways.borrow_and_update().clone(),
         };
+        let changed = changed || self.known.due().is_some();
         let begin = Instant::now();
         match self.compare_and_apply(&wish, cause) {
             Ok(done) => {
@@ -411,10 +414,10 @@ impl Sweeper {
         let frees = watched != Rows::default();
         match self.dataplane.sweep(watched) {
             Ok(report) => {
-                let again = frees || has_more(&report);
+                let (again, proves) = (frees || has_more(&report), proves(&report.sweep));
                 self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner).due |= again;
                 self.standing.send_modify(|standing| standing.swept = Arc::new(report));
-                if frees {
+                if proves {
                     self.swept.notify_one();
                 }
             }
@@ -426,10 +429,32 @@ impl Sweeper {
     }
 }
 
+/// Whether it proved a row free. One that flows still name waits for their end, and a pass would find nothing to do.
+fn proves(sweep: &plan::Sweep) -> bool {
+    sweep.watched != sweep.referenced
+}
+
 /// Whether the next sweep may find something to settle or to forget.
 fn has_more(report: &SweepReport) -> bool {
     report.tracked_flows > 0
         || report.nat_flows > 0
         || !report.moving_slots.is_empty()
         || !report.pinned_slots.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_that_proves_nothing_free_asks_for_no_pass() {
+        let row = Rows { backends: BTreeMap::from([(7, BackendId(7))]), ..Rows::default() };
+        let sweep = |watched: &Rows, referenced: &Rows| plan::Sweep {
+            watched: watched.clone(),
+            referenced: referenced.clone(),
+        };
+        assert!(proves(&sweep(&row, &Rows::default())));
+        assert!(!proves(&sweep(&row, &row)), "a flow names it still");
+        assert!(!proves(&sweep(&Rows::default(), &Rows::default())));
+    }
 }

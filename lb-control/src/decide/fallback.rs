@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_vip_falls_back_on_one_of_its_kind_and_never_on_itself() {
         let mut state = State::default();
-        let mut accept = |state: &mut State, json: &str| {
+        let accept = |state: &mut State, json: &str| {
             let command: Command = serde_json::from_str(json).unwrap();
             let events = decide(state, &Limits::default(), Now(0), &command)?;
             events.iter().for_each(|event| state.apply(event));
@@ -110,7 +110,7 @@ mod tests {
         let set = |name: &str, fallback: &str| {
             format!(r#"{{"kind":"vip_set","name":"{name}","ladder":{{"fallback":"{fallback}"}}}}"#)
         };
-        let mut code = |state: &mut State, json: &str| {
+        let code = |state: &mut State, json: &str| {
             accept(state, json).map_err(|rejection| (rejection.code, rejection.place.clone()))
         };
         let place = || "ladder.fallback".to_owned();
