@@ -6,6 +6,10 @@ use crate::abi::backend::Mode;
 use crate::abi::signal::Signal;
 use crate::abi::slot::Slot;
 use crate::abi::vip::{Policy, Tracking};
+use crate::datapath::connection::MovedOnly;
+use crate::datapath::host::HostFrame;
+use crate::datapath::pipeline::{self, Walk};
+use core::cell::RefCell;
 use std::vec;
 
 fn count(site: &Site, signal: Signal) -> u64 {
@@ -37,7 +41,15 @@ fn syns_are_counted_and_what_follows_them_is_not() {
 fn a_syn_that_comes_again_is_told_from_a_new_one_where_flows_are_remembered() {
     let site = Site::new(Mode::L2, V4, V4);
     site.tables.vips[1].policy.store(Policy::new(Tracking::Always, false, false, 900).0);
-    let send = |flags, sequence| drop(site.send_packet(&site.packet(tcp(flags, sequence, 0))));
+    // As in the kernel, the notes of the packet before are there still.
+    let walk = RefCell::new(Walk::default());
+    let send_from = |port, flags, sequence| {
+        let content = Content::Tcp { ports: (port, 80), sequence, flags, data: vec![] };
+        let bytes = site.packet(content).bytes();
+        let mut frame = HostFrame::new(&frame(CLIENT_MAC, NODE_MAC, &[], &bytes));
+        pipeline::run::<_, _, MovedOnly>(&mut frame, &site.tables, &mut walk.borrow_mut());
+    };
+    let send = |flags, sequence| send_from(40_001, flags, sequence);
     send("S", 7);
     send("S", 7);
     send("S", 7);
@@ -47,10 +59,13 @@ fn a_syn_that_comes_again_is_told_from_a_new_one_where_flows_are_remembered() {
     send("A", 900_001);
     send("S", 5_000_000);
     assert_eq!(counts(&site), [5, 2, 0, 0]);
+    send_from(40_002, "S", 7);
+    send_from(40_002, "S", 7);
     // What a packet before it left in the notes says nothing of a vip that remembers none.
     site.tables.vips[1].policy.store(Policy::new(Tracking::Never, false, false, 900).0);
+    let before = counts(&site);
     send("S", 7);
-    assert_eq!(counts(&site), [6, 2, 0, 0]);
+    assert_eq!(counts(&site), [before[0] + 1, before[1], 0, 0]);
 }
 
 /// A reply of the backend's by NAT to the client's SYN, in these words.

@@ -187,7 +187,7 @@ impl Snapshot {
             suspicion: self.suspects.get(&backend.id).map_or_else(String::new, suspicion),
             breaker_why: seen_breaker.map_or_else(String::new, breaker_why),
             why: why(vip, backend, seen, taken, tracked_flows)
-                + &all_the_same(seen, taken)
+                + all_the_same(seen, taken)
                 + &apart(seen_breaker),
             way: self.way(backend.id),
             share: f64::from(taken.current) / f64::from(taken.of.max(1)),
