@@ -56,6 +56,8 @@ reasons! {
     EchoReplied Forward "echo_replied" "an ICMP echo to a vip, answered by the node";
     TooBigReplied Forward "too_big_replied" "larger than the way onwards allows: the sender was told the MTU";
     HopLimitReplied Forward "hop_limit_replied" "TTL or hop limit used up: the sender was told";
+    ResetReplied Forward "reset_replied" "nobody serves the vip: a new connection was refused with a TCP reset; see `lb status`";
+    UnreachableReplied Forward "unreachable_replied" "nobody serves the vip: the sender of a datagram was told; see `lb status`";
 
     NotIp Pass "not_ip" "neither IPv4 nor IPv6, such as ARP";
     NotUnicast Pass "not_unicast" "a broadcast or multicast frame";
@@ -75,12 +77,12 @@ reasons! {
     UdpLength Drop "udp_length" "to a vip, with a UDP length that is under 8 bytes or beyond the packet";
     IcmpQuote Drop "icmp_quote" "an ICMP error to a vip that quotes too little, or no packet of that vip";
     Fragment Drop "fragment" "a fragment to a vip: fragments are not forwarded yet";
-    NoBackend Drop "no_backend" "the vip has no backend that takes new flows: see `lb status`";
+    NoBackend Drop "no_backend" "the vip has no backend that takes new flows, and no answer was due: see `lb status`";
     BackendDead Drop "backend_dead" "the flow's backend is down or gone and its slot not yet moved: it will be in moments";
     NoNextHop Drop "no_next_hop" "the way to the backend is not known: no route, or its neighbour does not answer";
     HopLimit Drop "hop_limit" "TTL or hop limit used up, and no answer was due";
     TooBig Drop "too_big" "larger than the way onwards allows, and no answer was due (fragmenting allowed, or an ICMP error)";
-    IcmpLimited Drop "icmp_limited" "an answer by ICMP was due, but the node has sent as many as it may";
+    IcmpLimited Drop "icmp_limited" "an answer by ICMP, or a TCP reset, was due, but the node has sent as many as it may";
     NatPorts Drop "nat_ports" "every NAT port that a new flow may have is in use: `lb serve --max-nat-flows` makes room for more";
     NatBusy Drop "nat_busy" "the flow's NAT entry was replaced while this packet was on its way";
     TenantPacketRate Drop "tenant_packet_rate" "the tenant has had its packets a second: `lb tenant top` shows who, `lb tenant set` gives more";

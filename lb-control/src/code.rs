@@ -126,6 +126,14 @@ codes! {
         "Leave `tracking` out, or set it to \"always\".";
     AlgorithmLive 1071 "by flow or by source address cannot change on a vip that has backends: flows would break"
         "Add a second vip with the other algorithm and move the clients, or remove the backends first.";
+    FallbackUnknown 1080 "the vip that it falls back on does not exist"
+        "Name a vip of the same tenant, or end it with an empty name: `lb vip set NAME --fallback ''`.";
+    FallbackCycle 1081 "a vip falls back on itself, by way of others or not"
+        "Name a vip that does not fall back on this one.";
+    FallbackTenant 1082 "the vip that it falls back on is another tenant's"
+        "Name a vip of the same tenant.";
+    FallbackKind 1083 "the vip that it falls back on has another mode, protocol or address family"
+        "Its backends get the packets of this vip as they would of their own: make both alike.";
     TimeoutRange 1072 "a time of the balancing is out of range"
         "affinity_s 1 to 65535; syn_s and closing_s 1 to 255. Leave them out for 600, 30 and 10 s.";
 

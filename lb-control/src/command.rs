@@ -6,6 +6,7 @@
 use crate::backend::Intent;
 use crate::balancing::BalancingWish;
 use crate::breaker::BreakerWish;
+use crate::degradation::LadderWish;
 use crate::probe::ProbeWish;
 use crate::tenant::{Limit, TenantLimits};
 use crate::vip::{Mode, Protocol, Tracking};
@@ -128,6 +129,9 @@ pub struct VipSpec {
     /// How new flows are spread over its backends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancing: Option<BalancingWish>,
+    /// What is done when nobody of its pool and backups can serve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<LadderWish>,
     /// Its pool.
     #[serde(default, rename = "backend", skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<BackendSpec>,
@@ -151,6 +155,7 @@ impl VipSpec {
             probe: None,
             breaker: None,
             balancing: None,
+            ladder: None,
             backends: Vec::new(),
         }
     }
@@ -225,6 +230,9 @@ pub struct VipSet {
     /// Changes to how new flows are spread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancing: Option<BalancingWish>,
+    /// Changes to its ladder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ladder: Option<LadderWish>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,

@@ -137,7 +137,15 @@ fn is_zero(count: &u8) -> bool {
     *count == 0
 }
 
+/// Backends whose probes fail within so long of each other have failed together, milliseconds at least.
+const TOGETHER_MS: u64 = 10_000;
+
 impl Probe {
+    /// Within how long the probes of all backends see what befell all of them, milliseconds: each is asked once an
+    /// interval, and again after a doubt.
+    pub fn together_ms(&self) -> u64 {
+        TOGETHER_MS.max(2 * u64::from(self.interval_ms))
+    }
     /// The defaults of a kind.
     pub const fn of_kind(kind: ProbeKind) -> Self {
         Self {

@@ -6,6 +6,7 @@ use crate::command::{
     Apply, BackendAdd, BackendRemove, BackendSet, BackendSpec, BreakerReset, BreakerTrip, BypassSet, Command,
     Document, TenantRemove, TenantSet, TenantSpec, VipRemove, VipSet, VipSpec,
 };
+use crate::degradation::LadderWish;
 use crate::probe::{ProbeKind, ProbeWish};
 use crate::tenant::Limit;
 use crate::vip::{Mode, Protocol, Tracking};
@@ -123,6 +124,16 @@ fn balancing() -> impl Strategy<Value = BalancingWish> {
     })
 }
 
+fn ladder() -> impl Strategy<Value = LadderWish> {
+    let flag = || weighted(0.7, any::<bool>());
+    let fallback = weighted(0.3, prop_oneof![1 => Just(String::new()), 2 => vip_name()]);
+    (flag(), flag(), fallback).prop_map(|(fail_fast, last_known_good, fallback)| LadderWish {
+        fail_fast,
+        last_known_good,
+        fallback,
+    })
+}
+
 fn table_size() -> impl Strategy<Value = u32> {
     mostly(select(&[251, 251, 257, 1_009][..]), Just(65_536))
 }
@@ -145,8 +156,9 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
     let who = (vip_name(), tenant(), vip_address(), port(), any::<bool>());
     let window_s = mostly(1u32..1_000, Just(0));
     let how = (mode(), weighted(0.1, tracking()), window_s, weighted(0.2, probe()), table_size());
-    let more = (proptest::collection::vec(backend_spec(), 0..4), weighted(0.5, balancing()));
-    (who, how, more).prop_map(|(who, how, (backends, balancing))| {
+    let ways = (weighted(0.5, balancing()), weighted(0.3, ladder()));
+    let more = (proptest::collection::vec(backend_spec(), 0..4), ways);
+    (who, how, more).prop_map(|(who, how, (backends, (balancing, ladder)))| {
         let protocol = if who.4 { Protocol::Tcp } else { Protocol::Udp };
         VipSpec {
             tenant: who.1,
@@ -156,6 +168,7 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
             probe: how.3,
             table_size: Some(how.4),
             balancing,
+            ladder,
             backends,
             ..VipSpec::new(who.0, who.2, who.3, protocol)
         }
@@ -164,9 +177,9 @@ fn vip_spec() -> impl Strategy<Value = VipSpec> {
 
 fn vip_set() -> impl Strategy<Value = VipSet> {
     let flags = (any::<bool>(), weighted(0.3, any::<bool>()));
-    let parts = (weighted(0.5, balancing()), weighted(0.5, probe()));
+    let parts = (weighted(0.5, balancing()), weighted(0.5, probe()), ladder());
     let how = (weighted(0.1, mode()), weighted(0.3, tracking()), weighted(0.1, table_size()));
-    (vip_name(), how, flags, parts).prop_map(|(name, how, flags, (balancing, probe))| VipSet {
+    (vip_name(), how, flags, parts).prop_map(|(name, how, flags, (balancing, probe, ladder))| VipSet {
         name,
         mode: how.0,
         tracking: how.1,
@@ -174,6 +187,7 @@ fn vip_set() -> impl Strategy<Value = VipSet> {
         udp_stateless: flags.1,
         balancing,
         probe,
+        ladder: Some(ladder),
         allow_disruption: flags.0,
         ..VipSet::default()
     })

@@ -3,6 +3,7 @@
 use crate::backend::Backend;
 use crate::balancing::Balancing;
 use crate::breaker::BreakerSettings;
+use crate::degradation::LadderSettings;
 use crate::probe::{Probe, ProbeKind};
 pub use lb_common::abi::backend::Mode;
 pub use lb_common::abi::vip::Tracking;
@@ -87,6 +88,9 @@ pub struct VipSettings {
     /// How new flows are spread over its backends.
     #[serde(default, skip_serializing_if = "Balancing::is_of_old")]
     pub balancing: Balancing,
+    /// What is done when nobody of its pool and backups can serve.
+    #[serde(default = "LadderSettings::of_old", skip_serializing_if = "LadderSettings::is_of_old")]
+    pub ladder: LadderSettings,
 }
 
 impl VipSettings {
@@ -108,6 +112,7 @@ impl VipSettings {
             probe: Probe::of_kind(if probed { ProbeKind::Tcp } else { ProbeKind::None }),
             breaker: BreakerSettings::DEFAULT,
             balancing: Balancing::new(),
+            ladder: LadderSettings::DEFAULT,
         }
     }
 }

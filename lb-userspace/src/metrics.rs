@@ -89,7 +89,8 @@ impl Collector for Scraped {
         traffic(&mut encoder, "tenant", "to a tenant's vips", self.tenants())?;
         self.limited_tenants(&mut encoder)?;
         gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
-        gauges(&mut encoder, "vip_ladder", "0 its pool serves, 1 its backups, 2 nobody", self.ladders())?;
+        let rungs = "0 its pool serves, 1 its backups, 2 another vip's pool, 3 who was last known good, 4 nobody";
+        gauges(&mut encoder, "vip_ladder", rungs, self.ladders())?;
         let (states, openings) = self.breakers();
         gauges(&mut encoder, "backend_breaker", "0 closed, 1 half-open, 2 open", states)?;
         gauges(&mut encoder, "backend_breaker_openings", "openings since the start", openings)?;

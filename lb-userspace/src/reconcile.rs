@@ -275,7 +275,8 @@ impl Passer {
                 self.known.settled = settled;
                 // What it proved has been used.
                 actual.sweep = None;
-                let footed = plan::footings(wish.state.vips.values().map(|vip| &**vip), &observed);
+                let vips = wish.state.vips.values().map(|vip| &**vip);
+                let footed = plan::footings(vips, &wish.state, &observed);
                 let (wish, actual, problems) = (wish.clone(), Arc::new(actual), plan.problems);
                 return Ok(Done { wish, actual, ops, problems, attached, footed, partial: false });
             }
@@ -323,6 +324,9 @@ fn stepped(name: &str, vip: &Vip, (from, to): (Rung, Rung), serving: &BTreeSet<B
     let serves = vip.backends.iter().filter(|(_, backend)| serving.contains(&backend.id));
     let serving: Vec<&str> = serves.map(|(name, _)| name.as_str()).collect();
     let evidence = match serving.len() {
+        _ if to == Rung::Fallback => {
+            format!("new flows go to the pool of vip {}", vip.settings.ladder.fallback.as_deref().unwrap_or_default())
+        }
         0 => "no backend takes new flows".to_owned(),
         1..=5 => format!("new flows go to {}", serving.join(", ")),
         many => format!("new flows go to {many} backends"),

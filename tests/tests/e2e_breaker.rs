@@ -187,7 +187,7 @@ fn backups_serve_when_the_pool_is_dead_and_leave_when_it_is_back() {
         status.stdout
     );
     site.net.backend_mut(1).kill();
-    wait_until("nobody", 20 * SECOND, || ladder(&site).0 == Rung::Nobody).unwrap();
+    wait_until("nobody is left", 20 * SECOND, || ladder(&site).0 == Rung::LastKnownGood).unwrap();
 
     for index in 0..3 {
         site.net.backend_mut(index).start().unwrap();
@@ -195,7 +195,7 @@ fn backups_serve_when_the_pool_is_dead_and_leave_when_it_is_back() {
     wait_until("the pool", 60 * SECOND, || ladder(&site) == (Rung::Pool, false)).unwrap();
     assert_ne!(fetch(site.client(), http, "/").unwrap().text(), "b1");
     let history = site.lb.lb("history vip http4").unwrap();
-    for step in ["pool -> backups", "backups -> nobody"] {
+    for step in ["pool -> backups", "backups -> last known good"] {
         assert!(history.contains(step), "{step}: {history}");
     }
     assert!(site.lb.metrics().unwrap().contains("lb_vip_ladder{vip=\"http4\"} 0"));

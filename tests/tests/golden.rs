@@ -46,6 +46,9 @@ const WAYS: [(u16, Mode, [&str; 4]); 5] = [
     (84, Mode::Nat, V6),
 ];
 
+/// The port of a vip that nobody serves.
+const UNSERVED: u16 = 85;
+
 fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
 }
@@ -73,6 +76,12 @@ fn tables() -> HostTables {
     }
     let mut row = 0;
     for family in [V4, V6] {
+        for protocol in [6, 17] {
+            row += 1;
+            vip(&mut tables, row, family, (UNSERVED, protocol), (Mode::L2, family));
+            tables.slots[usize::from(row)].store(0);
+            tables.vips[usize::from(row)].unserved.store(VipRow::REFUSED);
+        }
         for (port, mode, backend) in WAYS {
             for protocol in [6, 17] {
                 if mode != Mode::Nat || backend == family {
@@ -175,7 +184,7 @@ fn unwrapped(outer: &Packet, inner: &Packet) -> Case {
     }
 }
 
-/// Echo, too big and hop limit (RFC 792, RFC 4443).
+/// Echo, too big, hop limit (RFC 792, RFC 4443), and what is told while nobody serves (RFC 9293 section 3.10.7.1).
 fn answers(family: [&str; 4]) -> Vec<Case> {
     let v4 = family == V4;
     let [client, vip, ..] = family;
@@ -201,7 +210,15 @@ fn answers(family: [&str; 4]) -> Vec<Case> {
         verdict: Verdict::Transmit(reason),
         output: to_client(answer),
     };
+    let [_, datagram] = contents(UNSERVED).map(|content| Packet::new(client, vip, content));
+    let syn = Content::Tcp { ports: (40_001, UNSERVED), sequence: u32::MAX, flags: "S", data: Vec::new() };
+    let syn = Packet::new(client, vip, syn);
+    let reset = answer(Content::Reset { ports: (UNSERVED, 40_001), acknowledgement: 0 });
+    let (kind, code) = if v4 { (3, 3) } else { (1, 4) };
+    let unreachable = error(&datagram, kind, code, 0);
     vec![
+        case("refused", &syn, Reason::ResetReplied, &reset),
+        case("port unreachable", &datagram, Reason::UnreachableReplied, &unreachable),
         case("echo", &request, Reason::EchoReplied, &echoed),
         case("hop limit", &last_hop, Reason::HopLimitReplied, &time),
         case("too big", &long, Reason::TooBigReplied, &too_big),
@@ -249,7 +266,7 @@ fn without_label(mut bytes: Vec<u8>) -> Vec<u8> {
 fn what_needs_no_state_is_golden() {
     let mut both = Both::new();
     let cases = stateless();
-    assert_eq!(cases.len(), 2 * (3 * 2 + 2 * 2 + 3));
+    assert_eq!(cases.len(), 2 * (3 * 2 + 2 * 2 + 5));
     for case in cases {
         let (verdict, bytes) = both.run(case.program, &case.input);
         assert_eq!(verdict, case.verdict, "{}", case.name);

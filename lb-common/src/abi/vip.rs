@@ -264,7 +264,8 @@ impl Policy {
     }
 }
 
-/// A vip. Written by the daemon before its key leads here; `table` and `policy` change live, `turn` is the packets'.
+/// A vip. Written by the daemon before its key leads here; `table`, `policy` and `unserved` change live, `turn` is the
+/// packets'.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct VipRow {
@@ -280,13 +281,16 @@ pub struct VipRow {
     pub identity: Word,
     /// How many new flows took their turn ([`Pick::Turn`]).
     pub turn: Word,
-    /// Unused, 0.
-    pub spare: Word,
+    /// What becomes of new flows while nobody serves them: [`VipRow::REFUSED`], or dropped (0).
+    pub unserved: Word,
 }
 
 const _: () = assert!(size_of::<VipRow>() == 64);
 
 impl VipRow {
+    /// Of `unserved`: they are refused, so that the client knows at once.
+    pub const REFUSED: u64 = 1;
+
     /// The `key` word of a vip.
     #[inline(always)]
     pub const fn key_word(port: Be16, protocol: u8) -> u64 {

@@ -26,7 +26,10 @@ pub trait Tracker {
 /// Tracks only what moved.
 pub struct MovedOnly;
 
-/// Finds the backend row of a packet's flow.
+/// The row of no backend.
+pub const NOBODY: u16 = 0;
+
+/// Finds the backend row of a packet's flow; [`NOBODY`] if it has none.
 #[inline(always)]
 pub fn backend<T: Tables, K: Tracker>(
     parsed: &Parsed,
@@ -42,13 +45,11 @@ pub fn backend<T: Tables, K: Tracker>(
     let word =
         tables.slot(first.wrapping_add(trail.slot_number)).ok_or(Halt::drop(Reason::TableInconsistent))?;
     trail.slot = Slot(word.load());
-    match K::backend(parsed, trail.slot, policy, tables, trail) {
-        0 => Err(Halt::drop(trail.refusal)),
-        row => {
-            trail.backend_row = row.into();
-            Ok(row)
-        }
+    let row = K::backend(parsed, trail.slot, policy, tables, trail);
+    if row != NOBODY {
+        trail.backend_row = row.into();
     }
+    Ok(row)
 }
 
 impl Tracker for MovedOnly {

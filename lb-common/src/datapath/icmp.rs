@@ -1,9 +1,9 @@
-//! What the node itself answers: an echo to a vip, "too big" and "hop limit used up". At most one packet for one,
-//! never to an error, a fragment or a group address, and no more than [`ICMP_RATE_PPS`] per CPU.
+//! What the node itself answers: an echo to a vip, "too big", "hop limit used up" and "port unreachable". At most one
+//! packet for one, never to an error, a fragment or a group address, and no more than [`ICMP_RATE_PPS`] per CPU.
 
 use super::Halt;
 use super::forward::CUT;
-use super::link::Link;
+use super::link::{Link, turn_round};
 use super::packet::Packet;
 use super::parse::{Content, Parsed};
 use super::tables::Tables;
@@ -22,8 +22,8 @@ const MTU_FLOOR_V4: u16 = 576;
 const MTU_FLOOR_V6: u16 = 1280;
 
 /// Whether one more answer may go to this address now.
-#[inline(always)]
-fn allowed<T: Tables>(to: &Addr, tables: &T) -> bool {
+#[inline(never)]
+pub(super) fn allowed<T: Tables>(to: &Addr, tables: &T) -> bool {
     let first = if to.is_v4() { to.0[3].to_ne_bytes()[0] } else { to.0[0].to_ne_bytes()[0] };
     let group = if to.is_v4() { first >= 224 || first == 0 || first == 127 } else { first == 0xff };
     let now_ns = tables.now_ns();
@@ -55,7 +55,7 @@ pub fn echo<P: Packet, T: Tables>(
         (header.src, header.dst) = (header.dst, header.src);
         header.hop_limit = OUTER_TTL;
     }
-    Link::back(packet, parsed.l3).ok_or(CUT)?.write(packet, parsed.v4).ok_or(CUT)?;
+    turn_round(packet).ok_or(CUT)?;
     Err(Halt::answer(Reason::EchoReplied))
 }
 
@@ -81,6 +81,17 @@ pub fn hop_limit<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: 
     }
     let kind = if parsed.v4 { v4::TIME_EXCEEDED } else { v6::TIME_EXCEEDED };
     answer(packet, parsed, &Error { kind, code: 0, rest: 0, reason: Reason::HopLimitReplied }, tables)
+}
+
+/// Tells the sender of a datagram that nobody takes it.
+#[inline(always)]
+pub fn port_unreachable<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: &T) -> Halt {
+    let (kind, code) = if parsed.v4 {
+        (v4::UNREACHABLE, v4::PORT_UNREACHABLE)
+    } else {
+        (v6::UNREACHABLE, v6::PORT_UNREACHABLE)
+    };
+    answer(packet, parsed, &Error { kind, code, rest: 0, reason: Reason::UnreachableReplied }, tables)
 }
 
 struct Error {
@@ -117,20 +128,7 @@ fn answer_v4<P: Packet>(packet: &mut P, parsed: &Parsed, error: &Error) -> Optio
     for unit in packet.at::<[Be32; QUOTE]>(l3 + IPV4 + ICMP_HEADER)? {
         sum = sum.add32(unit.raw());
     }
-    let mut header = Ipv4 {
-        version_ihl: 0x45,
-        tos: 0,
-        total_length: Be16::new(IPV4 + ICMP_HEADER + ICMP4_QUOTE),
-        id: Be16::new(0),
-        fragment: Be16::new(0),
-        ttl: OUTER_TTL,
-        protocol: ICMP,
-        checksum: Be16::new(0),
-        src: parsed.flow.dst.v4_field(),
-        dst: parsed.flow.src.v4_field(),
-    };
-    header.seal();
-    *packet.at_mut(l3)? = header;
+    *packet.at_mut(l3)? = header_v4(parsed, ICMP, ICMP_HEADER + ICMP4_QUOTE);
     *packet.at_mut(l3 + IPV4)? = message(error, sum.finish());
     link.write(packet, true)
 }
@@ -150,16 +148,41 @@ fn answer_v6<P: Packet>(packet: &mut P, parsed: &Parsed, error: &Error) -> Optio
     for unit in packet.at::<[Be32; QUOTE]>(l3 + IPV6 + ICMP_HEADER)? {
         sum = sum.add32(unit.raw());
     }
-    *packet.at_mut(l3)? = Ipv6 {
-        version_class_label: Be32::new(6 << 28),
-        payload_length: Be16::new(ICMP_HEADER + ICMP6_QUOTE),
-        next_header: ICMPV6,
-        hop_limit: OUTER_TTL,
-        src: vip.v6_field(),
-        dst: client.v6_field(),
-    };
+    *packet.at_mut(l3)? = header_v6(parsed, ICMPV6, ICMP_HEADER + ICMP6_QUOTE);
     *packet.at_mut(l3 + IPV6)? = message(error, sum.finish());
     link.write(packet, false)
+}
+
+/// The IPv4 header of an answer from the vip to its client with so much behind it, bytes.
+#[inline(always)]
+pub(super) fn header_v4(parsed: &Parsed, protocol: u8, length: u16) -> Ipv4 {
+    let mut header = Ipv4 {
+        version_ihl: 0x45,
+        tos: 0,
+        total_length: Be16::new(IPV4 + length),
+        id: Be16::new(0),
+        fragment: Be16::new(0),
+        ttl: OUTER_TTL,
+        protocol,
+        checksum: Be16::new(0),
+        src: parsed.flow.dst.v4_field(),
+        dst: parsed.flow.src.v4_field(),
+    };
+    header.seal();
+    header
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub(super) fn header_v6(parsed: &Parsed, protocol: u8, length: u16) -> Ipv6 {
+    Ipv6 {
+        version_class_label: Be32::new(6 << 28),
+        payload_length: Be16::new(length),
+        next_header: protocol,
+        hop_limit: OUTER_TTL,
+        src: parsed.flow.dst.v6_field(),
+        dst: parsed.flow.src.v6_field(),
+    }
 }
 
 #[inline(always)]

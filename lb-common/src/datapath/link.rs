@@ -19,6 +19,14 @@ pub struct Link {
     pub tags: Tags,
 }
 
+/// Sends a frame back where it came from, by the tags that it came with; nothing else of it moves.
+#[inline(always)]
+pub fn turn_round<P: Packet>(packet: &mut P) -> Option<()> {
+    let header: &mut Ethernet = packet.at_mut(0)?;
+    (header.dst, header.src) = (header.src, header.dst);
+    Some(())
+}
+
 impl Link {
     /// The way that a frame with its IP header at `l3` came, turned round.
     #[inline(always)]

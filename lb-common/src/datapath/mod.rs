@@ -1,5 +1,5 @@
 //! The packet path, in packet order: `parse`, `vip`, `bulkhead`, `connection` (with `select`), `forward` (with `nat`);
-//! `icmp` answers, `link` writes the Ethernet header, `decap` is the backend's side of a tunnel. [`pipeline::run`] is
+//! `icmp` and `refuse` answer, `link` writes the Ethernet header, `decap` is the backend's side of a tunnel. [`pipeline::run`] is
 //! the whole of it on one screen. The data path has no errors, only verdicts.
 
 pub mod bulkhead;
@@ -15,6 +15,7 @@ pub mod nat;
 pub mod packet;
 pub mod parse;
 pub mod pipeline;
+pub mod refuse;
 pub mod select;
 pub mod tables;
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! The packet path. `?` is its only control flow: a stage either has the next one's input or the packet's verdict.
 
-use super::connection::Tracker;
+use super::connection::{NOBODY, Tracker};
 use super::nat::Reply;
 use super::packet::Packet;
 use super::parse::Parsed;
 use super::tables::{NO_ROW, Tables};
 use super::vip::Target;
-use super::{Halt, Verdict, bulkhead, connection, forward, icmp, nat, parse, vip};
+use super::{Halt, Verdict, bulkhead, connection, forward, icmp, nat, parse, refuse, vip};
 use crate::abi::slot::Slot;
 use crate::reason::Reason;
 
@@ -31,8 +31,10 @@ fn path<P: Packet, T: Tables, K: Tracker>(
     match vip::find(parsed, tables, trail)? {
         Target::Vip(vip) => {
             bulkhead::admit(parsed, vip, tables, trail)?;
-            let backend = connection::backend::<T, K>(parsed, vip, tables, trail)?;
-            forward::forward(packet, parsed, vip, backend, tables, trail)
+            match connection::backend::<T, K>(parsed, vip, tables, trail)? {
+                NOBODY => Err(refuse::unserved(packet, parsed, tables, trail)),
+                backend => forward::forward(packet, parsed, vip, backend, tables, trail),
+            }
         }
         Target::Reply => match nat::reply(packet, parsed, tables, trail)? {
             Reply::Sent(verdict) => Ok(verdict),

@@ -12,6 +12,7 @@ mod breaker;
 mod capacity;
 mod disruption;
 mod draft;
+mod fallback;
 mod name;
 mod probe;
 mod quota;
@@ -58,6 +59,7 @@ pub fn rehearse(state: &State, limits: &Limits, now: Now, command: &Command) -> 
     let mut draft = Draft::new(state, now);
     let allow_disruption = handle(&mut draft, command);
     if draft.faults.is_empty() {
+        fallback::check(&mut draft, command);
         capacity::check(state, &mut draft, limits);
         quota::check(state, &mut draft);
     }

@@ -6,6 +6,7 @@ use crate::balancing::{Algorithm, BalancingWish};
 use crate::breaker::BreakerWish;
 use crate::code::Code;
 use crate::command::{VipSet, VipSpec};
+use crate::degradation::LadderWish;
 use crate::probe::{Probe, ProbeWish};
 use crate::vip::{Mode, Protocol, Served, Tracking, VipSettings};
 use lb_common::limits::{SLOTS_PER_VIP, SLOTS_PER_VIP_MAX, SLOTS_PER_VIP_MIN};
@@ -28,6 +29,7 @@ pub(super) struct Wish {
     probe_now: Option<Probe>,
     breaker: Option<BreakerWish>,
     balancing: Option<BalancingWish>,
+    ladder: Option<LadderWish>,
 }
 
 impl From<&VipSpec> for Wish {
@@ -43,6 +45,7 @@ impl From<&VipSpec> for Wish {
             probe_now: None,
             breaker: spec.breaker,
             balancing: spec.balancing,
+            ladder: spec.ladder.clone(),
         }
     }
 }
@@ -60,6 +63,7 @@ impl From<&VipSet> for Wish {
             probe_now: None,
             breaker: set.breaker,
             balancing: set.balancing,
+            ladder: set.ladder.clone(),
         }
     }
 }
@@ -81,6 +85,7 @@ impl Wish {
             && self.probe.as_ref().is_none_or(|probe| *probe == ProbeWish::default())
             && self.breaker.is_none_or(|breaker| breaker == BreakerWish::default())
             && self.balancing.is_none_or(|balancing| balancing == BalancingWish::default())
+            && self.ladder.as_ref().is_none_or(|ladder| *ladder == LadderWish::default())
     }
 
     /// The settings of a vip that is new, or that a document describes whole.
@@ -114,6 +119,7 @@ impl Wish {
             probe: self.probe(draft, &base, served, prefix),
             breaker: breaker::settings(draft, self.breaker, base.breaker, prefix),
             balancing,
+            ladder: self.ladder.clone().unwrap_or_default().over(&base.ladder),
         }
     }
 

@@ -3,11 +3,11 @@
 use super::diff::Problem;
 use super::op::{EgressContent, Key};
 use super::reveal::{Pool, revealed};
-use super::standing::{Breaking, Standing, standings};
+use super::standing::{self, Breaking, Standing};
 use super::tables::{Candidate, Recipe, TableCache};
 use crate::backend::{Backend, Intent};
 use crate::code::Code;
-use crate::degradation::{Footing, Member, climb};
+use crate::degradation::{Footing, Member, Rung, climb};
 use crate::health::Health;
 use crate::probe::ProbeKind;
 use crate::state::{DEFAULT_TENANT_ID, State};
@@ -61,6 +61,9 @@ pub struct Device {
 pub struct Observed {
     /// Health by backend; absent = unknown.
     pub health: BTreeMap<BackendId, Health>,
+    /// When the probes of a backend that is down took it down, which it had passed until then, milliseconds on the clock of
+    /// whoever keeps the health; absent = it is not, or was never seen to pass.
+    pub fell_ms: BTreeMap<BackendId, u64>,
     /// Breakers by backend; absent = closed, with the whole share.
     pub breakers: BTreeMap<BackendId, Breaking>,
     /// Ways by backend; absent = not resolved (yet): what its row has stays.
@@ -106,6 +109,10 @@ pub struct DesiredVip {
     pub key: Key,
     /// Its live settings.
     pub policy: Policy,
+    /// Whether new flows are refused while nobody serves them.
+    pub refuses: bool,
+    /// The vip whose backends may be among the candidates.
+    pub lender: Option<VipId>,
     /// The window of a slot that changes, seconds.
     pub window_s: u32,
     /// Its backends.
@@ -157,11 +164,11 @@ pub(super) fn desired_of(
 ) -> Desired {
     let (observed, problems) = without_vip_sources(vips, state, observed);
     let (bypass, devices) = (state.bypass, observed.devices.clone());
-    let vips = vips.iter().map(|(name, vip)| {
+    let vips = vips.iter().map(|&(name, vip)| {
         let tenant = state.tenants.get(&vip.tenant);
         let id = tenant.map_or(DEFAULT_TENANT_ID, |tenant| tenant.id);
         let counts_flows = tenant.is_some_and(|tenant| tenant.limits.counts_flows());
-        let mut desired = desired_vip(name, id, vip, &observed, tables);
+        let mut desired = desired_vip((name, vip), id, lender(vip, state), &observed, tables);
         if counts_flows && vip.settings.tracking == Tracking::Auto {
             desired.policy = desired.policy.with_tracking(Tracking::Always);
         }
@@ -201,18 +208,29 @@ fn without_vip_sources<'o>(
     (observed, problems)
 }
 
+/// The vip on whose pool a vip falls back.
+fn lender<'s>(vip: &Vip, state: &'s State) -> Option<&'s Vip> {
+    state.vips.get(vip.settings.ladder.fallback.as_ref()?).map(|vip| &**vip)
+}
+
 fn desired_vip(
-    name: &str,
+    (name, vip): (&str, &Vip),
     tenant: TenantId,
-    vip: &Vip,
+    lender: Option<&Vip>,
     observed: &Observed,
     tables: &mut TableCache,
 ) -> DesiredVip {
     let settings = &vip.settings;
-    let standings = standings(vip, observed, |id| healthy(settings, observed, id));
-    let (_, serving) = stands(vip, observed, &standings);
+    let standings = standings(vip, observed);
+    let (footing, serving) = stands(vip, lender, observed, &standings);
     let takes = |id: BackendId| serving.contains(&id);
-    let mut candidates = candidates(vip, takes);
+    let (mut candidates, shares) = match lender {
+        // Their share of what comes from here is that of what comes to them.
+        Some(lender) if footing.rung == Rung::Fallback => {
+            (candidates(vip, lender, takes), Cow::Owned(self::standings(lender, observed)))
+        }
+        _ => (candidates(vip, vip, takes), Cow::Borrowed(&standings)),
+    };
     let recipe = Recipe::of(vip, &mut candidates);
     let algorithm = settings.balancing.algorithm;
     let backends = vip.backends.iter().map(|(name, backend)| {
@@ -240,47 +258,76 @@ fn desired_vip(
         )
         .with_pick(algorithm.pick())
         .with_timeouts(settings.balancing.timeouts()),
+        refuses: settings.ladder.fail_fast,
+        lender: lender.map(|lender| lender.id),
         window_s: settings.window_s,
         backends: backends.collect(),
         table_size: settings.table_size,
-        table: table(vip, recipe, &candidates, &standings, tables),
+        table: table(vip, recipe, &candidates, &shares, tables),
         candidates: candidates.iter().map(|candidate| candidate.id).collect(),
     }
 }
 
-/// The backends of a vip that people want to take new flows and that are `usable`.
-pub(super) fn candidates(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<Candidate> {
-    let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
+/// The backends of a pool that people want to take new flows, and that are `usable`, in the table of a vip.
+pub(super) fn candidates(vip: &Vip, pool: &Vip, usable: impl Fn(BackendId) -> bool) -> Vec<Candidate> {
+    let wanted =
+        pool.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
     wanted.map(|backend| Candidate::new(vip, backend)).collect()
 }
 
 /// Where vips stand, and who serves them.
 pub type Footings = BTreeMap<VipId, (Footing, BTreeSet<BackendId>)>;
 
-/// Where these vips stand, given what is observed of their backends.
-pub fn footings<'v>(vips: impl Iterator<Item = &'v Vip>, observed: &Observed) -> Footings {
+/// Where these vips of a state stand, given what is observed of their backends and of those that they fall back on.
+pub fn footings<'v>(vips: impl Iterator<Item = &'v Vip>, state: &State, observed: &Observed) -> Footings {
     let footing = |vip: &Vip| {
-        let standings = standings(vip, observed, |id| healthy(&vip.settings, observed, id));
-        (vip.id, stands(vip, observed, &standings))
+        let standings = standings(vip, observed);
+        (vip.id, stands(vip, lender(vip, state), observed, &standings))
     };
     vips.map(footing).collect()
 }
 
+fn standings(vip: &Vip, observed: &Observed) -> BTreeMap<BackendId, Standing> {
+    standing::standings(vip, observed, |id| healthy(&vip.settings, observed, id))
+}
+
+/// Whom a vip lends to others: its pool, as long as that serves.
+fn lent(lender: &Vip, observed: &Observed) -> BTreeSet<BackendId> {
+    match stands(lender, None, observed, &standings(lender, observed)) {
+        (Footing { rung: Rung::Pool, .. }, serving) => serving,
+        _ => BTreeSet::new(),
+    }
+}
+
 fn stands(
     vip: &Vip,
+    lender: Option<&Vip>,
     observed: &Observed,
     standings: &BTreeMap<BackendId, Standing>,
 ) -> (Footing, BTreeSet<BackendId>) {
     let out = |id| matches!(standings.get(&id), Some(Standing::Out { .. }));
-    ladder(vip, |id| usable(&vip.settings, observed, id) && !out(id))
+    let may_panic = |id| vip.settings.ladder.last_known_good && !observed.unreached.contains(&id);
+    let fell_ms = |id| observed.fell_ms.get(&id).copied().filter(|_| may_panic(id));
+    let lent = || lender.map(|lender| lent(lender, observed)).unwrap_or_default();
+    ladder(vip, |id| usable(&vip.settings, observed, id) && !out(id), lent, fell_ms)
 }
 
-/// Where a vip stands when those serve who can, and who does.
-pub(super) fn ladder(vip: &Vip, can: impl Fn(BackendId) -> bool) -> (Footing, BTreeSet<BackendId>) {
+/// Where a vip stands when those serve who can, and who does. `lent`: whom another vip lends; `fell_ms`: as
+/// [`Member::fell_ms`].
+pub(super) fn ladder(
+    vip: &Vip,
+    can: impl Fn(BackendId) -> bool,
+    lent: impl FnOnce() -> BTreeSet<BackendId>,
+    fell_ms: impl Fn(BackendId) -> Option<u64>,
+) -> (Footing, BTreeSet<BackendId>) {
     let wanted = vip.backends.values().filter(|backend| backend.effective_weight() > 0);
-    let members: Vec<Member> =
-        wanted.map(|one| Member { id: one.id, backup: one.backup, serves: can(one.id) }).collect();
-    climb(&members)
+    let member = |one: &Backend| {
+        let (id, backup, serves) = (one.id, one.backup, can(one.id));
+        Member { id, backup, serves, fell_ms: fell_ms(id).filter(|_| !serves) }
+    };
+    let members: Vec<Member> = wanted.map(member).collect();
+    let lent = if members.iter().any(|one| one.serves) { BTreeSet::new() } else { lent() };
+    climb(&members, &lent, vip.settings.probe.together_ms())
 }
 
 /// The table of a vip's candidates; of those that come back gently as far as they have come.
@@ -320,7 +367,7 @@ fn usable(settings: &VipSettings, observed: &Observed, id: BackendId) -> bool {
 fn flags(settings: &VipSettings, backend: &Backend, observed: &Observed, takes: bool) -> u64 {
     let down =
         settings.probe.kind != ProbeKind::None && observed.health.get(&backend.id) == Some(&Health::Down);
-    if backend.intent == Intent::Disabled || down {
+    if backend.intent == Intent::Disabled || (down && !takes) {
         0
     } else if backend.effective_weight() > 0 && takes {
         Control::ALIVE | Control::NEW

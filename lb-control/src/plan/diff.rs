@@ -241,12 +241,15 @@ impl<'a, S: Slots> Builder<'a, S> {
 
     fn vips(&mut self) {
         let alive = Alive::of(&self.layout);
-        let mut lives = settled::lives(&self.layout, self.actual);
+        let lives = settled::lives(&self.layout, self.actual);
+        let lives_of = |row: u16| lives.get(&row).cloned().unwrap_or_default();
         for (id, vip) in &self.desired.vips {
             let Some(Placed { row, content, was }) = self.layout.vips.get(id).copied() else { continue };
             let rows = Rows::of(vip, &self.layout);
             let (first, extent) = (content.extent.0, content.extent);
-            let basis = Basis::of(vip, extent, &rows, lives.remove(&row).unwrap_or_default());
+            let lender = vip.lender.and_then(|lender| self.layout.vips.get(&lender));
+            let lent = lender.map(|lender| lives_of(lender.row)).unwrap_or_default();
+            let basis = Basis::of(vip, extent, &rows, lives_of(row).into_iter().chain(lent).collect());
             if was.is_none_or(|was| was.extent != extent) {
                 self.stages.vips.push(Op::WriteSlots { first, values: slots::fresh(vip, &rows) });
             } else if !self.was_settled.holds(*id, &basis) {
@@ -268,6 +271,9 @@ impl<'a, S: Slots> Builder<'a, S> {
         if content.extent != was.extent {
             self.stages.vips.push(Op::SetVipTable { row, extent: content.extent });
             self.stages.needs_barrier = true;
+        }
+        if content.refuses != was.refuses {
+            self.stages.vips.push(Op::SetVipRefusal { row, refuses: content.refuses });
         }
         if content.policy != was.policy {
             let late = stops_picking(&was, &content);

@@ -115,7 +115,8 @@ impl Layout {
             match (row, extent) {
                 (Some(row), Some(extent)) => {
                     let policy = vip.policy.with_tenant(self.tenant_row(vip.tenant));
-                    let content = VipContent { id: *id, tenant: vip.tenant, key: vip.key, extent, policy };
+                    let (tenant, key, refuses) = (vip.tenant, vip.key, vip.refuses);
+                    let content = VipContent { id: *id, tenant, key, extent, policy, refuses };
                     self.vips.insert(*id, Placed { row, content, was: old.map(|(_, old)| *old) });
                 }
                 (None, _) => self.problem(Code::VipRowsFull, format!("vip {}", vip.name)),

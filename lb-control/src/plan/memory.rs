@@ -7,6 +7,7 @@ use super::actual::{Actual, Slots};
 use super::op::{Op, SlotChange};
 use crate::limits::Limits;
 use crate::vip::Mode;
+use lb_common::abi::backend::Control;
 use lb_common::abi::slot::{Phase, Slot};
 use std::collections::BTreeMap;
 
@@ -49,7 +50,9 @@ impl Memory {
             | Op::FreeBackend { row } => {
                 used(&maps.backends, row)?;
             }
-            Op::SetVipPolicy { row, .. } | Op::SetVipTable { row, .. } => used(&maps.vips, row)?,
+            Op::SetVipPolicy { row, .. } | Op::SetVipRefusal { row, .. } | Op::SetVipTable { row, .. } => {
+                used(&maps.vips, row)?;
+            }
             Op::WithdrawVip { row } => {
                 used(&maps.vips, row)?;
                 self.withdrawn.insert(*row, false);
@@ -170,11 +173,19 @@ impl Memory {
         let previous = if slot.phase(now_s) == Phase::Moving { slot.previous() } else { 0 };
         for row in [slot.current(), previous].into_iter().filter(|row| *row != 0) {
             let backend = self.actual.backends.get(&row);
-            if backend.is_none_or(|backend| backend.control.vip_row() != vip_row) {
+            if backend.is_none_or(|backend| !self.serves(backend.control, vip_row)) {
                 return Err(format!("{slot:?} of vip row {vip_row} names row {row}, another vip's or free"));
             }
         }
         Ok(())
+    }
+
+    /// Whether a backend may have flows of a vip: it is the vip's, or of one of the same tenant that it falls back on, or
+    /// has none any more.
+    pub(super) fn serves(&self, backend: Control, vip_row: u16) -> bool {
+        let tenant = |row| self.actual.vips.get(&row).map(|vip| vip.tenant);
+        let row = backend.vip_row();
+        row == vip_row || !backend.alive() || tenant(row).is_some_and(|of| tenant(vip_row) == Some(of))
     }
 
     fn check_ways(&self) -> Result<(), String> {

@@ -37,6 +37,9 @@ impl<S> Actual<S> {
             Op::SetVipPolicy { row, policy } => {
                 self.vips.entry(*row).and_modify(|content| content.policy = *policy);
             }
+            Op::SetVipRefusal { row, refuses } => {
+                self.vips.entry(*row).and_modify(|content| content.refuses = *refuses);
+            }
             Op::SetVipTable { row, extent } => {
                 self.vips.entry(*row).and_modify(|content| content.extent = *extent);
             }

@@ -58,6 +58,8 @@ pub struct VipContent {
     pub extent: (u32, u32),
     /// Its live settings.
     pub policy: Policy,
+    /// Whether new flows are refused while nobody serves them; else they are dropped.
+    pub refuses: bool,
 }
 
 /// Content of a backend row.
@@ -204,6 +206,13 @@ pub enum Op {
         row: u16,
         /// The new value.
         policy: Policy,
+    },
+    /// Whether a vip in use refuses new flows while nobody serves them, one word.
+    SetVipRefusal {
+        /// Vip row.
+        row: u16,
+        /// Whether it does.
+        refuses: bool,
     },
     /// The table word of a vip in use (one without backends).
     SetVipTable {

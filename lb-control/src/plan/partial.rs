@@ -76,7 +76,31 @@ pub fn touched<'s>(was: &State, is: &'s State, observed: &BTreeSet<BackendId>) -
             touched.push(name.as_str());
         }
     }
-    Some(touched)
+    Some(with_ties(touched, is))
+}
+
+/// The same with whoever falls back on one of them, and on whom they fall back: what is planned for the one concerns the
+/// other. In order.
+fn with_ties<'s>(touched: Vec<&'s str>, state: &'s State) -> Vec<&'s str> {
+    let tie = |(name, vip): (&'s String, &'s Arc<Vip>)| {
+        Some((name.as_str(), vip.settings.ladder.fallback.as_deref()?))
+    };
+    let ties: Vec<(&str, &str)> = state.vips.iter().filter_map(tie).collect();
+    if ties.is_empty() {
+        return touched;
+    }
+    let mut all: BTreeSet<&str> = touched.into_iter().collect();
+    loop {
+        let before = all.len();
+        for (name, fallback) in &ties {
+            if all.contains(name) || all.contains(fallback) {
+                all.extend([*name, *fallback]);
+            }
+        }
+        if all.len() == before {
+            return all.into_iter().collect();
+        }
+    }
 }
 
 /// The plan for some vips of a state by their names; `None`: it takes a plan for everything. Of what is `observed` only

@@ -63,7 +63,7 @@ mod tests {
 
     /// The candidates of a vip that are `usable`, and their table.
     fn pool(vip: &Vip, usable: impl Fn(BackendId) -> bool) -> (Vec<Candidate>, Arc<[u16]>) {
-        let mut candidates = candidates(vip, usable);
+        let mut candidates = candidates(vip, vip, usable);
         let recipe = Recipe::of(vip, &mut candidates);
         (candidates, TableCache::default().table(vip.id, recipe))
     }

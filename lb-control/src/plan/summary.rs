@@ -202,8 +202,8 @@ impl PlanSummary {
 fn pool(vip: &Vip, observed: &Observed) -> Vec<Candidate> {
     let unprobed = vip.settings.probe.kind == ProbeKind::None;
     let can = |id| unprobed || observed.health.get(&id) != Some(&Health::Down);
-    let (_, serving) = ladder(vip, can);
-    candidates(vip, |id| serving.contains(&id))
+    let (_, serving) = ladder(vip, can, BTreeSet::new, |_| None);
+    candidates(vip, vip, |id| serving.contains(&id))
 }
 
 fn json(value: &impl Serialize) -> Value {

@@ -160,7 +160,8 @@ impl Node {
         if seen.devices != self.observed.devices {
             return None;
         }
-        let health = changed(&seen.health, &self.observed.health);
+        let health = changed(&seen.health, &self.observed.health)
+            .chain(changed(&seen.fell_ms, &self.observed.fell_ms));
         let breakers = changed(&seen.breakers, &self.observed.breakers);
         let observed = health.chain(breakers).chain(changed(&seen.ways, &self.observed.ways)).copied();
         let unreached = seen.unreached.symmetric_difference(&self.observed.unreached).copied();
@@ -220,6 +221,7 @@ impl Node {
         self.last = None;
         self.memory.actual.sweep = None;
         self.observed.health = adopted_health(&self.state, &self.memory.actual);
+        self.observed.fell_ms.clear();
     }
     /// The row of a backend of the vip `web`.
     pub(crate) fn row(&self, backend: &str) -> u16 {

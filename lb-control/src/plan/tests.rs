@@ -382,5 +382,6 @@ fn a_new_table_size_takes_a_fresh_extent() {
     assert!(matches!(ops[1..], [Op::SetVipTable { extent: (251, 257), .. }, Op::Barrier]), "{ops:?}");
 }
 
+mod ladder;
 mod partial;
 mod random;

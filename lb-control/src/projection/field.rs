@@ -26,13 +26,13 @@ pub fn limits(limits: &TenantLimits) -> Vec<Field> {
     Limit::ALL.into_iter().map(|limit| (limit.name().to_owned(), value(limit))).collect()
 }
 
-/// Fields of a vip's settings; those of the probe as `probe.…`, of the breaker and the balancing
-/// likewise.
+/// Fields of a vip's settings; those of the probe as `probe.…`, of the breaker, the balancing and the ladder likewise.
 pub fn settings(settings: &VipSettings) -> Vec<Field> {
     let mut value = serde_json::to_value(settings).expect("settings have string keys only");
     // A field that is as of old is not in the log, but a field all the same.
     value["breaker"] = serde_json::to_value(settings.breaker).expect("settings have string keys only");
     value["balancing"] = serde_json::to_value(settings.balancing).expect("settings have string keys only");
+    value["ladder"] = serde_json::to_value(&settings.ladder).expect("settings have string keys only");
     value["probe"]["retries"] = settings.probe.retries.into();
     value["probe"]["verify"] = settings.probe.verify.into();
     let mut fields = Vec::new();

@@ -2,6 +2,7 @@
 
 use lb_control::backend::{Backend, Intent};
 use lb_control::breaker::{BreakerSettings, BreakerWish};
+use lb_control::degradation::LadderWish;
 use lb_control::event::{Change, Event};
 use lb_control::probe::ProbeWish;
 use lb_control::state::State;
@@ -117,6 +118,11 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     flag(balancing.affinity_s != before.affinity_s, "affinity-s", balancing.affinity_s.to_string());
     flag(balancing.syn_s != before.syn_s, "syn-s", balancing.syn_s.to_string());
     flag(balancing.closing_s != before.closing_s, "closing-s", balancing.closing_s.to_string());
+    let ladder = LadderWish::between(&to.ladder, &from.ladder);
+    flag(ladder.fail_fast.is_some(), "fail-fast", to.ladder.fail_fast.to_string());
+    let good = to.ladder.last_known_good;
+    flag(ladder.last_known_good.is_some(), "last-known-good", good.to_string());
+    flag(ladder.fallback.is_some(), "fallback", quoted(ladder.fallback.as_deref().unwrap_or_default()));
     let wish = ProbeWish::between(&to.probe, &from.probe);
     let mut probe = |name: &str, value: Option<String>| {
         flag(value.is_some(), name, value.as_deref().map(quoted).unwrap_or_default());

@@ -17,6 +17,7 @@ mod document;
 mod drops;
 mod explain;
 mod history;
+mod ladder_flags;
 mod limits;
 mod log;
 mod mutation;

@@ -135,6 +135,13 @@ fn footing(vip: &VipView) -> Option<String> {
         Footing { rung: Rung::Backups, .. } => {
             Some(format!("partial: nobody of the pool serves, {} do", several(serving(), "backup")))
         }
+        Footing { rung: Rung::Fallback, .. } => {
+            let fallback = vip.settings.ladder.fallback.as_deref().unwrap_or("another vip");
+            Some(format!("partial: nobody of the pool serves, the pool of {fallback} does"))
+        }
+        Footing { rung: Rung::LastKnownGood, .. } => {
+            Some(format!("partial: nobody passes its probes, {} serving on (last known good)", serving()))
+        }
         Footing { rung: Rung::Nobody, .. } => Some("nobody serves".to_owned()),
     }
 }

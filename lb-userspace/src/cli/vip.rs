@@ -213,6 +213,8 @@ pub(super) struct Settings {
     probe: ProbeSettings,
     #[command(flatten)]
     breaker: super::breaker_flags::BreakerFlags,
+    #[command(flatten)]
+    ladder: super::ladder_flags::LadderFlags,
 }
 
 impl Settings {
@@ -248,6 +250,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
             spec.probe = settings.probe.wish();
             spec.breaker = settings.breaker.wish();
             spec.balancing = settings.balancing.wish();
+            spec.ladder = settings.ladder.wish();
             session.change(&Command::VipAdd(spec), flags).await
         }
         Verb::List => list(session).await,
@@ -264,6 +267,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
                 probe: settings.probe.wish(),
                 breaker: settings.breaker.wish(),
                 balancing: settings.balancing.wish(),
+                ladder: settings.ladder.wish(),
                 allow_disruption,
             };
             session.change(&Command::VipSet(set), flags).await
@@ -329,6 +333,7 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
     setting("table size", format!("{} slots", count(u64::from(settings.table_size))));
     setting("probe", settings.probe.to_string());
     setting("breaker", breaker_text(&settings.breaker));
+    setting("ladder", super::ladder_flags::text(&settings.ladder));
     setting("last change", format!("revision {}", vip.revision));
     Ok(None)
 }

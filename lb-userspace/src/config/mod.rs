@@ -15,6 +15,7 @@ use std::path::Path;
 
 use lb_control::balancing::BalancingWish;
 use lb_control::breaker::BreakerWish;
+use lb_control::degradation::LadderWish;
 use lb_control::command::{BackendSpec, DEFAULT_TENANT, Document, TenantSpec, VipSpec};
 use lb_control::probe::ProbeWish;
 use lb_control::projection::inventory::Inventory;
@@ -138,6 +139,7 @@ fn vip_spec(name: &str, vip: &Vip) -> VipSpec {
     spec.breaker = differs(breaker, BreakerWish::default());
     let balancing = BalancingWish::between(&defaults.balancing, &settings.balancing);
     spec.balancing = differs(balancing, BalancingWish::default());
+    spec.ladder = differs(LadderWish::between(&settings.ladder, &defaults.ladder), LadderWish::default());
     spec.backends = vip
         .backends
         .iter()
@@ -201,7 +203,7 @@ colour = "red"
                 "LB3004 lb.toml:7:12 `tracking` must be one of auto, always, never, not `alway`; did you mean `always`?",
                 "LB3004 lb.toml:11:11 `address` must be an IPv4 or IPv6 address, not `10.0.0.300`",
                 "LB3004 lb.toml:12:10 `weight` must be from 0 to 65535, not -1",
-                "LB3003 lb.toml:13:1 a backend has no key `colour`; its keys are name, address, port, weight, intent",
+                "LB3003 lb.toml:13:1 a backend has no key `colour`; its keys are name, address, port, weight, intent, backup",
                 "LB3003 lb.toml:15:3 the file has no key `vips`; did you mean `vip`?",
             ]
         );
@@ -304,6 +306,10 @@ trial_successes = 9
 slow_start_s = 10
 floor_percent = 11
 ejection_max_percent = 12
+[vip.ladder]
+fail_fast = false
+last_known_good = false
+fallback = "spare"
 [[vip.backend]]
 name = "b1"
 address = "10.0.0.1"

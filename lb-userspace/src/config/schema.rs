@@ -98,6 +98,7 @@ const VIP: Table = Table {
         optional("probe", Kind::Table(&PROBE)),
         optional("breaker", Kind::Table(&BREAKER)),
         optional("balancing", Kind::Table(&BALANCING)),
+        optional("ladder", Kind::Table(&LADDER)),
         optional("backend", Kind::List(&BACKEND)),
     ],
 };
@@ -159,6 +160,15 @@ const BALANCING: Table = Table {
         optional("affinity_s", NUMBER),
         optional("syn_s", NUMBER),
         optional("closing_s", NUMBER),
+    ],
+};
+
+const LADDER: Table = Table {
+    what: "a ladder",
+    keys: &[
+        optional("fail_fast", Kind::Flag),
+        optional("last_known_good", Kind::Flag),
+        optional("fallback", Kind::Text),
     ],
 };
 

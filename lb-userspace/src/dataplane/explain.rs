@@ -195,7 +195,8 @@ mod tests {
         let (store, _) = memory::store(&memory::small());
         let key = Key { address: "203.0.113.10".parse().unwrap(), port: 80, protocol: 6 };
         let policy = Policy::new(Tracking::Always, false, true, 900);
-        let content = VipContent { id: VipId(7), tenant: TenantId(2), key, extent: (0, 251), policy };
+        let (id, tenant, extent) = (VipId(7), TenantId(2), (0, 251));
+        let content = VipContent { id, tenant, key, extent, policy, refuses: true };
         let egress = EgressContent { ifindex: 3, mtu: 1500, source_mac: Mac(2), tags: Tags::one(7) };
         let mut ops = vec![
             Op::WriteSource { number: 0, address: "10.0.0.1".parse().unwrap() },
@@ -238,6 +239,16 @@ mod tests {
         assert_eq!(egress.next_hop, "02:00:00:00:00:01");
         // A VLAN tag longer than it came.
         assert_eq!(told.bytes, (54, 58));
+    }
+
+    #[test]
+    fn who_is_refused_is_told_so() {
+        let store = store_with(Slot::stable(0));
+        let told = ask(&store, "203.0.113.10:80", QuestionPacket::TcpSyn).unwrap();
+        assert_eq!((told.verdict, told.reason), ("transmit", "reset_replied"));
+        assert_eq!((told.backend, told.egress), (None, None));
+        let told = ask(&store, "203.0.113.10:80", QuestionPacket::TcpEstablished).unwrap();
+        assert_eq!((told.verdict, told.reason), ("drop", "no_backend"));
     }
 
     #[test]

@@ -78,6 +78,7 @@ pub(super) fn vip(row: &VipRow) -> Option<VipContent> {
         key: Key { address, port: Be16::from_raw(key as u16).host(), protocol: (key >> 16) as u8 },
         extent: extent(row.table.load()),
         policy: Policy(row.policy.load()),
+        refuses: row.unserved.load() == VipRow::REFUSED,
     })
 }
 
@@ -153,6 +154,7 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
         Op::ChangeSlots { first, changes, .. } => return change_slots(store, *first, changes).map(drop),
         Op::WriteVip { row, content } => return write_vip(store, *row, content),
         Op::SetVipPolicy { row, policy } => set(&vip_row(store, *row)?.policy, policy.0),
+        Op::SetVipRefusal { row, refuses } => set(&vip_row(store, *row)?.unserved, unserved(*refuses)),
         Op::SetVipTable { row, extent } => set(&vip_row(store, *row)?.table, extent_word(extent.0, extent.1)),
         Op::WithdrawVip { row } => withdraw_vip(vip_row(store, *row)?),
         Op::FreeVip { row } => free_vip(vip_row(store, *row)?),
@@ -270,9 +272,15 @@ fn write_vip(store: &Store, number: u16, content: &VipContent) -> Result<()> {
     row.addr.iter().zip(Addr::from(content.key.address).words()).for_each(|(word, value)| word.store(value));
     row.table.store(extent_word(content.extent.0, content.extent.1));
     row.policy.store(content.policy.0);
+    row.unserved.store(unserved(content.refuses));
     row.identity.store(u64::from(content.id.0) | u64::from(content.tenant.0) << 32);
     set(&row.key, VipRow::key_word(Be16::new(content.key.port), content.key.protocol));
     Ok(())
+}
+
+/// The word of a vip that refuses new flows while nobody serves them, or does not.
+const fn unserved(refuses: bool) -> u64 {
+    if refuses { VipRow::REFUSED } else { 0 }
 }
 
 /// What the daemon holds against a packet that has the row in hand is the barrier that comes next.
@@ -281,9 +289,8 @@ fn withdraw_vip(row: &VipRow) {
 }
 
 fn free_vip(row: &VipRow) {
-    for word in [&row.key, &row.addr[0], &row.addr[1], &row.table, &row.policy, &row.identity, &row.turn] {
-        word.store(0);
-    }
+    let live = [&row.key, &row.table, &row.policy, &row.identity, &row.turn, &row.unserved];
+    live.into_iter().chain(&row.addr).for_each(|word| word.store(0));
 }
 
 /// A slot that holds another value than it did when the change was planned stays: the next plan sees it. Returns how
@@ -341,7 +348,7 @@ mod tests {
 
     fn vip_content() -> VipContent {
         let policy = Policy::new(Tracking::Always, true, true, 77);
-        VipContent { id: VipId(9), tenant: TenantId(4), key: key(), extent: (251, 257), policy }
+        VipContent { id: VipId(9), tenant: TenantId(4), key: key(), extent: (251, 257), policy, refuses: true }
     }
 
     fn backend_content() -> BackendContent {
@@ -447,6 +454,7 @@ mod tests {
             Op::SetTrial { row: 8, trial_cps: 7 },
             Op::SetBackendTenant { row: 8, tenant: 0 },
             Op::SetVipPolicy { row: 5, policy },
+            Op::SetVipRefusal { row: 5, refuses: false },
             Op::SetVipTable { row: 5, extent: (0, 251) },
             Op::SetTenantLimits { row: 3, limits: RowLimits::default() },
         ];
@@ -457,7 +465,7 @@ mod tests {
             BackendContent { control, next_hop, tenant: 0, trial_cps: 7, ..backend_content() }
         );
         assert_eq!(actual.tenants[&3].limits, RowLimits::default());
-        assert_eq!(actual.vips[&5], VipContent { policy, extent: (0, 251), ..vip_content() });
+        assert_eq!(actual.vips[&5], VipContent { policy, refuses: false, extent: (0, 251), ..vip_content() });
     }
 
     #[test]

@@ -178,6 +178,7 @@ pub(super) fn kind(spec: &MapSpec) -> (MapType, bool) {
         name if name == abi::DEVICES.name => (MapType::DevMap, false),
         name if [
             abi::REASON_COUNTS,
+            abi::VIP_HINTS,
             abi::VIP_COUNTS,
             abi::BACKEND_COUNTS,
             abi::TENANT_CREDIT,

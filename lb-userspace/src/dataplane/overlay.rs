@@ -114,7 +114,7 @@ impl Tables for Overlay<'_> {
             policy: copy_word(&live.policy),
             identity: copy_word(&live.identity),
             turn: copy_word(&live.turn),
-            spare: copy_word(&live.spare),
+            unserved: copy_word(&live.unserved),
         };
         Some(self.vips.row(row, copy))
     }

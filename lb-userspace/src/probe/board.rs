@@ -23,6 +23,17 @@ pub struct Seen {
     pub last: Option<Transition>,
 }
 
+impl Seen {
+    /// When probes took it down, which it had passed until then, milliseconds since the Unix epoch; none: it is not, or
+    /// never did.
+    pub fn fell_ms(&self) -> Option<u64> {
+        match self.last {
+            Some(Transition { from: Health::Up, to: Health::Down, at_ms, .. }) => Some(at_ms),
+            _ => None,
+        }
+    }
+}
+
 /// Health by backend; absent = unknown.
 pub type SeenHealth = Arc<BTreeMap<BackendId, Seen>>;
 

@@ -102,7 +102,9 @@ impl Wish {
         let mut observed = Observed::default();
         for backend in backends {
             let id = backend.id;
-            observed.health.extend(self.health.get(&id).map(|seen| (id, seen.health)));
+            let seen = self.health.get(&id);
+            observed.health.extend(seen.map(|seen| (id, seen.health)));
+            observed.fell_ms.extend(seen.and_then(|seen| Some((id, seen.fell_ms()?))));
             observed.breakers.extend(self.breakers.get(&id).map(|seen| (id, seen.breaking)));
             let way = self.ways.get(&id).and_then(|way| way.as_ref().ok());
             observed.ways.extend(way.map(|way| (id, *way)));
@@ -215,7 +217,7 @@ impl Known {
         settled.renew(renewed);
         self.settled = settled;
         let vips = touched.iter().filter_map(|name| Some(&**state.vips.get(*name)?));
-        let footed = plan::footings(vips.clone(), &observed);
+        let footed = plan::footings(vips.clone(), state, &observed);
         self.rest(vips, begin.elapsed());
         let (wish, ops, problems) = (wish.clone(), plan.ops, plan.problems);
         Ok(Some(Done { wish, actual, ops, problems, attached, footed, partial: true }))

@@ -205,6 +205,7 @@ impl Plane {
             key,
             extent: (0, SLOTS_PER_VIP),
             policy: policy(Tracking::Auto),
+            refuses: false,
         };
         ops.push(Op::WriteVip { row: VIP_ROW, content });
         ops.push(Op::SetVipKey { key, entry: VipEntry(VIP_ROW.into()) });

@@ -316,7 +316,7 @@ fn config_words(row: &abi::config::ConfigRow) -> [u64; 4] {
 fn vip_words(row: &abi::vip::VipRow) -> [u64; 8] {
     let [first, second] = [&row.addr[0], &row.addr[1]].map(Word::load);
     let [key, table, policy, identity] = [&row.key, &row.table, &row.policy, &row.identity].map(Word::load);
-    [first, second, key, table, policy, identity, row.turn.load(), 0]
+    [first, second, key, table, policy, identity, row.turn.load(), row.unserved.load()]
 }
 
 fn backend_words(row: &abi::backend::BackendRow) -> [u64; 8] {

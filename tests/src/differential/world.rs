@@ -192,6 +192,7 @@ impl World {
         let tenant = if rng.u8(0..20) == 0 { 499 } else { tenant_of(number) };
         let row = &self.tables.vips[number + 1];
         row.policy.store(policy.with_pick(how).with_timeouts(timeouts).with_tenant(tenant).0);
+        row.unserved.store(u64::from(rng.u8(0..3) != 0));
         if rng.u8(0..4) == 0 {
             row.turn.store(*pick(&[u64::MAX, u64::from(u32::MAX), 5], rng));
         }
@@ -201,8 +202,8 @@ impl World {
     fn slot(&self, index: u32, rng: &mut Rng) {
         let first = first_backend((index / SLOTS) as usize);
         let mut row = || match rng.u8(0..40) {
-            0 => 0,
-            1 => 300,
+            0..=6 => 0,
+            7 => 300,
             _ => first + rng.u16(0..BACKENDS),
         };
         let (current, previous) = (row(), row());

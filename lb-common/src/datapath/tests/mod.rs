@@ -9,6 +9,7 @@ mod law;
 mod nat;
 mod parse;
 mod pick;
+mod refuse;
 mod select;
 mod shape;
 mod site;

@@ -14,6 +14,8 @@ use std::vec::Vec;
 pub(crate) enum Content {
     /// A TCP segment: ports, sequence number, flags ("S", "A", "F", "R") and data.
     Tcp { ports: (u16, u16), sequence: u32, flags: &'static str, data: Vec<u8> },
+    /// A segment that refuses a connection (RFC 9293 section 3.10.7.1): ports and what it acknowledges.
+    Reset { ports: (u16, u16), acknowledgement: u32 },
     /// A UDP datagram; without a checksum if it is not wanted.
     Udp { ports: (u16, u16), checksum: bool, data: Vec<u8> },
     /// An ICMP message of the packet's family: type, code, the four bytes after the checksum, and the body.
@@ -104,7 +106,7 @@ impl Packet {
 
     fn protocol(&self) -> u8 {
         match &self.content {
-            Content::Tcp { .. } => 6,
+            Content::Tcp { .. } | Content::Reset { .. } => 6,
             Content::Udp { .. } => 17,
             Content::Icmp { .. } if self.src.is_ipv4() => 1,
             Content::Icmp { .. } => 58,
@@ -147,6 +149,16 @@ impl Packet {
                 header.checksum = sum.expect("a length that fits");
                 header.write(&mut bytes).expect("a vector takes all");
                 bytes.extend(data);
+            }
+            Content::Reset { ports, acknowledgement } => {
+                let mut header = TcpHeader::new(ports.0, ports.1, 0, 0);
+                (header.rst, header.ack, header.acknowledgment_number) = (true, true, *acknowledgement);
+                let sum = match self.headers() {
+                    IpHeaders::Ipv4(ip, _) => header.calc_checksum_ipv4(&ip, &[]),
+                    IpHeaders::Ipv6(ip, _) => header.calc_checksum_ipv6(&ip, &[]),
+                };
+                header.checksum = sum.expect("a length that fits");
+                header.write(&mut bytes).expect("a vector takes all");
             }
             Content::Udp { ports, checksum, data } => {
                 let mut header = UdpHeader::without_ipv4_checksum(ports.0, ports.1, data.len())

@@ -26,6 +26,8 @@ pub mod v4 {
     pub const ECHO_REPLY: u8 = 0;
     /// Destination unreachable.
     pub const UNREACHABLE: u8 = 3;
+    /// Code of [`UNREACHABLE`]: nobody listens on the port.
+    pub const PORT_UNREACHABLE: u8 = 3;
     /// Code of [`UNREACHABLE`]: fragmentation needed and DF set.
     pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// Echo.
@@ -40,6 +42,8 @@ pub mod v4 {
 pub mod v6 {
     /// Destination unreachable.
     pub const UNREACHABLE: u8 = 1;
+    /// Code of [`UNREACHABLE`]: nobody listens on the port.
+    pub const PORT_UNREACHABLE: u8 = 4;
     /// Packet too big.
     pub const TOO_BIG: u8 = 2;
     /// Time exceeded.

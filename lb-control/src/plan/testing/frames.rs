@@ -6,6 +6,7 @@
 use super::super::memory::Memory;
 use super::super::op::{BackendContent, Key, VipContent};
 use lb_common::abi::backend::{BackendRow, Mode};
+use lb_common::abi::counter::Meter;
 use lb_common::abi::egress::EgressRow;
 use lb_common::abi::flow::Entry;
 use lb_common::abi::nat::NatControl;
@@ -101,15 +102,21 @@ impl Frames {
     /// Sends one packet; the backend that it went to, if it went to one.
     fn send(&self, memory: &Memory, flow: Flow, flags: u8) -> Result<Option<BackendId>, String> {
         let maps = &memory.actual;
+        self.tables.meter.set(Meter::default());
         let bytes = frame(flow, flags);
         let (mut packet, mut walk) = (HostFrame::new(&bytes), Walk::default());
         let verdict = pipeline::run::<_, _, MovedOnly>(&mut packet, &self.tables, &mut walk);
         let vip = vip_of(memory, &flow.key);
         let row = u16::try_from(walk.trail.backend_row).ok().and_then(|row| maps.backends.get(&row));
+        // What shows no beginning is not refused but dropped.
+        let refused = vip.is_some_and(|vip| vip.refuses) && (flags == SYN || flow.key.protocol != TCP);
         let fits = match verdict {
             Verdict::Pass(Reason::Bypass) => maps.bypass,
             Verdict::Pass(Reason::NoVip) => vip.is_none(),
-            Verdict::Drop(Reason::NoBackend) => walk.trail.slot.current() == 0,
+            Verdict::Drop(Reason::NoBackend) => walk.trail.slot.current() == 0 && !refused,
+            Verdict::Transmit(Reason::ResetReplied | Reason::UnreachableReplied) => {
+                walk.trail.slot.current() == 0 && refused
+            }
             Verdict::Drop(Reason::BackendDead) => row.is_none_or(|row| !row.control.alive()),
             Verdict::Drop(Reason::NoNextHop) => row.is_some_and(|row| !row.next_hop.is_known()),
             Verdict::Transmit(Reason::Forwarded) | Verdict::Redirect(Reason::Forwarded, _) => {
@@ -120,9 +127,8 @@ impl Frames {
                     return Err(format!("{flow:?} began at backend {}, which takes none", row.id.0));
                 }
                 self.went_there(memory, row, verdict, packet.bytes())?;
-                let of_vip = vip.is_some_and(|vip| {
-                    maps.vips.get(&row.control.vip_row()).is_some_and(|owner| *owner == vip)
-                });
+                let vip_row = u16::try_from(walk.trail.vip_row).unwrap_or(u16::MAX);
+                let of_vip = vip == maps.vips.get(&vip_row).copied() && memory.serves(row.control, vip_row);
                 return if of_vip {
                     Ok(Some(row.id))
                 } else {
@@ -202,6 +208,7 @@ fn store_vip(row: &VipRow, content: Option<&VipContent>, found: bool) {
     store_address(&row.addr, content.map(|vip| vip.key.address));
     row.table.store(content.map_or(0, |vip| extent_word(vip.extent.0, vip.extent.1)));
     row.policy.store(content.map_or(0, |vip| vip.policy.0));
+    row.unserved.store(content.map_or(0, |vip| vip.refuses.into()));
     let key = |vip: &VipContent| VipRow::key_word(Be16::new(vip.key.port), vip.key.protocol);
     let mask = if found { u64::MAX } else { !VipRow::FOUND };
     row.key.store(content.map_or(0, key) & mask);

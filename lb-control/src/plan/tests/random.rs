@@ -57,7 +57,10 @@ fn take(node: &mut Node, step: Step) {
     match step {
         Step::Command(command) => drop(node.command(&command)),
         Step::Health(which, health) => {
-            pick(which).map(|id| node.observed.health.insert(id, health));
+            let Some(id) = pick(which) else { return };
+            let fell = node.observed.health.insert(id, health) == Some(Health::Up) && health == Health::Down;
+            node.observed.fell_ms.remove(&id);
+            node.observed.fell_ms.extend(fell.then(|| (id, u64::from(node.now_s) * 1_000)));
         }
         Step::Breaker(which, breaking) => {
             pick(which).map(|id| node.observed.breakers.insert(id, breaking));
@@ -65,6 +68,7 @@ fn take(node: &mut Node, step: Step) {
         Step::AllUp => {
             node.observed.breakers.clear();
             node.observed.health.extend(ids.iter().map(|id| (*id, Health::Up)));
+            node.observed.fell_ms.clear();
             node.observed.ways.extend(ids.iter().map(|id| (*id, way(1, Some(id.0 as u8)))));
         }
         Step::Way(which, device, mac) => {

@@ -148,18 +148,23 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
         || vip.backends.iter().filter(|backend| backend.intent == Intent::Enabled && backend.weight > 0);
     let probed = vip.settings.probe.kind != ProbeKind::None;
     let usable = enabled().filter(|backend| !probed || backend.health == Health::Up).count();
-    if vip.backends.is_empty() {
-        warn(warnings, false, &object, "it has no backend: `lb backend add`");
-    } else if usable == 0 {
-        warn(
-            warnings,
-            true,
-            &object,
-            "no backend takes new flows: each is down, not probed yet or not enabled",
-        );
-    }
-    if vip.ladder.rung == Rung::Backups {
-        warn(warnings, true, &object, "nobody of its pool serves: its backups do");
+    match vip.ladder.rung {
+        _ if vip.backends.is_empty() => warn(warnings, false, &object, "it has no backend: `lb backend add`"),
+        Rung::Backups => warn(warnings, true, &object, "nobody of its pool serves: its backups do"),
+        Rung::Fallback => {
+            let fallback = vip.settings.ladder.fallback.as_deref().unwrap_or("another vip");
+            let text = format!("nobody of its pool and backups serves: the pool of {fallback} does");
+            warn(warnings, true, &object, text);
+        }
+        Rung::LastKnownGood => {
+            let text = "nobody passes its probes: those that did last serve on, as last known good";
+            warn(warnings, true, &object, text);
+        }
+        _ if usable == 0 => {
+            let text = "no backend takes new flows: each is down, not probed yet or not enabled";
+            warn(warnings, true, &object, text);
+        }
+        Rung::Pool | Rung::Nobody => {}
     }
     for backend in enabled() {
         let object = format!("backend {}/{}", vip.name, backend.name);

@@ -182,7 +182,7 @@ impl Snapshot {
             backup: backend.backup,
             breaker: (on || breaker != BreakerState::Closed).then(|| breaker.to_string()),
             breaker_why: seen_breaker.map_or_else(String::new, breaker_why),
-            why: why(vip, backend, seen, taken, tracked_flows) + &apart(seen_breaker),
+            why: why(vip, backend, seen, taken, tracked_flows) + &all_the_same(seen, taken) + &apart(seen_breaker),
             way: self.way(backend.id),
             share: f64::from(taken.current) / f64::from(taken.of.max(1)),
             former_slots: taken.former,
@@ -266,6 +266,12 @@ fn why(vip: &Vip, backend: &Backend, seen: Option<&Seen>, taken: &Taken, tracked
         }
         Intent::Disabled => format!("disabled: takes nothing; {health}"),
     }
+}
+
+/// That a backend serves although its probes fail, behind the rest of a sentence.
+fn all_the_same(seen: Option<&Seen>, taken: &Taken) -> &'static str {
+    let down = seen.is_some_and(|seen| seen.health == Health::Down);
+    if down && taken.current > 0 { "; serves all the same, as last known good" } else { "" }
 }
 
 /// What a breaker keeps from its backend, behind the rest of a sentence; nothing if it keeps nothing.

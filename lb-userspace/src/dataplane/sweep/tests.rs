@@ -24,7 +24,7 @@ fn store_with(tracking: Tracking) -> Store {
     let (store, _) = memory::store(&memory::small());
     let key = Key { address: "203.0.113.10".parse().unwrap(), port: 80, protocol: 6 };
     let policy = Policy::new(tracking, false, false, IDLE as u16);
-    let content = VipContent { id: VipId(7), tenant: TenantId(1), key, extent: (FIRST, 251), policy };
+    let content = VipContent { id: VipId(7), tenant: TenantId(1), key, extent: (FIRST, 251), policy, refuses: false };
     let mut ops = vec![Op::WriteVip { row: VIP, content }];
     ops.extend((1..=3).map(|row| Op::WriteBackend { row, content: backend(row, ALIVE) }));
     maps::apply(&store, &ops).unwrap();
