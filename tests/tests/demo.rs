@@ -132,6 +132,7 @@ fn a_run_ends_with_one_object_and_nothing_left() {
         assert!(report[key].as_u64().is_some_and(|count| count > 0), "{key}: {report:#}");
     }
     assert!(report["failed_on_killed"].is_u64(), "{report:#}");
+    assert!(report["flood_dropped_pps"].as_f64().is_some_and(|rate| rate > 0.0), "{report:#}");
     let used = report["per_backend"].as_object().unwrap();
     assert_eq!(used.keys().collect::<Vec<_>>(), ["b0", "b1", "b2", "b3"], "{report:#}");
     assert!(used.values().all(|count| count.as_u64() > Some(0)), "{report:#}");

@@ -120,7 +120,11 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
     }
     session.out.heading(&format!("tenant {name}  {}", rate(&tenant.traffic)));
     let rows = Limit::ALL.into_iter().map(|limit| {
-        let value = tenant.limits.of(limit).map_or("unlimited".to_owned(), count);
+        let value = match tenant.limits.of(limit) {
+            // It is never without one.
+            None if limit == Limit::BurstMs => count(tenant.limits.burst_ms()),
+            value => value.map_or("unlimited".to_owned(), count),
+        };
         vec![limit.to_string(), value, taken(tenant, limit)]
     });
     session.out.table(&["limit", "value", "taken"], rows.collect());

@@ -67,6 +67,8 @@ pub struct Known {
     pub restarts: Vec<Wish>,
     /// Mistakes, and when the state before them was back.
     pub rollbacks: Vec<Wish>,
+    /// Floods of a tenant beside: what its limit dropped of each, packets/s.
+    pub floods: Vec<f64>,
     /// What the balancer said last.
     pub status: Option<StatusView>,
     /// Whether the daemon answers.
@@ -112,6 +114,7 @@ impl Board {
             farewells: Vec::new(),
             restarts: Vec::new(),
             rollbacks: Vec::new(),
+            floods: Vec::new(),
             status: None,
             is_daemon_up: true,
         };

@@ -61,8 +61,21 @@ pub const UDP4: Served = Served { name: "udp4", is_v6: false, port: ECHO_PORT, p
 /// Datagrams on IPv6.
 pub const UDP6: Served = Served { name: "udp6", is_v6: true, port: ECHO_PORT, protocol: "udp" };
 
-/// All vips.
+/// All vips of the tenant whose requests are counted.
 pub const SERVED: [Served; 6] = [WEB4, WEB6, CHAT4, CHAT6, UDP4, UDP6];
+
+/// The tenant whose requests are counted.
+pub const TENANT: &str = "demo";
+/// The tenant beside it, that floods its vip.
+pub const NOISY: &str = "noisy";
+/// What the counted tenant may have, packets/s: far more than it takes. With a limit it has figures of its own.
+const TENANT_PPS: u32 = 1_000_000;
+
+/// The vip of [`NOISY`]: datagrams to an address of its own.
+#[must_use]
+pub fn noisy() -> SocketAddr {
+    SocketAddr::new(vip(1).v4.into(), ECHO_PORT)
+}
 
 impl Served {
     /// Its address and port.
@@ -84,14 +97,14 @@ impl Served {
 /// The whole configuration as a file for `lb apply`.
 #[must_use]
 pub fn document(mode: Mode, backends: &[Backend]) -> String {
-    let mut text = "[[tenant]]\nname = \"demo\"\n".to_owned();
+    let mut text = format!("[[tenant]]\nname = \"{TENANT}\"\npackets_per_s = {TENANT_PPS}\n");
     for served in SERVED {
         let Served { name, port, protocol, .. } = served;
         let (address, mode) = (served.socket().ip(), mode.word());
         let _ = write!(
             text,
             "\n[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nport = {port}\nprotocol = \"{protocol}\"\n\
-             tenant = \"demo\"\nmode = \"{mode}\"\nwindow_s = {WINDOW_S}\nidle_s = {IDLE_S}\n\
+             tenant = \"{TENANT}\"\nmode = \"{mode}\"\nwindow_s = {WINDOW_S}\nidle_s = {IDLE_S}\n\
              probe = {{ kind = \"tcp\", port = {port} }}\n"
         );
         for backend in backends {

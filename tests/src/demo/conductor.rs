@@ -35,6 +35,8 @@ pub enum Act {
     RestartDaemon(Duration),
     /// Give it weight 0 by mistake, and bring back what was.
     TravelBack(String),
+    /// Have another tenant flood its vip.
+    Flood,
 }
 
 /// The thread that owns the stage; dropping it waits for what is under way and takes the stage down.
@@ -122,6 +124,7 @@ fn perform(stage: &mut Stage, act: &Act, board: &Board, interrupt: &Interrupt) -
         Act::Enable(name) => stage.enable(name),
         Act::Add => stage.add(),
         Act::TravelBack(name) => stage.travel_back(name),
+        Act::Flood => stage.flood(),
         Act::RestartDaemon(after) => stage.restart_daemon(|| {
             // Told to stop: the successor starts at once, and all is taken down in order.
             let _ = interrupt.wait(*after);

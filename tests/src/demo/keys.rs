@@ -109,6 +109,7 @@ fn wanted(key: KeyEvent, backends: &[BackendPicture], chosen: usize) -> Wanted {
         }),
         KeyCode::Char('a') => Wanted::Do(Act::Add),
         KeyCode::Char('r') => Wanted::Do(Act::RestartDaemon(WITHOUT_DAEMON)),
+        KeyCode::Char('f') => Wanted::Do(Act::Flood),
         KeyCode::Char('t') => act(|one| Act::TravelBack(one.name.clone())),
         KeyCode::Char('q') | KeyCode::Esc => Wanted::End,
         _ => Wanted::Nothing,

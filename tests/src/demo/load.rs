@@ -18,8 +18,8 @@ use crate::traffic::{
     RunningUdpLoad, Stage, UdpLoad, UdpReport,
 };
 
-/// Clients in namespaces of their own: one for HTTP, one for all else.
-pub(super) const CLIENTS: usize = 2;
+/// Clients in namespaces of their own: one for HTTP, one for all else, one for a flood.
+pub(super) const CLIENTS: usize = 3;
 /// Workers of each HTTP load; there are four loads.
 const WORKERS: usize = 4;
 /// Flows of each UDP load; there are two.
@@ -47,7 +47,7 @@ impl Traffic {
     /// # Errors
     /// When a long-lived connection cannot be opened.
     pub fn start(net: &Topology) -> Result<Self> {
-        let [web, other] = net.clients() else { anyhow::bail!("the demo has {CLIENTS} clients") };
+        let [web, other, _] = net.clients() else { anyhow::bail!("the demo has {CLIENTS} clients") };
         let mut pools = Vec::new();
         for served in [CHAT4, CHAT6] {
             let pool = ConnectionPool::new(served.socket(), CONNECTIONS).renewing();

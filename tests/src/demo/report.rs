@@ -51,6 +51,8 @@ pub struct Report {
     pub daemon_away_ms: Option<u64>,
     /// From a mistake until `lb rollback` had brought back what was.
     pub rolled_back_ms: Option<u64>,
+    /// What a tenant's limit dropped of its flood, packets/s.
+    pub flood_dropped_pps: Option<f64>,
     /// Packets that the balancer dropped, by its reasons.
     pub drops: BTreeMap<String, u64>,
     /// What was wrong.
@@ -79,6 +81,7 @@ impl Report {
             added_ms: took(known.arrivals.values().next()),
             daemon_away_ms: took(known.restarts.last()),
             rolled_back_ms: took(known.rollbacks.last()),
+            flood_dropped_pps: known.floods.last().copied(),
             drops: dropped(drops),
             problems: known.problems().map(str::to_owned).collect(),
             events: known.events.clone(),
@@ -182,6 +185,9 @@ impl Report {
                         .replace("after", if what == "without a daemon" { "for" } else { "after" }),
                 );
             }
+        }
+        if let Some(rate) = self.flood_dropped_pps {
+            line("a tenant's flood", format!("{rate:.0} packets/s of it dropped"));
         }
         let drops = self.drops.iter().map(|(reason, packets)| format!("{reason} {packets}"));
         let drops = drops.collect::<Vec<_>>().join(", ");

@@ -22,13 +22,14 @@ const BAR_MIN: u16 = 4;
 const BAR_MAX: u16 = 30;
 const BESIDE: u16 = 97;
 /// The keys, each with what it does; they fit into 80 columns.
-const KEYS: [(&str, &str); 7] = [
+const KEYS: [(&str, &str); 8] = [
     ("↑↓", "choose"),
     ("k", "kill"),
     ("d", "drain"),
     ("a", "add"),
-    ("r", "kill daemon"),
-    ("t", "time travel"),
+    ("f", "flood"),
+    ("r", "kill lb"),
+    ("t", "undo"),
     ("q", "quit"),
 ];
 
@@ -335,7 +336,7 @@ mod tests {
             "killed; out after 612 ms",
             "no_backend 3",
             "1:01 b1 was killed",
-            "kill daemon",
+            "kill lb",
             "lb status",
         ] {
             assert!(screen.contains(words), "no {words:?} in\n{screen}");

@@ -5,16 +5,17 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lb_userspace::api::views::StatusView;
+use lb_userspace::api::views::{ListView, StatusView, TenantView};
 
 use super::account::Kill;
 use super::board::{Board, Wish};
-use super::cast::{Mode, SERVED, document};
+use super::cast::{Mode, NOISY, SERVED, TENANT, document, noisy};
 use super::load::CLIENTS;
 use super::observer::rows;
 use crate::balancer::Balancer;
 use crate::sweep::PinDir;
 use crate::topology::{BackendSetup, Topology, vip};
+use crate::traffic::Flood;
 use crate::wait::{wait_for, wait_until};
 
 /// Backends at the beginning.
@@ -23,6 +24,13 @@ const BACKENDS: usize = 3;
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// Longest wait for deaths to be seen before the daemon is killed, which would blind it.
 const SEEN_DEADLINE: Duration = Duration::from_secs(10);
+/// What the flooding tenant sends, and what it may, packets/s. Easy for two cores: what is shown is who loses packets.
+const FLOOD_PPS: u32 = 20_000;
+const FLOOD_LIMIT_PPS: u32 = 1_000;
+/// How long it floods at least: figures are of the last second or two.
+const FLOOD_LASTS: Duration = Duration::from_secs(2);
+/// Longest wait until the flood's drops are in the figures, which are of the last second.
+const FLOOD_DEADLINE: Duration = Duration::from_secs(10);
 /// What a daemon says that took over a running data plane.
 const ADOPTED: &str = "adopted the data plane that runs";
 
@@ -45,7 +53,7 @@ impl Stage {
     /// When a tool is missing, `lb` was not built, or something does not come up.
     pub fn build(mode: Mode, board: &Board) -> Result<Self> {
         let setup = if mode == Mode::Nat { BackendSetup::Plain } else { BackendSetup::DirectReturn };
-        let net = Topology::builder().clients(CLIENTS).backends(BACKENDS).setup(setup).build()?;
+        let net = Topology::builder().clients(CLIENTS).backends(BACKENDS).vips(2).setup(setup).build()?;
         let balancer = Balancer::start(&net)?;
         let mut stage = Self { balancer, decaps: Vec::new(), net, board: board.clone(), mode };
         (0..BACKENDS).try_for_each(|index| stage.welcome(index))?;
@@ -79,8 +87,11 @@ impl Stage {
         let pins = PinDir::claim()?;
         let mut command = self.balancer.command();
         command.args(["decap", "--dev", backend.device(), "--pin-dir"]).arg(pins.path());
-        for (peer, vip) in self.net.node().addresses.both().iter().zip(vip(0).both()) {
-            command.args(["--peer", &peer.to_string(), "--vip", &vip.to_string()]);
+        for peer in self.net.node().addresses.both() {
+            command.args(["--peer", &peer.to_string()]);
+        }
+        for vip in [vip(0), vip(1)].iter().flat_map(|pair| pair.both()) {
+            command.args(["--vip", &vip.to_string()]);
         }
         self.decaps.push(pins);
         let output = backend.ns.output(&mut command)?;
@@ -222,6 +233,53 @@ impl Stage {
         self.tell_lines(&format!("history backend {}/{name} --since {}", SERVED[0].name, before.revision))
     }
 
+    /// Another tenant floods its vip, and its limit meets it; nobody else's packets are dropped.
+    pub(super) fn flood(&mut self) -> Result<()> {
+        self.make_noisy()?;
+        let before = self.dropped_of(TENANT)?;
+        let client = self.net.clients().last().context("a client")?;
+        let flood = Flood::new(noisy()).rate_pps(FLOOD_PPS).start(&client.ns)?;
+        self.board.say(format!("tenant {NOISY} floods its vip, and may have {FLOOD_LIMIT_PPS} packets/s"));
+        let begun = std::time::Instant::now();
+        let met = || {
+            let noisy = self.tenant(NOISY).ok()?;
+            (begun.elapsed() >= FLOOD_LASTS && dropping_pps(&noisy) > 0.0).then_some(noisy)
+        };
+        let (noisy, _) = wait_for("the limit to meet the flood", FLOOD_DEADLINE, met)?;
+        self.tell_lines("tenant top --once")?;
+        let sent = flood.finish()?;
+        let dropped = self.dropped_of(TENANT)? - before;
+        if dropped > 0 {
+            self.board.complain(format!("{dropped} packets of tenant {TENANT} were dropped beside the flood"));
+        }
+        self.board.lock().floods.push(dropping_pps(&noisy));
+        self.board.say(format!("the flood is over, {sent} datagrams; tenant {TENANT} lost {dropped} packets"));
+        Ok(())
+    }
+
+    /// Makes the flooding tenant with its vip, at the first backend, unless it is there.
+    fn make_noisy(&self) -> Result<()> {
+        if self.tenant(NOISY).is_ok() {
+            return Ok(());
+        }
+        let (at, mode) = (noisy(), self.mode.word());
+        let address = self.net.backends()[0].addresses().v4;
+        self.balancer.lb(&format!("tenant add {NOISY} --packets-per-s {FLOOD_LIMIT_PPS}"))?;
+        self.balancer.lb(&format!("vip add {NOISY} {at}/udp --tenant {NOISY} --mode {mode}"))?;
+        self.balancer.lb(&format!("backend add {NOISY}/echo {address}")).map(drop)
+    }
+
+    fn tenant(&self, name: &str) -> Result<TenantView> {
+        let list: ListView<TenantView> = self.balancer.view("/v1/views/tenants")?;
+        list.items.into_iter().find(|one| one.name == name).with_context(|| format!("no tenant {name}"))
+    }
+
+    /// Packets of a tenant that its limits dropped so far.
+    fn dropped_of(&self, name: &str) -> Result<u64> {
+        let usage = self.tenant(name)?.usage.with_context(|| format!("tenant {name} has no figures"))?;
+        Ok(usage.drops.iter().map(|drop| drop.traffic.packets).sum())
+    }
+
     /// Shows what `lb` prints, line by line.
     fn tell_lines(&self, line: &str) -> Result<()> {
         let text = self.balancer.lb(line)?;
@@ -244,4 +302,9 @@ impl Stage {
         let found = self.net.backends().iter().position(|backend| backend.name() == name);
         found.with_context(|| format!("no backend {name}"))
     }
+}
+
+/// Packets a second that a tenant's limits drop now.
+fn dropping_pps(tenant: &TenantView) -> f64 {
+    tenant.usage.iter().flat_map(|usage| &usage.drops).map(|drop| drop.traffic.rate_pps).sum()
 }

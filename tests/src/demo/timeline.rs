@@ -15,6 +15,7 @@ pub fn acts(length: Duration) -> Vec<(Duration, Act)> {
     vec![
         (part(0.08), Act::Drain("b1".to_owned())),
         (part(0.25), Act::Add),
+        (part(0.35), Act::Flood),
         (part(0.45), Act::Kill("b2".to_owned())),
         (part(0.62), Act::RestartDaemon(part(0.05))),
         (part(0.69), Act::TravelBack("b0".to_owned())),
