@@ -212,7 +212,8 @@ fn affinity_lasts_for_its_time() {
     // A source address has one place to be remembered in, which a live connection of another may hold.
     assert!(moved.len() <= 300 / 50, "{moved:?}");
     rig.pass(60);
-    let kept = clients.zip(&before).filter(|(client, backend)| rig.connect((*client, 3)) == **backend).count();
+    let kept =
+        clients.zip(&before).filter(|(client, backend)| rig.connect((*client, 3)) == **backend).count();
     let led_the_same = before.iter().filter(|backend| [0, 3].contains(*backend)).count();
     assert!(kept <= led_the_same, "{kept} of 300 kept their backend");
 }

@@ -26,7 +26,11 @@ fn site() -> (Site, SocketAddr) {
     let other = SocketAddr::new(site.vip(Served::Udp, Family::V4).ip(), OTHER_PORT);
     // Limits that it does not come near: so that it is counted.
     site.lb.lb("tenant add blue --packets-per-s 1000000 --connections 100000").unwrap();
-    site.lb.lb(&format!("vip add other {other}/udp --tenant blue --mode nat --probe tcp --probe-port {ECHO_PORT}")).unwrap();
+    site.lb
+        .lb(&format!(
+            "vip add other {other}/udp --tenant blue --mode nat --probe tcp --probe-port {ECHO_PORT}"
+        ))
+        .unwrap();
     for backend in site.net.backends() {
         let address = SocketAddr::new(site.address(backend, Family::V4), ECHO_PORT);
         site.lb.lb(&format!("backend add other/{} {address}", backend.name())).unwrap();
@@ -69,7 +73,11 @@ fn passed_per_s(site: &Site, seconds: u64) -> f64 {
 
 #[test]
 fn a_rate_is_kept_on_both_cpus_and_changes_live_and_the_other_tenant_loses_nothing() {
-    require_root!("e2e_bulkhead::a_rate_is_kept_on_both_cpus_and_changes_live_and_the_other_tenant_loses_nothing", "nginx", "chrt");
+    require_root!(
+        "e2e_bulkhead::a_rate_is_kept_on_both_cpus_and_changes_live_and_the_other_tenant_loses_nothing",
+        "nginx",
+        "chrt"
+    );
     let (site, other) = site();
     // A burst longer than the senders are ever held up: what they could have sent meanwhile is not lost.
     site.lb.lb("tenant set default --packets-per-s 4000 --burst-ms 500").unwrap();
@@ -104,7 +112,11 @@ fn a_rate_is_kept_on_both_cpus_and_changes_live_and_the_other_tenant_loses_nothi
 
 #[test]
 fn a_burst_passes_at_once_and_bits_are_limited_as_packets_are() {
-    require_root!("e2e_bulkhead::a_burst_passes_at_once_and_bits_are_limited_as_packets_are", "nginx", "chrt");
+    require_root!(
+        "e2e_bulkhead::a_burst_passes_at_once_and_bits_are_limited_as_packets_are",
+        "nginx",
+        "chrt"
+    );
     let (site, _) = site();
     site.lb.lb("tenant set default --packets-per-s 1000 --burst-ms 300").unwrap();
     // Until the bucket is full: time is what fills it.
@@ -136,7 +148,11 @@ fn a_burst_passes_at_once_and_bits_are_limited_as_packets_are() {
 
 #[test]
 fn a_cap_refuses_new_connections_and_keeps_those_that_there_are() {
-    require_root!("e2e_bulkhead::a_cap_refuses_new_connections_and_keeps_those_that_there_are", "nginx", "chrt");
+    require_root!(
+        "e2e_bulkhead::a_cap_refuses_new_connections_and_keeps_those_that_there_are",
+        "nginx",
+        "chrt"
+    );
     let (site, _) = site();
     let echo = site.vip(Served::Echo, Family::V4);
     let pool = ConnectionPool::new(echo, 60).open(site.client()).unwrap();

@@ -250,10 +250,12 @@ impl Stage {
         let sent = flood.finish()?;
         let dropped = self.dropped_of(TENANT)? - before;
         if dropped > 0 {
-            self.board.complain(format!("{dropped} packets of tenant {TENANT} were dropped beside the flood"));
+            self.board
+                .complain(format!("{dropped} packets of tenant {TENANT} were dropped beside the flood"));
         }
         self.board.lock().floods.push(dropping_pps(&noisy));
-        self.board.say(format!("the flood is over, {sent} datagrams; tenant {TENANT} lost {dropped} packets"));
+        self.board
+            .say(format!("the flood is over, {sent} datagrams; tenant {TENANT} lost {dropped} packets"));
         Ok(())
     }
 

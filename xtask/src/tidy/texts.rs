@@ -40,7 +40,8 @@ pub(super) fn glue(tree: &Tree) -> Vec<Finding> {
     let files = tree.rust().filter(|file| file.path.starts_with(GLUE));
     let is_code = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
     let lines: usize = files.map(|file| file.text.lines().filter(is_code).count()).sum();
-    let text = format!("{lines} lines of code, fewer than {GLUE_LINES} are allowed: decisions belong to lb-common");
+    let text =
+        format!("{lines} lines of code, fewer than {GLUE_LINES} are allowed: decisions belong to lb-common");
     if lines < GLUE_LINES { Vec::new() } else { vec![Finding::new(GLUE, 0, text)] }
 }
 
