@@ -170,7 +170,6 @@ impl Passer {
         let retry = self.standing.borrow().fault.is_some();
         loop {
             let tick = Instant::now() + if retry { RETRY } else { TICK };
-            let due = self.known.due();
             tokio::select! {
                 changed = self.inputs.states.changed() => {
                     return if changed.is_ok() { Cause::Wish } else { Cause::End };
@@ -178,7 +177,6 @@ impl Passer {
                 Ok(()) = self.inputs.health.changed() => return Cause::Wish,
                 Ok(()) = self.inputs.breakers.changed() => return Cause::Wish,
                 Ok(()) = self.inputs.ways.changed() => return Cause::Wish,
-                () = tokio::time::sleep_until(due.unwrap_or(tick)), if due.is_some() => return Cause::Wish,
                 () = self.inputs.nudge.notified() => return Cause::Maps,
                 () = self.swept.notified() => return Cause::Maps,
                 () = tokio::time::sleep_until(tick.min(resync)) => {}
@@ -219,7 +217,6 @@ impl Passer {
             breakers: self.inputs.breakers.borrow_and_update().clone(),
             ways: self.inputs.ways.borrow_and_update().clone(),
         };
-        let changed = changed || self.known.due().is_some();
         let begin = Instant::now();
         match self.compare_and_apply(&wish, cause) {
             Ok(done) => {

@@ -125,6 +125,8 @@ fn a_silent_backend_is_out_within_three_seconds() {
 fn without_any_backend_packets_have_a_reason() {
     require_root!("e2e_failure::without_any_backend_packets_have_a_reason", "nginx", "curl");
     let mut site = site(Mode::L2);
+    // The ladder's lower rungs have tests of their own (e2e_ladder).
+    site.lb.lb("vip set http4 --last-known-good false --fail-fast false").unwrap();
     (0..3).for_each(|index| site.net.backend_mut(index).kill());
     wait_until("all down", 5 * SECOND, || {
         site.backends().unwrap().iter().all(|backend| backend.health == Health::Down)

@@ -78,7 +78,9 @@ fn one_that_refuses_is_found_by_nat() {
 fn no_suspicion_takes_anybody_out() {
     require_root!("e2e_suspects::no_suspicion_takes_anybody_out", "nginx", "curl", "nft");
     let site = site(Mode::L2);
-    let history = site.lb.lb("history backend http4/b1").unwrap();
+    let told = || site.lb.lb("history backend http4/b1").unwrap();
+    wait_until("its first answer in the history", SOON, || told().contains("unknown -> up")).unwrap();
+    let history = told();
     // Clients that begin connections and hear no answer: to the node as a flood of forged SYNs.
     for line in [
         "table inet deaf",
