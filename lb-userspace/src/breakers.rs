@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use lb_common::ids::BackendId;
 use lb_control::backend::{Backend, BreakerOrder};
@@ -23,6 +23,7 @@ use lb_control::state::State;
 use lb_control::vip::Vip;
 use tokio::sync::watch;
 
+use crate::clock::unix_ms;
 use crate::engine::Published;
 use crate::probe::Observe;
 use crate::vital;
@@ -319,10 +320,6 @@ impl One {
             _ => cause,
         }
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

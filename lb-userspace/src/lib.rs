@@ -12,6 +12,7 @@ pub mod address;
 pub mod api;
 pub mod breakers;
 pub mod cli;
+mod clock;
 pub mod config;
 pub mod dataplane;
 pub mod engine;

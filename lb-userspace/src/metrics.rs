@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use lb_common::abi::counter::Counter;
+use lb_common::ids::BackendId;
 use lb_common::reason::{Class, Reason};
 use lb_control::breaker::BreakerState;
 use lb_control::health::Health;
@@ -91,15 +92,7 @@ impl Collector for Scraped {
         traffic(&mut encoder, "backend", "to a backend", self.backends())?;
         traffic(&mut encoder, "tenant", "to a tenant's vips", self.tenants())?;
         self.limited_tenants(&mut encoder)?;
-        gauges(&mut encoder, "backend_up", "1 up, 0 down or unknown", self.up())?;
-        let rungs =
-            "0 its pool serves, 1 its backups, 2 another vip's pool, 3 who was last known good, 4 nobody";
-        gauges(&mut encoder, "vip_ladder", rungs, self.ladders())?;
-        let suspect = "1 the traffic of its clients speaks against it, 0 it does not";
-        gauges(&mut encoder, "backend_suspect", suspect, self.suspected())?;
-        let (states, openings) = self.breakers();
-        gauges(&mut encoder, "backend_breaker", "0 closed, 1 half-open, 2 open", states)?;
-        gauges(&mut encoder, "backend_breaker_openings", "openings since the start", openings)?;
+        self.ladder_and_backends(&mut encoder)?;
         let standing = &self.standing;
         let swept = &standing.swept;
         let log = &self.log;
@@ -235,46 +228,49 @@ impl Scraped {
         gauges(encoder, "tenant_nat_ports", "NAT ports of a tenant with limits", held(|c| c.nat_ports))
     }
 
-    fn up(&self) -> Vec<(Labels, u64)> {
-        let up = |id| self.health.get(&id).is_some_and(|seen| seen.health == Health::Up);
-        let backends = self.model.inventory.backends();
-        backends
-            .map(|(vip, _, name, backend)| {
-                (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], u64::from(up(backend.id)))
-            })
-            .collect()
+    fn ladder_and_backends(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let rungs =
+            "0 its pool serves, 1 its backups, 2 another vip's pool, 3 who was last known good, 4 nobody";
+        gauges(encoder, "vip_ladder", rungs, self.ladders())?;
+        let suspect = "1 the traffic of its clients speaks against it, 0 it does not";
+        let suspects = self.of_backends(|id| self.suspects.contains_key(&id).into());
+        let breakers = self.of_backends(|id| self.breaker(id));
+        let openings = self.of_backends(|id| self.openings(id));
+        gauges(encoder, "backend_up", "1 up, 0 down or unknown", self.of_backends(|id| self.up(id)))?;
+        gauges(encoder, "backend_suspect", suspect, suspects)?;
+        gauges(encoder, "backend_breaker", "0 closed, 1 half-open, 2 open", breakers)?;
+        gauges(encoder, "backend_breaker_openings", "openings since the start", openings)
     }
 
-    fn suspected(&self) -> Vec<(Labels, u64)> {
-        let of = |id| u64::from(self.suspects.contains_key(&id));
+    /// A figure of each backend.
+    fn of_backends(&self, figure: impl Fn(BackendId) -> u64) -> Gauges {
         let backends = self.model.inventory.backends();
         let labelled = backends.map(|(vip, _, name, backend)| {
-            (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], of(backend.id))
+            (vec![("vip", vip.to_owned()), ("backend", name.to_owned())], figure(backend.id))
         });
         labelled.collect()
     }
 
-    fn ladders(&self) -> Vec<(Labels, u64)> {
+    fn up(&self, id: BackendId) -> u64 {
+        self.health.get(&id).is_some_and(|seen| seen.health == Health::Up).into()
+    }
+
+    fn breaker(&self, id: BackendId) -> u64 {
+        match self.breakers.get(&id).map_or(BreakerState::Closed, |seen| seen.breaking.state) {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        }
+    }
+
+    fn openings(&self, id: BackendId) -> u64 {
+        self.breakers.get(&id).map_or(0, |seen| seen.openings)
+    }
+
+    fn ladders(&self) -> Gauges {
         let rung = |id| self.standing.footings.get(&id).map_or(0, |footing| footing.rung as u64);
         let vips = self.model.inventory.vips.iter();
         vips.map(|(name, vip)| (vec![("vip", name.to_string())], rung(vip.id))).collect()
-    }
-
-    /// State and openings of each backend's breaker.
-    fn breakers(&self) -> (Gauges, Gauges) {
-        let of =
-            |(vip, _, name, backend): (&str, &lb_control::vip::Vip, &str, &lb_control::backend::Backend)| {
-                let seen = self.breakers.get(&backend.id);
-                let state = seen.map_or(BreakerState::Closed, |seen| seen.breaking.state);
-                let labels = || vec![("vip", vip.to_owned()), ("backend", name.to_owned())];
-                let number = match state {
-                    BreakerState::Closed => 0,
-                    BreakerState::HalfOpen => 1,
-                    BreakerState::Open => 2,
-                };
-                ((labels(), number), (labels(), seen.map_or(0, |seen| seen.openings)))
-            };
-        self.model.inventory.backends().map(of).unzip()
     }
 
     fn pending(&self) -> u64 {

@@ -9,7 +9,7 @@ mod known;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lb_common::ids::{BackendId, VipId};
 use lb_control::code::Code;
@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::breakers::SeenBreakers;
+use crate::clock::unix_ms;
 use crate::dataplane::{AttachMode, Attached, AttachedMode, Dataplane, Fault, LiveSlots, SweepReport};
 use crate::engine::Published;
 use crate::probe::{Observe, SeenHealth};
@@ -341,7 +342,7 @@ fn stepped(name: &str, vip: &Vip, (from, to): (Rung, Rung), serving: &BTreeSet<B
     };
     Observation {
         v: OBSERVATION_VERSION,
-        at_ms: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64,
+        at_ms: unix_ms(),
         seq: 0,
         object: Object::Vip { id: vip.id, vip: name.to_owned() },
         change: Change::LadderChanged { from, to },

@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lb_common::ids::BackendId;
 use lb_control::suspicion::Watch;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::clock::unix_ms;
 use crate::dataplane::Dataplane;
 use crate::engine::Published;
 use crate::probe::ProbeNow;
@@ -106,8 +107,4 @@ impl Looker {
             goes || comes
         });
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

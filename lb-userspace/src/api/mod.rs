@@ -30,7 +30,6 @@ use axum::routing::{get, post};
 pub(crate) use node::device_view;
 pub use node::{Attach, Detach, Node};
 
-use crate::metrics;
 use crate::problem::{Code, Problem};
 
 /// Version of every JSON shape; another one means that old readers may not understand.
@@ -61,9 +60,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .route("/v1/views/projections", get(queries::projections))
         .route("/v1/projections/rebuild", post(queries::rebuild))
         .route("/v1/events", get(stream::events))
-        .route("/metrics", get(metrics::scrape))
-        .route("/healthz", get(node::healthz))
-        .route("/readyz", get(node::readyz))
+        .merge(public::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(no_route)
         .with_state(node)

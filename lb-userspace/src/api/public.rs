@@ -34,7 +34,7 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, Problem> {
 /// Answers until it is dropped.
 pub async fn answer(listener: TcpListener, node: Arc<Node>) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let router = router(node);
+    let router = routes().fallback(no_route).method_not_allowed_fallback(no_route).with_state(node);
     while let Ok(place) = places.clone().acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -53,14 +53,12 @@ pub async fn answer(listener: TcpListener, node: Arc<Node>) {
     }
 }
 
-fn router(node: Arc<Node>) -> Router {
+/// What is answered over the daemon's socket as well.
+pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/metrics", get(metrics::scrape))
         .route("/healthz", get(node::healthz))
         .route("/readyz", get(node::readyz))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_route)
-        .with_state(node)
 }
 
 async fn connection(stream: TcpStream, router: Router) {

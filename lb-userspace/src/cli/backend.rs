@@ -150,12 +150,20 @@ fn named_with_address(words: &[String]) -> Result<(String, String, String), Prob
     }
 }
 
-async fn list(session: &mut Session<'_>, vip: Option<&str>) -> Done {
-    let mut list: ListView<BackendView> = session.client.read("/v1/views/backends").await?;
-    if let Some(vip) = vip {
-        session.vip(vip).await?;
-        list.items.retain(|backend| backend.vip == vip);
+impl Session<'_> {
+    /// The list of all backends, or of those of one vip, which must exist.
+    pub(super) async fn backends(&self, vip: Option<&str>) -> Result<ListView<BackendView>, Problem> {
+        let mut list: ListView<BackendView> = self.client.read("/v1/views/backends").await?;
+        if let Some(vip) = vip {
+            self.vip(vip).await?;
+            list.items.retain(|backend| backend.vip == vip);
+        }
+        Ok(list)
     }
+}
+
+async fn list(session: &mut Session<'_>, vip: Option<&str>) -> Done {
+    let list = session.backends(vip).await?;
     if session.out.json {
         session.out.value(&list)?;
         return Ok(None);

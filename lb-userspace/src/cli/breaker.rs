@@ -8,7 +8,7 @@ use super::mutation::Flags;
 use super::text::{packet_rate, share};
 use super::{Done, Session};
 use crate::address;
-use crate::api::views::{BackendView, ListView};
+use crate::api::views::BackendView;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
@@ -51,11 +51,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
 }
 
 async fn show(session: &mut Session<'_>, vip: Option<&str>) -> Done {
-    let mut list: ListView<BackendView> = session.client.read("/v1/views/backends").await?;
-    if let Some(vip) = vip {
-        session.vip(vip).await?;
-        list.items.retain(|backend| backend.vip == vip);
-    }
+    let list = session.backends(vip).await?;
     if session.out.json {
         session.out.value(&list)?;
         return Ok(None);

@@ -10,7 +10,7 @@ pub mod fold;
 mod writer;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lb_control::command::Command;
 use lb_control::decide::{self, Now};
@@ -21,6 +21,7 @@ use lb_control::state::State;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::clock::unix_ms;
 use crate::journal::{EventStore, Head};
 use crate::problem::{Code, Problem};
 use crate::vital;
@@ -173,10 +174,8 @@ impl Engine {
     }
 }
 
-/// The wall clock, a label on records. It may go back; nothing is ordered by it.
 fn now() -> Now {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now(since.as_millis() as u64)
+    Now(unix_ms())
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use crate::clock::unix_ms;
 use lb_control::observation::{Cause, Change, OBSERVATION_VERSION, Object, Observation};
 use nix::libc;
 use tokio::sync::broadcast;
@@ -264,7 +265,7 @@ impl Writer {
         if suppressed > 0 {
             batch.push(Observation {
                 v: OBSERVATION_VERSION,
-                at_ms: now_ms(),
+                at_ms: unix_ms(),
                 seq: 0,
                 object: Object::Node,
                 change: Change::Suppressed { count: suppressed },
@@ -302,10 +303,6 @@ impl Writer {
         }
         *known = fault;
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }
 
 #[cfg(test)]

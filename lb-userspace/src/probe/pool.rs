@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use lb_common::ids::BackendId;
 use lb_control::health::{Health, HealthTracker, Transition, Wait};
@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, Changed};
 use super::plan::{Answer, Plan};
+use crate::clock::unix_ms;
 
 /// Least time from one publication to the next.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
@@ -222,7 +223,7 @@ impl Pool {
         match answer {
             Ok(answer) => {
                 self.board.feed(id, answer.outcome);
-                if let Some(change) = watched.tracker.observe(probe, answer.outcome, now_ms()) {
+                if let Some(change) = watched.tracker.observe(probe, answer.outcome, unix_ms()) {
                     let Target { address, vip, backend, .. } = watched.target.clone();
                     let evidence = evidence(&watched.target.plan, &change, &answer.detail);
                     self.changes.push(Changed { id, vip, backend, address, change, evidence });
@@ -279,8 +280,4 @@ fn complain(last: &mut Option<Instant>, target: &Target, error: &io::Error) {
         *last = Some(now);
         tracing::warn!(%error, backend = %target.address, "could not probe; this says nothing of the backend");
     }
-}
-
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
 }

@@ -9,7 +9,8 @@ use lb_control::record::Record;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{BATCH, Shared, held, now_ms};
+use super::{BATCH, Shared, held};
+use crate::clock::unix_ms;
 use crate::journal::LogReader;
 use crate::journal::observation::ObservationJournal;
 use crate::vital;
@@ -146,7 +147,7 @@ impl Follower {
         let mut progress = held(&self.shared.progress);
         progress.records += taken;
         if let Some(last) = last {
-            progress.last_lag_ms = now_ms().saturating_sub(last.at_ms);
+            progress.last_lag_ms = unix_ms().saturating_sub(last.at_ms);
             progress.longest_lag_ms = progress.longest_lag_ms.max(progress.last_lag_ms);
         }
     }

@@ -14,7 +14,7 @@ pub mod moment;
 mod past;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use lb_control::projection::Projection;
@@ -26,6 +26,7 @@ use lb_control::projection::timeline::Timeline;
 use lb_control::record::Record;
 use tokio::sync::watch;
 
+use crate::clock::unix_ms;
 use crate::journal::observation::ObservationJournal;
 use crate::journal::{LogReader, StoreError};
 use past::Past;
@@ -154,11 +155,6 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The wall clock, milliseconds since the Unix epoch.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64
-}
-
 /// Starts to follow a log, and what the node observes if that is kept, until the log's store is gone.
 pub fn start(log: Arc<dyn LogReader>, observations: Option<ObservationJournal>) -> Projections {
     let shared = Arc::new(Shared {
@@ -216,7 +212,7 @@ impl Projections {
     }
 
     fn reading(&self) -> Reading {
-        let (model, now_ms) = (self.model(), now_ms());
+        let (model, now_ms) = (self.model(), unix_ms());
         let lag_ms = self.lag_ms(model.revision(), now_ms);
         Reading { model, as_of_ms: now_ms.saturating_sub(lag_ms), lag_ms }
     }

@@ -8,7 +8,7 @@ use lb_control::event::{Change, EVENT_VERSION, Event};
 fn record(revision: u64) -> Arc<Record> {
     let change =
         Change::TenantAdded { id: lb_common::ids::TenantId(revision as u32), tenant: format!("t{revision}") };
-    let at_ms = now_ms();
+    let at_ms = unix_ms();
     Arc::new(Record {
         v: 1,
         revision,
@@ -82,7 +82,7 @@ async fn a_record_that_nobody_told_of_is_found_and_is_lag_until_then() {
     let projections = start(silent.clone(), None);
     projections.read().await;
     append(&mut store, 2);
-    assert!(projections.lag_ms(0, now_ms() + 5) >= 5);
+    assert!(projections.lag_ms(0, unix_ms() + 5) >= 5);
     let reading = projections.read_from(2, PATIENCE).await.unwrap();
     assert_eq!(reading.model.revision(), 2);
     // The third is told of, but the fourth before it never was.
@@ -141,7 +141,7 @@ async fn what_is_observed_is_followed_and_read_again_by_the_next_daemon() {
     let id = lb_common::ids::BackendId(7);
     let seen = |to| Observation {
         v: 1,
-        at_ms: now_ms(),
+        at_ms: unix_ms(),
         seq: 0,
         object: Object::Backend {
             id,

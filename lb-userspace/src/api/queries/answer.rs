@@ -19,10 +19,11 @@ use serde::Serialize;
 use super::super::params::Params;
 use super::super::views::ListView;
 use super::super::{Node, SCHEMA, blocking};
+use crate::clock::unix_ms;
 use crate::journal::StoreError;
 use crate::problem::{Code, Problem};
 use crate::projection::moment::{Moment, rfc3339};
-use crate::projection::{Model, Reading, now_ms};
+use crate::projection::{Model, Reading};
 
 /// How long `min_revision` waits unless `timeout_ms` says otherwise, milliseconds.
 const PATIENCE_MS: u64 = 5_000;
@@ -168,7 +169,7 @@ impl Deref for Shown {
 /// The revision of a point in the past, and its time in milliseconds: that which was asked for, or that of the revision's
 /// record (`None` before the first).
 pub(super) fn point(model: &Model, text: &str) -> Result<(u64, Option<u64>), Problem> {
-    let now_ms = now_ms();
+    let now_ms = unix_ms();
     match Moment::parse(text, now_ms)? {
         Moment::Revision(revision) if revision > model.revision() => {
             let text = format!("revision {revision} is not there yet; the last is {}", model.revision());

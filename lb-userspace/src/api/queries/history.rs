@@ -23,9 +23,10 @@ use super::super::{Node, SCHEMA, blocking};
 use super::answer::{basis, inventory_at, point, unread};
 use super::lines::line;
 use super::observed;
+use crate::clock::unix_ms;
 use crate::problem::{Code, Problem};
+use crate::projection::Model;
 use crate::projection::moment::{Moment, rfc3339};
-use crate::projection::{Model, now_ms};
 use crate::suggest;
 
 /// Records of one answer unless `limit` says otherwise.
@@ -99,7 +100,7 @@ fn beside(
 /// A limit in time. That of a revision is its record's.
 fn since_ms(model: &Model, text: Option<&str>) -> Result<Option<u64>, Problem> {
     let Some(text) = text else { return Ok(None) };
-    Ok(Some(match Moment::parse(text, now_ms())? {
+    Ok(Some(match Moment::parse(text, unix_ms())? {
         Moment::Time(at_ms) => at_ms,
         Moment::Revision(_) => point(model, text)?.1.unwrap_or(0),
     }))

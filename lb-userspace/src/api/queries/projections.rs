@@ -13,8 +13,9 @@ use super::super::views::ProjectionView;
 use super::super::views::past::RebuiltView;
 use super::super::{Node, SCHEMA, blocking, parsed};
 use super::answer::{basis, unread};
+use crate::clock::unix_ms;
 use crate::problem::{Code, Problem};
-use crate::projection::{Model, NAMES, Rebuilt, now_ms};
+use crate::projection::{Model, NAMES, Rebuilt};
 use crate::suggest;
 
 /// Body of `POST /v1/projections/rebuild`.
@@ -37,7 +38,7 @@ pub(in crate::api) async fn projections(
 
 /// How far each projection of a model is.
 pub(super) fn views(node: &Node, model: &Model) -> Vec<ProjectionView> {
-    let now_ms = now_ms();
+    let now_ms = unix_ms();
     let view = |(name, revision): (&str, u64)| ProjectionView {
         name: name.to_owned(),
         revision,

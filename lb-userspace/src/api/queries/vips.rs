@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lb_common::abi::slot::Phase;
 use lb_common::abi::tenant::{BEGUN, REFUSALS};
@@ -23,6 +22,7 @@ use super::super::views::{
 };
 use super::traffic;
 use crate::breakers::{SeenBreaker, SeenBreakers};
+use crate::clock::unix_ms;
 use crate::dataplane::{Counters, LiveSlots};
 use crate::probe::{Seen, SeenHealth};
 use crate::projection::Model;
@@ -319,8 +319,7 @@ fn cause(outcome: Outcome) -> &'static str {
 
 /// How long ago, in the largest unit that tells something.
 fn since(at_ms: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let ago = now.saturating_sub(Duration::from_millis(at_ms)).as_secs();
+    let ago = unix_ms().saturating_sub(at_ms) / 1_000;
     match ago {
         0..=119 => format!("{ago} s"),
         120..=7_199 => format!("{} min", ago / 60),
