@@ -277,8 +277,7 @@ impl Passer {
                 self.known.settled = settled;
                 // What it proved has been used.
                 actual.sweep = None;
-                let vips = wish.state.vips.values().map(|vip| &**vip);
-                let footed = plan::footings(vips, &wish.state, &observed);
+                let footed = desired.footings();
                 let (wish, actual, problems) = (wish.clone(), Arc::new(actual), plan.problems);
                 return Ok(Done { wish, actual, ops, problems, attached, footed, partial: false });
             }
@@ -325,7 +324,7 @@ impl Passer {
 }
 
 /// That a vip left a rung of its ladder, with who serves now.
-fn stepped(name: &str, vip: &Vip, (from, to): (Rung, Rung), serving: &BTreeSet<BackendId>) -> Observation {
+fn stepped(name: &str, vip: &Vip, (from, to): (Rung, Rung), serving: &[BackendId]) -> Observation {
     tracing::warn!(vip = name, %from, %to, "ladder");
     let serves = vip.backends.iter().filter(|(_, backend)| serving.contains(&backend.id));
     let serving: Vec<&str> = serves.map(|(name, _)| name.as_str()).collect();

@@ -113,6 +113,8 @@ pub struct DesiredVip {
     pub refuses: bool,
     /// The vip whose backends may be among the candidates.
     pub lender: Option<VipId>,
+    /// Where it stands on its ladder.
+    pub footing: Footing,
     /// The window of a slot that changes, seconds.
     pub window_s: u32,
     /// Its backends.
@@ -175,6 +177,16 @@ pub(super) fn desired_of(
         (vip.id, desired)
     });
     Desired { bypass, tenants: tenants(state), vips: vips.collect(), devices, problems }
+}
+
+/// Where vips stand, and who takes their new flows.
+pub type Footings = BTreeMap<VipId, (Footing, Vec<BackendId>)>;
+
+impl Desired {
+    /// Where its vips stand.
+    pub fn footings(&self) -> Footings {
+        self.vips.iter().map(|(id, vip)| (*id, (vip.footing, vip.candidates.clone()))).collect()
+    }
 }
 
 /// The tenants whose limits meet packets. What only counts flows needs them remembered: a vip that remembers what moved
@@ -260,6 +272,7 @@ fn desired_vip(
         .with_timeouts(settings.balancing.timeouts()),
         refuses: settings.ladder.fail_fast,
         lender: lender.map(|lender| lender.id),
+        footing,
         window_s: settings.window_s,
         backends: backends.collect(),
         table_size: settings.table_size,
@@ -273,18 +286,6 @@ pub(super) fn candidates(vip: &Vip, pool: &Vip, usable: impl Fn(BackendId) -> bo
     let wanted =
         pool.backends.values().filter(|backend| backend.effective_weight() > 0 && usable(backend.id));
     wanted.map(|backend| Candidate::new(vip, backend)).collect()
-}
-
-/// Where vips stand, and who serves them.
-pub type Footings = BTreeMap<VipId, (Footing, BTreeSet<BackendId>)>;
-
-/// Where these vips of a state stand, given what is observed of their backends and of those that they fall back on.
-pub fn footings<'v>(vips: impl Iterator<Item = &'v Vip>, state: &State, observed: &Observed) -> Footings {
-    let footing = |vip: &Vip| {
-        let standings = standings(vip, observed);
-        (vip.id, stands(vip, lender(vip, state), observed, &standings))
-    };
-    vips.map(footing).collect()
 }
 
 fn standings(vip: &Vip, observed: &Observed) -> BTreeMap<BackendId, Standing> {

@@ -24,7 +24,7 @@ mod tenants;
 
 pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_breakers, adopted_health, unnamed};
 pub use desired::{
-    Desired, DesiredBackend, DesiredTenant, DesiredVip, Device, Footings, Observed, Way, desired, footings,
+    Desired, DesiredBackend, DesiredTenant, DesiredVip, Device, Footings, Observed, Way, desired,
 };
 pub use diff::{Plan, Problem, diff, diff_since};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};

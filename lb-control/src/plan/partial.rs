@@ -7,7 +7,7 @@
 //! It rests on [`Last`]: a plan that was carried out whole and without problems, and the maps as it left them.
 
 use super::actual::{Actual, Slots};
-use super::desired::{Desired, Observed, desired_of};
+use super::desired::{Desired, Footings, Observed, desired_of};
 use super::diff::{Plan, diff_rows, source_of, wanted_keys};
 use super::layout::{Layout, layout_among};
 use super::op::{BackendContent, Key};
@@ -104,7 +104,7 @@ fn with_ties<'s>(touched: Vec<&'s str>, state: &'s State) -> Vec<&'s str> {
 }
 
 /// The plan for some vips of a state by their names; `None`: it takes a plan for everything. Of what is `observed` only
-/// their backends count. When it was carried out whole, the maps are as a plan for everything would have left them.
+/// their backends count. With it, where these vips stand. When it was carried out whole, the maps are as a plan for everything would have left them.
 pub fn partial<S: Slots>(
     touched: &[&str],
     state: &State,
@@ -112,7 +112,7 @@ pub fn partial<S: Slots>(
     tables: &mut TableCache,
     last: Last<'_, S>,
     now_s: u32,
-) -> Option<(Plan, Settled)> {
+) -> Option<(Plan, Settled, Footings)> {
     if last.actual.sweep.is_some() {
         return None;
     }
@@ -124,7 +124,8 @@ pub fn partial<S: Slots>(
     if !layout.problems.is_empty() || takes_shared(&layout, &part, &last.actual.keys) {
         return None;
     }
-    Some(diff_rows(&desired, &part, layout, now_s, last.settled))
+    let (plan, settled) = diff_rows(&desired, &part, layout, now_s, last.settled);
+    Some((plan, settled, desired.footings()))
 }
 
 /// The rows of some vips; `None`: one of them has none, or several.

@@ -5,7 +5,7 @@ pub(crate) mod frames;
 
 use self::frames::Frames;
 use super::memory::Memory;
-use super::{Device, Last, Observed, Op, Plan, Settled, Sweep, TableCache, Way};
+use super::{Device, Footings, Last, Observed, Op, Plan, Settled, Sweep, TableCache, Way};
 use super::{adopted_health, changed, desired, diff, diff_since, partial, touched, unnamed};
 use crate::command::Command;
 use crate::decide::{Now, decide};
@@ -140,8 +140,10 @@ impl Node {
         let some = self.partial();
         let desired = desired(&self.state, &self.observed, &mut self.tables);
         let (plan, mut settled) = diff_since(&desired, &self.memory.actual, self.now_s, &self.settled);
-        if let Some((partial, renewed)) = some {
+        if let Some((partial, renewed, footings)) = some {
             assert_eq!(partial, plan);
+            let all = desired.footings();
+            assert!(footings.iter().all(|(id, footing)| all[id] == *footing));
             let mut all = settled.clone();
             all.renew(renewed.clone());
             assert_eq!(all, settled);
@@ -155,7 +157,7 @@ impl Node {
         !plan.ops.is_empty()
     }
     /// The plan for the vips that changed since the last pass, if it takes no other.
-    pub(crate) fn partial(&mut self) -> Option<(Plan, Settled)> {
+    pub(crate) fn partial(&mut self) -> Option<(Plan, Settled, Footings)> {
         let (was, seen) = self.last.as_ref()?;
         if seen.devices != self.observed.devices {
             return None;

@@ -146,7 +146,7 @@ impl Known {
         let observed = wish.observed_of(&touched, &actual);
         let last = Last { actual: &*actual, settled: &self.settled };
         let found = plan::partial(&touched, state, &observed, &mut self.tables, last, dataplane.now_s());
-        let Some((plan, renewed)) = found else { return Ok(None) };
+        let Some((plan, renewed, footed)) = found else { return Ok(None) };
         // Unless all is carried out, nobody knows what the slots rest on.
         let mut settled = std::mem::take(&mut self.settled);
         if dataplane.apply(&plan.ops)? > 0 {
@@ -159,8 +159,6 @@ impl Known {
         }
         settled.renew(renewed);
         self.settled = settled;
-        let vips = touched.iter().filter_map(|name| Some(&**state.vips.get(*name)?));
-        let footed = plan::footings(vips, state, &observed);
         let (wish, ops, problems) = (wish.clone(), plan.ops, plan.problems);
         Ok(Some(Done { wish, actual, ops, problems, attached, footed, partial: true }))
     }

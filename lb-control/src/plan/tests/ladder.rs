@@ -3,9 +3,8 @@
 use super::THREE;
 use crate::degradation::Rung;
 use crate::health::Health;
-use crate::plan::footings;
 use crate::plan::testing::{Node, accept, world};
-use crate::vip::Vip;
+use crate::plan::{TableCache, desired};
 use lb_common::abi::backend::Control;
 use lb_common::ids::BackendId;
 use std::collections::BTreeSet;
@@ -13,8 +12,8 @@ use std::collections::BTreeSet;
 const FLAGS: u64 = Control::ALIVE | Control::NEW;
 
 fn rung(node: &Node, vip: &str) -> Rung {
-    let vip: &Vip = &node.state.vips[vip];
-    footings([vip].into_iter(), &node.state, &node.observed)[&vip.id].0.rung
+    let id = node.state.vips[vip].id;
+    desired(&node.state, &node.observed, &mut TableCache::default()).vips[&id].footing.rung
 }
 
 /// The backends that slots of a vip lead new flows to.

@@ -32,14 +32,14 @@ fn a_backend_s_change_is_planned_by_its_vip_alone() {
         r#"{"kind":"vip_set","name":"web","window_s":5,"idle_s":77}"#,
     ] {
         node.accept(command);
-        let (plan, _) = node.partial().unwrap_or_else(|| panic!("{command} takes a whole plan"));
+        let (plan, ..) = node.partial().unwrap_or_else(|| panic!("{command} takes a whole plan"));
         assert_ne!(plan.ops, [], "{command}");
         node.pass();
     }
     let id = node.id("new");
     node.observed.health.insert(id, Health::Up);
     node.observed.ways.insert(id, way(1, Some(9)));
-    let (plan, _) = node.partial().unwrap();
+    let (plan, ..) = node.partial().unwrap();
     assert!(plan.ops.iter().any(|op| matches!(op, Op::SetNextHop { .. })), "{plan:?}");
     node.pass();
     node.assert_as_desired();
