@@ -17,10 +17,12 @@ use serde::de::DeserializeOwned;
 use crate::process::Process;
 use crate::sweep::PinDir;
 use crate::topology::Topology;
-use crate::wait::wait_for;
+use crate::wait::{wait_for, wait_until};
 
 /// Longest wait for a daemon to answer, or to end.
 const DAEMON_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest wait for what was observed to be told.
+const HISTORY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A node's daemon and the ways to talk to it.
 #[derive(Debug)]
@@ -227,6 +229,21 @@ impl Balancer {
     /// When no daemon answers, or with another form.
     pub fn view<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         view(&self.client(), path)
+    }
+
+    /// What `lb history` tells of something, once all of `texts` are in it: what was observed has no revision that a
+    /// question could wait for.
+    ///
+    /// # Errors
+    /// When it is not all told within a deadline; the message holds what is.
+    pub fn history(&self, of: &str, texts: &[&str]) -> Result<String> {
+        let mut told = String::new();
+        let whole = wait_until("all of it in the history", HISTORY_DEADLINE, || {
+            told = self.lb(&format!("history {of}")).unwrap_or_else(|error| format!("{error:#}"));
+            texts.iter().all(|text| told.contains(text))
+        });
+        whole.with_context(|| format!("{texts:?} of\n{told}"))?;
+        Ok(told)
     }
 
     /// What Prometheus would scrape.

@@ -74,8 +74,7 @@ fn every_kind_of_probe_sees_what_it_looks_at() {
     wait_down(&site, "all is well", &[]);
     probed.answer_500(true).unwrap();
     wait_down(&site, "it answers 500", &["http", "http6", "https"]);
-    let history = site.lb.lb("history").unwrap();
-    assert!(history.contains("status 500; 2 probes in a row"), "{history}");
+    site.lb.history("", &["status 500; 2 probes in a row"]).unwrap();
     let why = site.backend("http", "b0").unwrap().why;
     assert!(why.contains("a status that is not wanted"), "{why}");
     probed.answer_500(false).unwrap();
