@@ -4,7 +4,7 @@
 //! what the running daemon forgot. A snapshot ([`Ledger::to_snapshot`]) only speeds up a start: it carries a digest of
 //! what it holds, and whoever cannot read it folds the log instead.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -81,11 +81,20 @@ impl Ledger {
         self.keys.remember(record);
     }
 
-    /// Takes in what a record comes down to.
-    pub fn take(&mut self, step: Step) {
-        step.events.iter().for_each(|event| self.state.apply(event));
-        if let Some(one) = step.key {
-            self.keys.push(&step.actor, one);
+    /// Takes in what records come down to, in their order. Many at once cost less each: of keys that are forgotten by the
+    /// end, none is looked at.
+    pub fn take(&mut self, steps: Vec<Step>) {
+        steps.iter().flat_map(|step| &step.events).for_each(|event| self.state.apply(event));
+        let mut last: BTreeMap<String, LastKeys> = BTreeMap::new();
+        for Step { actor, key, .. } in steps.into_iter().rev() {
+            let Some(one) = key else { continue };
+            match last.get_mut(&actor) {
+                Some(own) => own.older(one),
+                None => last.entry(actor).or_default().older(one),
+            }
+        }
+        for (actor, own) in last {
+            own.newest_first.into_iter().rev().for_each(|one| self.keys.push(&actor, one));
         }
     }
 
@@ -179,6 +188,22 @@ impl Keys {
         match self.0.get_mut(actor) {
             Some(own) => own.push(one),
             None => self.0.entry(actor.to_owned()).or_default().push(one),
+        }
+    }
+}
+
+/// The last keys of one actor among many records: as many as are remembered, each once, as it came last.
+#[derive(Default)]
+struct LastKeys {
+    newest_first: Vec<Remembered>,
+    keys: BTreeSet<Arc<str>>,
+}
+
+impl LastKeys {
+    /// Takes a key that came before all others.
+    fn older(&mut self, one: Remembered) {
+        if self.newest_first.len() < KEYS_PER_ACTOR && self.keys.insert(one.key.clone()) {
+            self.newest_first.push(one);
         }
     }
 }

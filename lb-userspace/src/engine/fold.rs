@@ -13,8 +13,8 @@ use super::States;
 use crate::journal::{LogReader, StoreError};
 
 /// Records that are read at once, and how many such pages may wait to be folded.
-const PAGE: usize = 8_192;
-const PAGES_AHEAD: usize = 2;
+const PAGE: usize = 16_384;
+const PAGES_AHEAD: usize = 1;
 
 /// What a log folds to.
 #[derive(Clone, Debug, Default)]
@@ -73,7 +73,7 @@ pub fn around(log: &dyn LogReader, record: &Record) -> Result<States, StoreError
     while ledger.state.revision < until {
         let at = ledger.state.revision;
         let due = log.steps(at, PAGE)?.into_iter().take_while(|step| step.revision <= until);
-        due.for_each(|step| ledger.take(step));
+        ledger.take(due.collect());
         if ledger.state.revision == at {
             break;
         }
@@ -106,7 +106,7 @@ fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
         for page in next {
             let steps = page?;
             replayed += steps.len() as u64;
-            steps.into_iter().for_each(|step| ledger.take(step));
+            ledger.take(steps);
         }
         Ok(replayed)
     })
