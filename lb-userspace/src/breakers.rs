@@ -17,7 +17,7 @@ use lb_control::backend::{Backend, BreakerOrder};
 use lb_control::breaker::{Breaker, BreakerSettings, BreakerState, Turn, TurnCause};
 use lb_control::health::Outcome;
 use lb_control::observation::{Cause, Change, OBSERVATION_VERSION, Object, Observation};
-use lb_control::plan::Breaking;
+use lb_control::plan::{Breaking, changed};
 use lb_control::probe::ProbeKind;
 use lb_control::state::State;
 use lb_control::vip::Vip;
@@ -88,8 +88,8 @@ pub fn start(states: watch::Receiver<Published>, adopted: BTreeSet<BackendId>, o
     let shared = Shared { guarded: Mutex::default(), seen, observe, epoch, seeds };
     let breakers = Breakers(Arc::new(shared));
     let state = states.borrow().clone();
-    breakers.follow_state(&state, &adopted);
-    vital::spawn_async("breakers", breakers.clone().run(states));
+    breakers.follow_state(&State::default(), &state, &adopted);
+    vital::spawn_async("breakers", breakers.clone().run(states, state));
     breakers
 }
 
@@ -118,7 +118,7 @@ impl Breakers {
         Arc::new(move |id, outcome| breakers.observe(id, outcome))
     }
 
-    async fn run(self, mut states: watch::Receiver<Published>) {
+    async fn run(self, mut states: watch::Receiver<Published>, mut followed: Published) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -128,46 +128,65 @@ impl Breakers {
                         return;
                     }
                     let state = states.borrow_and_update().clone();
-                    self.follow_state(&state, &BTreeSet::new());
+                    self.follow_state(&followed, &state, &BTreeSet::new());
+                    followed = state;
                 }
                 _ = tick.tick() => self.tick(),
             }
         }
     }
 
-    /// Guards whom the state names, as it says, and nobody else.
-    fn follow_state(&self, state: &State, adopted: &BTreeSet<BackendId>) {
-        let now_ms = self.now_ms();
+    /// Guards whom the state names, as it says, and nobody else. `was`: the state that it followed before; only vips that
+    /// differ are looked at.
+    fn follow_state(&self, was: &State, state: &State, adopted: &BTreeSet<BackendId>) {
         let mut guarded = self.guarded();
-        let mut lives = BTreeSet::new();
-        for (vip_name, vip, name, backend) in state.backends() {
-            lives.insert(backend.id);
-            let turn = match guarded.breakers.get_mut(&backend.id) {
-                Some(one) => one.ordered(vip, backend, now_ms),
-                None => {
-                    let adopted = adopted.contains(&backend.id).then(|| self.seed(backend.id));
-                    let one = One::new((vip_name, vip), (name, backend), adopted, now_ms);
-                    let state = one.breaker.state();
-                    guarded.breakers.insert(backend.id, one);
-                    (state != BreakerState::Closed).then(|| {
-                        let cause = TurnCause::Operator;
-                        Turn { from: state, to: state, cause, at_ms: now_ms, backoff_ms: 0 }
-                    })
-                }
-            };
-            if let Some(turn) = turn {
-                self.turned(&mut guarded, backend.id, turn, "");
+        let mut gone = BTreeSet::new();
+        for name in changed(&was.vips, &state.vips) {
+            let before = was.vips.get(name).into_iter().flat_map(|vip| vip.backends.values());
+            gone.extend(before.map(|backend| backend.id));
+            let Some(vip) = state.vips.get(name) else { continue };
+            for (own, backend) in &vip.backends {
+                gone.remove(&backend.id);
+                self.follow_one(&mut guarded, (name, vip), (own, backend), adopted);
             }
         }
-        guarded.breakers.retain(|id, _| lives.contains(id));
-        guarded.awake.retain(|id| lives.contains(id));
+        for id in &gone {
+            guarded.breakers.remove(id);
+            guarded.awake.remove(id);
+        }
         self.0.seen.send_if_modified(|seen| {
-            let gone = seen.keys().any(|id| !lives.contains(id));
-            if gone {
-                Arc::make_mut(seen).retain(|id, _| lives.contains(id));
+            let told = gone.iter().any(|id| seen.contains_key(id));
+            if told {
+                Arc::make_mut(seen).retain(|id, _| !gone.contains(id));
             }
-            gone
+            told
         });
+    }
+
+    fn follow_one(
+        &self,
+        guarded: &mut Guarded,
+        vip: (&str, &Vip),
+        (name, backend): (&str, &Backend),
+        adopted: &BTreeSet<BackendId>,
+    ) {
+        let now_ms = self.now_ms();
+        let turn = match guarded.breakers.get_mut(&backend.id) {
+            Some(one) => one.ordered(vip.1, backend, now_ms),
+            None => {
+                let adopted = adopted.contains(&backend.id).then(|| self.seed(backend.id));
+                let one = One::new(vip, (name, backend), adopted, now_ms);
+                let state = one.breaker.state();
+                guarded.breakers.insert(backend.id, one);
+                (state != BreakerState::Closed).then(|| {
+                    let cause = TurnCause::Operator;
+                    Turn { from: state, to: state, cause, at_ms: now_ms, backoff_ms: 0 }
+                })
+            }
+        };
+        if let Some(turn) = turn {
+            self.turned(guarded, backend.id, turn, "");
+        }
     }
 
     /// What time brings: trials that nothing else begins, and slow starts.

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::ids::BackendId;
+use lb_control::plan::changed;
+use lb_control::vip::Vip;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
@@ -85,7 +87,9 @@ fn subscribed() -> Result<TokioSocket> {
 struct Watcher {
     netlink: Netlink,
     world: World,
-    /// The backends.
+    /// The state that is followed.
+    followed: Published,
+    /// Its backends.
     wanted: BTreeMap<BackendId, IpAddr>,
     /// The routes to their addresses.
     routes: BTreeMap<IpAddr, Route>,
@@ -106,9 +110,15 @@ enum Stale {
     All,
 }
 
+/// Where a vip's backends are.
+fn addresses(vip: &Vip) -> BTreeMap<BackendId, IpAddr> {
+    vip.backends.values().map(|backend| (backend.id, backend.address)).collect()
+}
+
 impl Watcher {
     fn new(netlink: Netlink, sender: watch::Sender<Ways>) -> Self {
-        Self { netlink, world: World::default(), wanted: BTreeMap::new(), routes: BTreeMap::new(), sender }
+        let (followed, wanted, routes) = (Published::default(), BTreeMap::new(), BTreeMap::new());
+        Self { netlink, world: World::default(), followed, wanted, routes, sender }
     }
 
     async fn run(mut self, mut states: watch::Receiver<Published>, events: TokioSocket) {
@@ -162,12 +172,18 @@ impl Watcher {
 
     /// Takes over the backends of a state; whether they changed.
     fn want(&mut self, state: &Published) -> bool {
-        let vips = state.vips.values();
-        let backends = vips.flat_map(|vip| vip.backends.values());
-        let wanted: BTreeMap<_, _> = backends.map(|backend| (backend.id, backend.address)).collect();
-        let changed = wanted != self.wanted;
-        self.wanted = wanted;
-        changed
+        let followed = std::mem::replace(&mut self.followed, state.clone());
+        let mut differs = false;
+        for name in changed(&followed.vips, &state.vips) {
+            let was = followed.vips.get(name).map(|vip| addresses(vip)).unwrap_or_default();
+            let is = state.vips.get(name).map(|vip| addresses(vip)).unwrap_or_default();
+            differs |= was != is;
+            for id in was.keys() {
+                self.wanted.remove(id);
+            }
+            self.wanted.extend(is);
+        }
+        differs
     }
 
     /// Takes over what the kernel said; how much that makes old.

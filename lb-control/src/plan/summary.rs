@@ -1,6 +1,7 @@
 //! What a change would do, for people: `lb plan`, `--dry-run` and the answer of `apply`.
 
 use super::desired::{Observed, candidates, ladder};
+use super::partial::changed;
 use super::tables::{Candidate, Recipe, TableMemo};
 use crate::backend::Backend;
 use crate::health::Health;
@@ -73,15 +74,14 @@ pub fn summarise_with(before: &State, after: &State, observed: &Observed, tables
     for (name, tenant) in after.tenants.iter() {
         summary.tenant(name, before.tenants.get(name), tenant);
     }
-    for (name, vip) in &before.vips {
+    let differ: Vec<&String> = changed(&before.vips, &after.vips).collect();
+    for (name, vip) in differ.iter().filter_map(|name| before.vips.get_key_value(*name)) {
         if kept(after, name, vip).is_none() {
             summary.removed_vip(name, vip);
         }
     }
-    for (name, vip) in &after.vips {
+    for (name, vip) in differ.iter().filter_map(|name| after.vips.get_key_value(*name)) {
         match kept(before, name, vip) {
-            // Most vips of most changes: the same one, not an equal one.
-            Some(was) if std::ptr::eq(was, &**vip) => {}
             None => summary.created_vip(name, vip),
             Some(was) => summary.changed_vip(name, was, vip, (observed, tables)),
         }
