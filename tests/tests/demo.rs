@@ -128,11 +128,13 @@ fn a_run_ends_with_one_object_and_nothing_left() {
     for key in ["requests_failed", "connections_broken", "udp_lost"] {
         assert_eq!(report[key], 0, "{key}: {report:#}");
     }
-    for key in ["requests_ok", "detect_ms", "udp_sent", "udp_answered", "rolled_back_ms"] {
+    for key in ["requests_ok", "detect_ms", "udp_sent", "udp_answered", "rolled_back_ms", "hang_detect_ms"] {
         assert!(report[key].as_u64().is_some_and(|count| count > 0), "{key}: {report:#}");
     }
     assert!(report["failed_on_killed"].is_u64(), "{report:#}");
     assert!(report["flood_dropped_pps"].as_f64().is_some_and(|rate| rate > 0.0), "{report:#}");
+    let told = |text: &str| report["events"].to_string().contains(text);
+    assert!(told("half-open") && told("backoff is over"), "a trial was shown: {report:#}");
     let used = report["per_backend"].as_object().unwrap();
     assert_eq!(used.keys().collect::<Vec<_>>(), ["b0", "b1", "b2", "b3"], "{report:#}");
     assert!(used.values().all(|count| count.as_u64() > Some(0)), "{report:#}");

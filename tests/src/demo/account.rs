@@ -8,19 +8,34 @@
 //!   they moved by at most one look (10 ms and the time that an answer takes).
 //!
 //! Everything else is a failure of the balancer. A connection that breaks counts against the balancer unless it
-//! was to a backend that had been killed. Pure: no clock, no sockets.
+//! was to a backend that had been killed, or hung. Pure: no clock, no sockets.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::traffic::{Failure, Stage};
 
-/// A backend's death.
+/// Until whoever holds a connection to a backend that hung has said the next word on it: it did not close, so nobody has
+/// told them that it is over.
+const NEXT_WORD: Duration = Duration::from_secs(2);
+
+/// How a backend fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// Its processes end: connections close.
+    Killed,
+    /// Its processes hang: connections are taken, and nobody answers.
+    Hung,
+}
+
+/// A backend's death, or hang.
 #[derive(Clone, Debug)]
 pub struct Kill {
-    /// Who was killed.
+    /// Whose.
     pub backend: String,
-    /// Just before its processes were.
+    /// How.
+    pub death: Death,
+    /// Just before it.
     pub at: Instant,
     /// When its slots were seen to have moved, by vip.
     pub moved: BTreeMap<String, Instant>,
@@ -31,11 +46,12 @@ pub struct Kill {
 }
 
 impl Kill {
-    /// A kill as of now.
+    /// A death as of now.
     #[must_use]
-    pub fn now(backend: &str) -> Self {
+    pub fn now(backend: &str, death: Death) -> Self {
         Self {
             backend: backend.to_owned(),
+            death,
             at: Instant::now(),
             moved: BTreeMap::new(),
             back: None,
@@ -53,7 +69,11 @@ impl Kill {
     /// Whether a failed exchange with `vip` is this death's.
     #[must_use]
     pub fn explains(&self, vip: &str, failure: &Failure) -> bool {
-        let until = self.moved.get(vip).copied().into_iter().chain(self.back).min();
+        let until = match failure.backend {
+            // A connection or flow that was there before.
+            Some(_) if self.death == Death::Hung => self.back.map(|back| back + self.next_word()),
+            _ => self.moved.get(vip).copied().into_iter().chain(self.back).min(),
+        };
         let overlaps = failure.at >= self.at && until.is_none_or(|until| failure.began <= until);
         let went_there = failure.backend.as_ref().is_none_or(|backend| *backend == self.backend);
         failure.stage != Stage::Answer && overlaps && went_there
@@ -68,9 +88,13 @@ impl Kill {
             Some(backend) => {
                 *backend == self.backend
                     && broken.at >= self.at
-                    && self.back.is_none_or(|back| broken.began <= back)
+                    && self.back.is_none_or(|back| broken.began <= back + self.next_word())
             }
         }
+    }
+
+    fn next_word(&self) -> Duration {
+        if self.death == Death::Hung { NEXT_WORD } else { Duration::ZERO }
     }
 }
 
@@ -104,7 +128,8 @@ mod tests {
         fn kill(&self) -> Kill {
             let moved =
                 BTreeMap::from([("web4".to_owned(), self.at(1_500)), ("web6".to_owned(), self.at(1_600))]);
-            Kill { backend: "b2".to_owned(), at: self.at(1_000), moved, back: None, is_late: false }
+            let (backend, death) = ("b2".to_owned(), Death::Killed);
+            Kill { backend, death, at: self.at(1_000), moved, back: None, is_late: false }
         }
     }
 
@@ -134,6 +159,24 @@ mod tests {
         assert!(!kill.explains("udp4", &late) && !kill.explains("web6", &late));
         assert_eq!(kill.detected_after(2), Some(Duration::from_millis(600)));
         assert_eq!(kill.detected_after(3), None);
+    }
+
+    #[test]
+    fn a_connection_to_one_that_hung_is_over_at_its_next_word() {
+        let clock = Clock(Instant::now());
+        let kill = Kill { death: Death::Hung, back: Some(clock.at(2_000)), ..clock.kill() };
+        let word = |backend, began| clock.failure(Stage::Exchange, backend, began, began + 1);
+        for (failure, explained) in [
+            (word(Some("b2"), 2_001), true),
+            (word(Some("b2"), 3_999), true),
+            (word(Some("b2"), 4_001), false),
+            (word(Some("b0"), 2_001), false),
+            (word(None, 1_400), true),
+            (word(None, 1_501), false),
+        ] {
+            assert_eq!(kill.explains("web4", &failure), explained, "{failure:?}");
+            assert_eq!(kill.explains_break("web4", &failure), explained, "{failure:?}");
+        }
     }
 
     #[test]

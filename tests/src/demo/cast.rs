@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::topology::{Backend, ECHO_PORT, vip};
 
-/// Port of the web vips.
+/// Port of the web vips; every vip probes there by HTTP, since a backend that hangs goes on taking connections.
 const HTTP_PORT: u16 = 80;
 /// How long a slot that moved keeps the flows that began before, seconds; short, so that a demo sees its end.
 const WINDOW_S: u32 = 3;
@@ -105,7 +105,7 @@ pub fn document(mode: Mode, backends: &[Backend]) -> String {
             text,
             "\n[[vip]]\nname = \"{name}\"\naddress = \"{address}\"\nport = {port}\nprotocol = \"{protocol}\"\n\
              tenant = \"{TENANT}\"\nmode = \"{mode}\"\nwindow_s = {WINDOW_S}\nidle_s = {IDLE_S}\n\
-             probe = {{ kind = \"tcp\", port = {port} }}\n"
+             probe = {{ kind = \"http\", port = {HTTP_PORT} }}\n"
         );
         for backend in backends {
             let (name, address) = (backend.name(), served.backend_address(backend));

@@ -25,6 +25,8 @@ pub enum Act {
     Kill(String),
     /// Run its processes again.
     Revive(String),
+    /// Hang its processes until the balancer has noticed, then let it be tried.
+    Hang(String),
     /// Drain it.
     Drain(String),
     /// Enable it again.
@@ -115,6 +117,7 @@ fn perform(stage: &mut Stage, act: &Act, board: &Board, interrupt: &Interrupt) -
     match act {
         Act::Kill(name) => stage.kill(name),
         Act::Revive(name) => stage.revive(name),
+        Act::Hang(name) => stage.hang(name),
         Act::Drain(name) => {
             stage.drain(name)?;
             let at = std::time::Instant::now() + FAREWELL;
@@ -134,7 +137,7 @@ fn perform(stage: &mut Stage, act: &Act, board: &Board, interrupt: &Interrupt) -
 
 /// Why something is not done: it would leave nobody who serves, and that is another play.
 fn refusal(act: &Act, known: &Known) -> Result<()> {
-    let (Act::Kill(name) | Act::Drain(name)) = act else { return Ok(()) };
+    let (Act::Kill(name) | Act::Hang(name) | Act::Drain(name)) = act else { return Ok(()) };
     let Some(status) = &known.status else { return Ok(()) };
     let others = known.alive.iter().filter(|(other, alive)| **alive && *other != name);
     let serving =

@@ -103,6 +103,7 @@ fn wanted(key: KeyEvent, backends: &[BackendPicture], chosen: usize) -> Wanted {
             let name = one.name.clone();
             if one.is_alive { Act::Kill(name) } else { Act::Revive(name) }
         }),
+        KeyCode::Char('h') => act(|one| Act::Hang(one.name.clone())),
         KeyCode::Char('d') => act(|one| {
             let name = one.name.clone();
             if one.is_enabled() { Act::Drain(name) } else { Act::Enable(name) }

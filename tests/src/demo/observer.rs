@@ -14,6 +14,7 @@ use lb_control::health::Health;
 use lb_userspace::api::client::Client;
 use lb_userspace::api::views::{BackendView, StatusView};
 
+use super::account::Death;
 use super::board::{Board, Known};
 use super::cast::SERVED;
 use crate::balancer::view;
@@ -98,7 +99,8 @@ fn see_deaths(known: &mut Known, status: &StatusView, at: Instant) -> Vec<String
         }
         if let Some(took) = kill.detected_after(SERVED.len()) {
             let (backend, ms) = (&kill.backend, took.as_millis());
-            said.push(format!("{backend} is down and out of every vip, {ms} ms after its death"));
+            let what = if kill.death == Death::Hung { "it hung" } else { "its death" };
+            said.push(format!("{backend} is down and out of every vip, {ms} ms after {what}"));
         } else if !kill.is_late && at.duration_since(kill.at) > LATE {
             kill.is_late = true;
             said.extend(

@@ -6,6 +6,7 @@ use lb_control::backend::Intent;
 use lb_control::health::Health;
 use lb_userspace::api::views::BackendView;
 
+use super::account::Death;
 use super::board::{Event, Known};
 use super::cast::SERVED;
 use super::load::Tally;
@@ -123,9 +124,10 @@ fn health(views: &[&BackendView]) -> String {
 fn note(name: &str, is_alive: bool, known: &Known) -> String {
     let kill = known.kills.iter().rev().find(|kill| kill.backend == name && kill.back.is_none());
     if let (false, Some(kill)) = (is_alive, kill) {
+        let what = if kill.death == Death::Hung { "hangs" } else { "killed" };
         return match kill.detected_after(SERVED.len()) {
-            Some(took) => format!("killed; out after {} ms", took.as_millis()),
-            None => format!("killed; out of {} of {} vips", kill.moved.len(), SERVED.len()),
+            Some(took) => format!("{what}; out after {} ms", took.as_millis()),
+            None => format!("{what}; out of {} of {} vips", kill.moved.len(), SERVED.len()),
         };
     }
     if let Some(wish) = known.drains.get(name) {

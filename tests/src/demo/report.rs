@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use lb_userspace::api::views::DropView;
 use serde::Serialize;
 
+use super::account::Death;
 use super::board::{Event, Known, Wish};
 use super::cast::{Mode, SERVED};
 use super::load::Tally;
@@ -41,6 +42,8 @@ pub struct Report {
     /// What was counted.
     #[serde(flatten)]
     pub tally: Tally,
+    /// From the last hang until the balancer said the same of a backend that hangs.
+    pub hang_detect_ms: Option<u64>,
     /// From the last kill until the balancer said that the backend is down and its slots have moved.
     pub detect_ms: Option<u64>,
     /// From the drain until the balancer said that nothing is left on the backend.
@@ -67,7 +70,9 @@ impl Report {
     pub fn new(mode: Mode, interrupted: bool, known: &Known, tally: Tally, drops: &[DropView]) -> Self {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let took = |wish: Option<&Wish>| wish.and_then(Wish::took).map(ms);
-        let last = known.kills.last();
+        let last = |death: Death| known.kills.iter().rfind(|kill| kill.death == death);
+        let detected =
+            |death| last(death).and_then(|kill| kill.detected_after(SERVED.len())).map(ms);
         let lb = known.status.as_ref().map_or_else(String::new, |status| status.node.version.clone());
         let mut report = Self {
             ok: true,
@@ -76,9 +81,11 @@ impl Report {
             seconds: known.start.elapsed().as_secs_f64(),
             versions: Versions { lb, kernel: kernel() },
             tally,
-            detect_ms: last.and_then(|kill| kill.detected_after(SERVED.len())).map(ms),
+            hang_detect_ms: detected(Death::Hung),
+            detect_ms: detected(Death::Killed),
             drained_ms: took(known.drains.values().next()),
-            added_ms: took(known.arrivals.values().next()),
+            // Names count up: the last one is the newest.
+            added_ms: took(known.arrivals.values().next_back()),
             daemon_away_ms: took(known.restarts.last()),
             rolled_back_ms: took(known.rollbacks.last()),
             flood_dropped_pps: known.floods.last().copied(),
@@ -173,6 +180,7 @@ impl Report {
         line("requests by backend", backends.collect::<Vec<_>>().join(", "));
         for (what, ms) in [
             ("death noticed", self.detect_ms),
+            ("hang noticed", self.hang_detect_ms),
             ("drained", self.drained_ms),
             ("added, serving", self.added_ms),
             ("without a daemon", self.daemon_away_ms),

@@ -22,9 +22,10 @@ const BAR_MIN: u16 = 4;
 const BAR_MAX: u16 = 30;
 const BESIDE: u16 = 97;
 /// The keys, each with what it does; they fit into 80 columns.
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 9] = [
     ("↑↓", "choose"),
     ("k", "kill"),
+    ("h", "hang"),
     ("d", "drain"),
     ("a", "add"),
     ("f", "flood"),
@@ -247,7 +248,7 @@ fn key_lines(footer: &Footer, width: u16, low: bool) -> Vec<Line<'static>> {
     let mut keys = vec![Span::raw(" ")];
     for (key, what) in KEYS {
         keys.push(format!(" {key} ").black().on_gray());
-        keys.push(format!(" {what} ").into());
+        keys.push(format!("{what} ").into());
     }
     let mut hints = vec![" in another terminal:".to_owned()];
     for hint in &footer.hints {
@@ -352,7 +353,7 @@ mod tests {
             "b0",
             "▶ b1",
             "killed; out after 612 ms",
-            " q  quit",
+            " q quit",
             "lb status",
         ] {
             assert!(screen.contains(words), "no {words:?} in\n{screen}");

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lb_userspace::api::views::{ListView, StatusView, TenantView};
+use lb_userspace::api::views::{BackendView, ListView, StatusView, TenantView};
 
-use super::account::Kill;
+use super::account::{Death, Kill};
 use super::board::{Board, Wish};
 use super::cast::{Mode, NOISY, SERVED, TENANT, document, noisy};
 use super::load::CLIENTS;
@@ -22,6 +22,8 @@ use crate::wait::{wait_for, wait_until};
 const BACKENDS: usize = 3;
 /// Longest wait until every backend serves.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
+/// Longest wait for the trial of a backend that answers again: the backoff of its breaker is in it.
+const TRIAL_DEADLINE: Duration = Duration::from_secs(15);
 /// Longest wait for deaths to be seen before the daemon is killed, which would blind it.
 const SEEN_DEADLINE: Duration = Duration::from_secs(10);
 /// What the flooding tenant sends, and what it may, packets/s. Easy for two cores: what is shown is who loses packets.
@@ -121,7 +123,7 @@ impl Stage {
         let index = self.index(name)?;
         {
             let mut known = self.board.lock();
-            known.kills.push(Kill::now(name));
+            known.kills.push(Kill::now(name, Death::Killed));
             known.alive.insert(name.to_owned(), false);
         }
         self.net.backend_mut(index).kill();
@@ -133,14 +135,48 @@ impl Stage {
     pub(super) fn revive(&mut self, name: &str) -> Result<()> {
         let index = self.index(name)?;
         self.net.backend_mut(index).start()?;
+        self.is_back(name);
+        self.board.say(format!("{name}: its processes run again"));
+        Ok(())
+    }
+
+    fn is_back(&self, name: &str) {
         let mut known = self.board.lock();
         for kill in known.kills.iter_mut().filter(|kill| kill.backend == name) {
             kill.back.get_or_insert_with(std::time::Instant::now);
         }
         known.alive.insert(name.to_owned(), true);
         known.arrivals.insert(name.to_owned(), Wish::now());
-        drop(known);
-        self.board.say(format!("{name}: its processes run again"));
+    }
+
+    /// Hangs a backend's processes by SIGSTOP until its breaker is open in every vip; then lets them go on, and shows how it
+    /// is tried.
+    pub(super) fn hang(&mut self, name: &str) -> Result<()> {
+        let index = self.index(name)?;
+        {
+            let mut known = self.board.lock();
+            known.kills.push(Kill::now(name, Death::Hung));
+            known.alive.insert(name.to_owned(), false);
+        }
+        self.net.backend_mut(index).pause()?;
+        self.board.say(format!("{name}: its processes hang (SIGSTOP); its kernel goes on taking connections"));
+        let out = || {
+            let known = self.board.lock();
+            let is_open = |row: &BackendView| row.breaker.as_deref() == Some("open");
+            let status = known.status.as_ref();
+            known.kills.last().is_some_and(|kill| kill.moved.len() == SERVED.len())
+                && status.is_some_and(|status| rows(status, name).all(is_open))
+        };
+        let noticed = wait_until("the balancer noticing the hang", SEEN_DEADLINE, out);
+        // Whatever was noticed: nobody could kill or revive what hangs.
+        self.net.backend_mut(index).resume()?;
+        self.is_back(name);
+        noticed?;
+        self.board.say(format!("{name}: its processes go on; its breakers are open"));
+        let line = format!("breaker show {}", SERVED[0].name);
+        let tried = || self.balancer.lb(&line).ok().filter(|text| text.contains("half-open"));
+        let (text, _) = wait_for("its trial", TRIAL_DEADLINE, tried)?;
+        self.tell_text(&line, &text);
         Ok(())
     }
 
@@ -284,12 +320,14 @@ impl Stage {
 
     /// Shows what `lb` prints, line by line.
     fn tell_lines(&self, line: &str) -> Result<()> {
-        let text = self.balancer.lb(line)?;
-        self.board.say(format!("`lb {line}`"));
-        text.lines()
-            .filter(|line| !line.trim().is_empty())
-            .for_each(|line| self.board.say(format!("  {line}")));
+        self.tell_text(line, &self.balancer.lb(line)?);
         Ok(())
+    }
+
+    fn tell_text(&self, line: &str, text: &str) {
+        self.board.say(format!("`lb {line}`"));
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        lines.for_each(|line| self.board.say(format!("  {line}")));
     }
 
     /// Does the same to a backend in every vip; returns what was done, in words.

@@ -14,6 +14,7 @@ pub fn acts(length: Duration) -> Vec<(Duration, Act)> {
     let part = |part: f64| length.mul_f64(part);
     vec![
         (part(0.08), Act::Drain("b1".to_owned())),
+        (part(0.12), Act::Hang("b0".to_owned())),
         (part(0.25), Act::Add),
         (part(0.35), Act::Flood),
         (part(0.45), Act::Kill("b2".to_owned())),
