@@ -145,6 +145,7 @@ mutations! {
             => "if false {";
         "a TCP header may end beyond the packet": "|| header_length > left" => "";
         "a UDP length may lie": "|| length > left" => "";
+        "a fragment has the protocol of the packet before it": "parsed.flow.protocol = next;" => "";
         "fragments are taken for whole": "if header.is_fragment() {" => "if false {";
         "extension headers may end beyond the packet": "if skipped > payload {" => "if false {";
         "an ICMP error may quote another's packet": "if src != parsed.flow.dst {" => "if false {";
