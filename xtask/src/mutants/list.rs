@@ -181,6 +181,9 @@ mutations! {
         "an MTU under the floor is told": "let mtu = if mtu < floor { floor } else { mtu };" => "";
         "the answer's checksum misses its pseudo header": "pseudo.join(icmp_header(error))" => "icmp_header(error)";
     }
+    "datapath/select.rs" {
+        "vips of one address share the entry of a client": "source_hash(parsed, tables) ^ of_vip" => "source_hash(parsed, tables) ^ of_vip & 0";
+    }
     "datapath/decap.rs" {
         "anybody may tunnel": "if !tables.decap_peer(&outer.flow.src) {" => "if false {";
         "any destination comes out": "if !tables.decap_vip(&inner.dst) {" => "if false {";
