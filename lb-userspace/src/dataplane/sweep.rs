@@ -317,11 +317,14 @@ impl Run<'_> {
         self.store.tenants.get(row as usize)
     }
 
-    /// Pinned slots that no entry holds become stable.
+    /// Pinned slots that no entry holds become stable; but where a backend is on trial, its new connections are counted
+    /// only as long as packets look at more than the slot.
     fn settle_slots(&mut self, pinned: &[(usize, Slot)]) {
         for (index, slot) in pinned {
             let word = &self.store.slots[*index];
-            if !self.held[*index] && word.compare_swap(slot.0, Slot::stable(slot.current()).0) {
+            let backend = self.store.backends.get(slot.current() as usize);
+            let tried = backend.is_some_and(|row| row.trial_cps.load() != 0);
+            if !self.held[*index] && !tried && word.compare_swap(slot.0, Slot::stable(slot.current()).0) {
                 self.report.settled_slots += 1;
             }
         }

@@ -75,6 +75,20 @@ fn a_window_that_is_over_settles() {
     assert_eq!(report.pinned_slots, BTreeMap::new());
 }
 
+/// A window may be shorter than a trial: a stable slot would give the backend all of its new connections, uncounted.
+#[test]
+fn a_slot_of_a_backend_on_trial_settles_only_when_the_trial_is_over() {
+    let store = store_with(Tracking::Auto);
+    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 5 }]).unwrap();
+    set_slot(&store, 0, Slot::moving(2, 1, NOW));
+    set_slot(&store, 1, Slot::moving(3, 2, NOW));
+    let report = run(&store);
+    assert_eq!((slot(&store, 0), slot(&store, 1)), (Slot::pinned(2), Slot::stable(3)));
+    assert_eq!((report.settled_slots, report.pinned_slots[&VIP]), (1, 1));
+    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 0 }]).unwrap();
+    assert_eq!((run(&store).settled_slots, slot(&store, 0)), (1, Slot::stable(2)));
+}
+
 #[test]
 fn a_slot_stays_pinned_while_a_flow_needs_it() {
     let store = store_with(Tracking::Auto);
