@@ -177,6 +177,7 @@ mutations! {
     }
     "datapath/icmp.rs" {
         "groups are answered": "!group && tables.with_icmp_meter(" => "tables.with_icmp_meter(";
+        "pings use up what tells the MTU": "tables.with_icmp_meter(of, |" => "tables.with_icmp_meter(Answer::Signpost, |";
         "errors are answered with errors": "if !df || parsed.content != Content::Segment {" => "if !df {";
         "an MTU under the floor is told": "let mtu = if mtu < floor { floor } else { mtu };" => "";
         "the answer's checksum misses its pseudo header": "pseudo.join(icmp_header(error))" => "icmp_header(error)";
