@@ -82,7 +82,7 @@ reasons! {
     NoNextHop Drop "no_next_hop" "the way to the backend is not known: no route, or its neighbour does not answer";
     HopLimit Drop "hop_limit" "TTL or hop limit used up, and no answer was due";
     TooBig Drop "too_big" "larger than the way onwards allows, and no answer was due (fragmenting allowed, or an ICMP error)";
-    IcmpLimited Drop "icmp_limited" "an answer by ICMP, or a TCP reset, was due, but the node has sent as many as it may";
+    IcmpLimited Drop "icmp_limited" "an answer by ICMP, or a TCP reset, was due, but the node has sent as many of its kind as it may";
     NatPorts Drop "nat_ports" "every NAT port that a new flow may have is in use: `lb serve --max-nat-flows` makes room for more";
     NatBusy Drop "nat_busy" "the flow's NAT entry was replaced while this packet was on its way";
     TenantPacketRate Drop "tenant_packet_rate" "the tenant has had its packets a second: `lb tenant top` shows who, `lb tenant set` gives more";

@@ -4,7 +4,7 @@ use crate::maps::*;
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
-use lb_common::abi::{backend::BackendRow, config::ConfigRow, counter::Counter, counter::Meter};
+use lb_common::abi::{backend::BackendRow, config::ConfigRow, counter::Answer, counter::Counter, counter::Meter};
 use lb_common::abi::{egress::EgressRow, flow::FlowBucket, nat::NatRow, source::SourceRow};
 use lb_common::abi::{
     tenant::TenantCredit, tenant::TenantRow, vip::VipEntry, vip::VipKey, vip::VipRow, word::Word,
@@ -117,9 +117,9 @@ impl Tables for Maps {
         }
     }
     #[inline(always)]
-    fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {
+    fn with_icmp_meter(&self, of: Answer, change: impl FnOnce(&mut Meter) -> bool) -> bool {
         // SAFETY: this CPU's own element; a program is not interrupted by itself on its CPU.
-        LB_ICMP_METER.get_ptr_mut(0).is_some_and(|meter| change(unsafe { &mut *meter }))
+        LB_ICMP_METER.get_ptr_mut(of as u32).is_some_and(|meter| change(unsafe { &mut *meter }))
     }
     #[inline(always)]
     fn count(&self, reason: Reason, vip_row: u32, backend_row: u32, bytes: u64) {

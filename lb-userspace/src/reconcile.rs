@@ -6,6 +6,7 @@
 //! says when a pass need not look at everything.
 
 mod known;
+mod lent;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,7 @@ use crate::engine::Published;
 use crate::probe::{Observe, SeenHealth};
 use crate::vital;
 use known::{Done, Known, Wish};
+use lent::Lent;
 
 /// Default time from one full comparison to the next when nothing changes, seconds.
 pub const RESYNC_S: u64 = 10;
@@ -115,6 +117,7 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
         standing: standing.clone(),
         swept: swept.clone(),
         states: inputs.states.clone(),
+        lent: Lent::default(),
     };
     let passer = Passer { dataplane, inputs, standing, to_sweep, swept, died, known: Known::default() };
     spawn("reconcile", passer.run());
@@ -376,6 +379,7 @@ struct Sweeper {
     /// it, trial or not.
     died: Arc<Notify>,
     states: watch::Receiver<Published>,
+    lent: Lent,
 }
 
 impl Sweeper {
@@ -397,7 +401,7 @@ impl Sweeper {
         }
     }
 
-    fn sweep(&self) {
+    fn sweep(&mut self) {
         let last = {
             let mut to_sweep = self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner);
             if !to_sweep.due && !to_sweep.always {
@@ -407,10 +411,14 @@ impl Sweeper {
             to_sweep.last.clone()
         };
         let now_s = self.dataplane.now_s();
-        let watched = last.map(|(state, actual)| plan::unnamed(&state, &actual, now_s)).unwrap_or_default();
+        let found = |(state, actual): (Published, Arc<Actual<LiveSlots>>)| {
+            (plan::unnamed(&state, &actual, now_s), plan::borrowers(&state, &actual))
+        };
+        let (watched, borrowers) = last.map(found).unwrap_or_default();
         let frees = watched != Rows::default();
-        match self.dataplane.sweep(watched) {
+        match self.dataplane.sweep(watched, self.lent.with(borrowers)) {
             Ok(report) => {
+                self.lent.forget_settled(&report);
                 let (again, proves) = (frees || has_more(&report), proves(&report.sweep));
                 self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner).due |= again;
                 self.standing.send_modify(|standing| standing.swept = Arc::new(report));

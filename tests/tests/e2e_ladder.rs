@@ -12,7 +12,7 @@ use lb_control::vip::Mode;
 use lb_tests::require_root;
 use lb_tests::site::{Family, Served, Site};
 use lb_tests::topology::{BackendSetup, Topology};
-use lb_tests::traffic::{fetch, fetch_within};
+use lb_tests::traffic::{ConnectionPool, fetch, fetch_within};
 use lb_tests::wait::wait_until;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -213,4 +213,44 @@ fn another_vips_pool_serves_when_nobody_of_ones_own_can() {
 fn so_it_does_by_nat() {
     require_root!("e2e_ladder::so_it_does_by_nat", "nginx", "curl");
     another_pool_serves(Mode::Nat);
+}
+
+/// One backend is drained and lives, then the other fails: the slots that were the first one's lead older flows to it still,
+/// and new ones to the fallback. The sweep, once a second, must know them for flows of this vip.
+#[test]
+fn what_began_on_the_fallback_stays_while_a_drained_backend_lives() {
+    require_root!("e2e_ladder::what_began_on_the_fallback_stays_while_a_drained_backend_lives");
+    let builder = Site::builder(Topology::builder(), Mode::L2).families(&[Family::V4]);
+    let mut site = builder.kinds(&[Served::Echo]).start().unwrap();
+    let echo = site.vip(Served::Echo, Family::V4);
+    let (ip, port, spare) = (echo.ip(), echo.port(), site.net.backends()[2].addresses().v4);
+    site.lb.lb("backend remove echo4/b2").unwrap();
+    site.lb.lb(&format!("vip add spare {ip}:8080/tcp --mode l2 --probe tcp --probe-port {port}")).unwrap();
+    site.lb.lb(&format!("backend add spare/b2 {spare}")).unwrap();
+    site.lb.lb("vip set echo4 --fallback spare").unwrap();
+    wait_until("the spare", DEADLINE, || site.backend("spare", "b2").unwrap().share > 0.9).unwrap();
+    let older = ConnectionPool::new(echo, 40).open(site.client()).unwrap();
+    let stays = older.snapshot().live_per_backend["b0"];
+
+    site.lb.lb("backend drain echo4/b0").unwrap();
+    wait_until("drained", DEADLINE, || site.backend("echo4", "b0").unwrap().share == 0.0).unwrap();
+    site.net.backend_mut(1).kill();
+    wait_until("the fallback", DEADLINE, || rung(&site, "echo4") == Rung::Fallback).unwrap();
+    let newer = ConnectionPool::new(echo, 60).open(site.client()).unwrap();
+    let began = Instant::now();
+    while began.elapsed() < 4 * SECOND {
+        newer.wait_round(DEADLINE).unwrap();
+    }
+    let seen = newer.snapshot();
+    assert_eq!((seen.live, seen.broken, seen.live_per_backend["b2"]), (60, 0, 60), "{seen:?}");
+    assert_eq!(older.snapshot().live_per_backend["b0"], stays);
+
+    site.net.backend_mut(1).start().unwrap();
+    wait_until("the pool", DEADLINE, || rung(&site, "echo4") == Rung::Pool).unwrap();
+    let began = Instant::now();
+    while began.elapsed() < 3 * SECOND {
+        newer.wait_round(DEADLINE).unwrap();
+    }
+    let seen = newer.finish().unwrap();
+    assert_eq!((seen.live, seen.broken), (60, 0), "{seen:?}");
 }

@@ -12,6 +12,20 @@ pub struct Counter {
     pub bytes: u64,
 }
 
+/// What the node itself sends: each kind has a bucket of its own, so that no flood which asks for one silences another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What shows people the way: echo replies, and "hop limit used up". Anybody can ask for as many as he likes.
+    Signpost = 0,
+    /// What tells the client of a vip that nobody serves: resets, and "port unreachable".
+    Refusal = 1,
+    /// "Too big": a flow over a way of a smaller MTU stands still without it.
+    TooBig = 2,
+}
+
+/// How many kinds of [`Answer`] there are.
+pub const ANSWERS: u32 = 3;
+
 /// A token bucket of one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]

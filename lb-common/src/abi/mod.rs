@@ -20,7 +20,7 @@ pub mod word;
 use crate::limits;
 
 /// Version of all layouts together. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Name and default capacity of a map, as both sides know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,8 @@ maps! {
     TENANT_CREDIT: "LB_TENANT_CRED", limits::TENANTS, u32 => tenant::TenantCredit;
     /// Packets and bytes by tenant row and what the limits said, per CPU.
     TENANT_COUNTS: "LB_TENANT_CNTS", limits::TENANTS * tenant::COUNTS_PER_TENANT, u32 => counter::Counter;
-    /// The token bucket of ICMP messages that the node sends, per CPU.
-    ICMP_METER: "LB_ICMP_METER", 1, u32 => counter::Meter;
+    /// The token buckets of what the node itself sends, by [`counter::Answer`], per CPU.
+    ICMP_METER: "LB_ICMP_METER", counter::ANSWERS, u32 => counter::Meter;
     /// Who may send tunnelled packets to a backend (`lb decap`): balancers' addresses.
     DECAP_PEERS: "LB_DECAP_PEERS", 256, crate::addr::Addr => u32;
     /// Which inner destinations a backend accepts from a tunnel (`lb decap`): vip addresses.

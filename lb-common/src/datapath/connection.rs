@@ -82,7 +82,7 @@ fn looked_up<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T,
     if let Some(row) = remembered(bucket, &flow, slot.current(), parsed, &mut trail.moves, tables) {
         trail.choice = Choice::Remembered;
         if policy.pick() == Pick::Affinity && parsed.teaches() && !parsed.is_syn() {
-            trail.moves.displaced(select::learn(parsed, &flow, row, tables));
+            trail.moves.displaced(select::learn(parsed, &flow, row, tables, trail));
         }
         return row;
     }
@@ -123,7 +123,7 @@ fn looked_up<T: Tables>(parsed: &Parsed, slot: Slot, policy: Policy, tables: &T,
         && insert(bucket, &flow, row, state, parsed.sequence, &mut trail.moves, tables);
     if stored {
         if picked && !parsed.is_syn() && policy.pick() == Pick::Affinity {
-            trail.moves.displaced(select::learn(parsed, &flow, row, tables));
+            trail.moves.displaced(select::learn(parsed, &flow, row, tables, trail));
         }
         if !old {
             trail.choice = if aside {

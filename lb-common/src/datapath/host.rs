@@ -5,7 +5,7 @@ use super::packet::{OFFSET_MAX, Packet};
 use super::tables::{NO_ROW, Tables};
 use crate::abi::backend::BackendRow;
 use crate::abi::config::ConfigRow;
-use crate::abi::counter::{Counter, Meter};
+use crate::abi::counter::{ANSWERS, Answer, Counter, Meter};
 use crate::abi::egress::EgressRow;
 use crate::abi::flow::FlowBucket;
 use crate::abi::nat::NatRow;
@@ -136,8 +136,8 @@ pub struct HostTables {
     pub decap_peers: BTreeSet<[u32; 4]>,
     /// Known vips.
     pub decap_vips: BTreeSet<[u32; 4]>,
-    /// This CPU's meter.
-    pub meter: Cell<Meter>,
+    /// This CPU's meters.
+    pub meters: [Cell<Meter>; ANSWERS as usize],
     /// Tenants with limits.
     pub tenants: Vec<TenantRow>,
     /// What CPUs have in hand, by CPU and tenant row.
@@ -182,7 +182,7 @@ impl HostTables {
             nat: rows(2 * limits::NAT_PORTS as usize),
             decap_peers: BTreeSet::new(),
             decap_vips: BTreeSet::new(),
-            meter: Cell::new(Meter::default()),
+            meters: Default::default(),
             tenants: rows(16),
             tenant_credit: RefCell::default(),
             tenant_counts: RefCell::new(vec![Counter::default(); 16 * COUNTS_PER_TENANT as usize]),
@@ -295,10 +295,10 @@ impl Tables for HostTables {
             }
         }
     }
-    fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {
-        let mut meter = self.meter.get();
+    fn with_icmp_meter(&self, of: Answer, change: impl FnOnce(&mut Meter) -> bool) -> bool {
+        let mut meter = self.meters[of as usize].get();
         let allowed = change(&mut meter);
-        self.meter.set(meter);
+        self.meters[of as usize].set(meter);
         allowed
     }
     fn count(&self, reason: Reason, vip_row: u32, backend_row: u32, bytes: u64) {

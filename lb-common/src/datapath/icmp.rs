@@ -1,5 +1,6 @@
 //! What the node itself answers: an echo to a vip, "too big", "hop limit used up" and "port unreachable". At most one
-//! packet for one, never to an error, a fragment or a group address, and no more than [`ICMP_RATE_PPS`] per CPU.
+//! packet for one, never to an error, a fragment or a group address, and no more than [`ICMP_RATE_PPS`] of each kind
+//! ([`Answer`]) per CPU.
 
 use super::Halt;
 use super::forward::CUT;
@@ -12,6 +13,7 @@ use super::wire::icmp::{ICMP_HEADER, Icmp, v4, v6};
 use super::wire::ipv4::{IPV4, Ipv4};
 use super::wire::ipv6::{IPV6, Ipv6};
 use super::wire::transport::{ICMP, ICMPV6};
+use crate::abi::counter::Answer;
 use crate::addr::Addr;
 use crate::be::{Be16, Be32};
 use crate::limits::{ICMP_BURST_PACKETS, ICMP_RATE_PPS, ICMP4_QUOTE, ICMP6_QUOTE, OUTER_TTL};
@@ -21,13 +23,13 @@ use crate::reason::Reason;
 const MTU_FLOOR_V4: u16 = 576;
 const MTU_FLOOR_V6: u16 = 1280;
 
-/// Whether one more answer may go to this address now.
+/// Whether one more answer of a kind may go to this address now.
 #[inline(never)]
-pub(super) fn allowed<T: Tables>(to: &Addr, tables: &T) -> bool {
+pub(super) fn allowed<T: Tables>(to: &Addr, of: Answer, tables: &T) -> bool {
     let first = if to.is_v4() { to.0[3].to_ne_bytes()[0] } else { to.0[0].to_ne_bytes()[0] };
     let group = if to.is_v4() { first >= 224 || first == 0 || first == 127 } else { first == 0xff };
     let now_ns = tables.now_ns();
-    !group && tables.with_icmp_meter(|meter| meter.take(now_ns, ICMP_RATE_PPS, ICMP_BURST_PACKETS))
+    !group && tables.with_icmp_meter(of, |meter| meter.take(now_ns, ICMP_RATE_PPS, ICMP_BURST_PACKETS))
 }
 
 /// Answers an echo request to a vip's address in place.
@@ -37,7 +39,7 @@ pub fn echo<P: Packet, T: Tables>(
     parsed: &Parsed,
     tables: &T,
 ) -> Result<super::Verdict, Halt> {
-    if !allowed(&parsed.flow.src, tables) {
+    if !allowed(&parsed.flow.src, Answer::Signpost, tables) {
         return Err(Halt::drop(Reason::IcmpLimited));
     }
     let reply = if parsed.v4 { v4::ECHO_REPLY } else { v6::ECHO_REPLY };
@@ -70,7 +72,8 @@ pub fn too_big<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, mtu: u16, 
         return Halt::drop(Reason::TooBig);
     }
     let (kind, code) = if parsed.v4 { (v4::UNREACHABLE, v4::FRAGMENTATION_NEEDED) } else { (v6::TOO_BIG, 0) };
-    answer(packet, parsed, &Error { kind, code, rest: mtu.into(), reason: Reason::TooBigReplied }, tables)
+    let (of, reason) = (Answer::TooBig, Reason::TooBigReplied);
+    answer(packet, parsed, &Error { of, kind, code, rest: mtu.into(), reason }, tables)
 }
 
 /// Tells the sender that the packet's hops are used up.
@@ -80,7 +83,8 @@ pub fn hop_limit<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: 
         return Halt::drop(Reason::HopLimit);
     }
     let kind = if parsed.v4 { v4::TIME_EXCEEDED } else { v6::TIME_EXCEEDED };
-    answer(packet, parsed, &Error { kind, code: 0, rest: 0, reason: Reason::HopLimitReplied }, tables)
+    let (of, reason) = (Answer::Signpost, Reason::HopLimitReplied);
+    answer(packet, parsed, &Error { of, kind, code: 0, rest: 0, reason }, tables)
 }
 
 /// Tells the sender of a datagram that nobody takes it.
@@ -91,10 +95,12 @@ pub fn port_unreachable<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, t
     } else {
         (v6::UNREACHABLE, v6::PORT_UNREACHABLE)
     };
-    answer(packet, parsed, &Error { kind, code, rest: 0, reason: Reason::UnreachableReplied }, tables)
+    let (of, reason) = (Answer::Refusal, Reason::UnreachableReplied);
+    answer(packet, parsed, &Error { of, kind, code, rest: 0, reason }, tables)
 }
 
 struct Error {
+    of: Answer,
     kind: u8,
     code: u8,
     rest: u32,
@@ -104,7 +110,7 @@ struct Error {
 /// Turns the packet into an ICMP error about itself, from the vip to its sender.
 #[inline(never)]
 fn answer<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, error: &Error, tables: &T) -> Halt {
-    if !allowed(&parsed.flow.src, tables) {
+    if !allowed(&parsed.flow.src, error.of, tables) {
         return Halt::drop(Reason::IcmpLimited);
     }
     let reason = error.reason;

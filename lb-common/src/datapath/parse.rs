@@ -200,6 +200,8 @@ fn ipv6<P: Packet>(packet: &P, parsed: &mut Parsed) -> Result<(), Halt> {
         return Err(Halt::drop(Reason::Ipv6Header));
     }
     let next = header.next_header;
+    // Of a fragment this is all that is known; what the packet before had must not stand for it.
+    parsed.flow.protocol = next;
     match extensions(packet, parsed.l3 + IPV6, next, payload) {
         Ok((protocol, skipped)) => {
             parsed.flow.protocol = protocol;

@@ -1,8 +1,8 @@
 //! What becomes of a packet of a vip that nobody serves. Where the vip asks for it its client is told at once: a new
 //! connection is reset, and a datagram answered as if nobody listened on its port. All else is dropped.
 //!
-//! At most one packet for one, and as many as the meter of the node's ICMP messages allows: a flood of SYNs is answered as
-//! little as a flood of pings.
+//! At most one packet for one, and as many as the meter of refusals allows: a flood of SYNs is answered as little as a flood
+//! of pings, and takes nothing from the other messages of the node.
 
 use super::Halt;
 use super::icmp::{allowed, header_v4, header_v6, port_unreachable};
@@ -15,6 +15,7 @@ use super::wire::checksum::pseudo_header;
 use super::wire::ipv4::IPV4;
 use super::wire::ipv6::IPV6;
 use super::wire::transport::{ACK, FIN, Ports, RST, TCP, Tcp, UDP};
+use crate::abi::counter::Answer;
 use crate::abi::vip::VipRow;
 use crate::be::{Be16, Be32};
 use crate::reason::Reason;
@@ -40,7 +41,7 @@ pub fn unserved<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: &
 /// Turns a SYN into the reset that refuses it.
 #[inline(never)]
 fn reset<P: Packet, T: Tables>(packet: &mut P, parsed: &Parsed, tables: &T) -> Halt {
-    if !allowed(&parsed.flow.src, tables) {
+    if !allowed(&parsed.flow.src, Answer::Refusal, tables) {
         return Halt::drop(Reason::IcmpLimited);
     }
     match write_reset(packet, parsed) {

@@ -35,7 +35,7 @@ pub(super) fn pick<T: Tables>(parsed: &Parsed, flow: &Flow, current: u16, tables
     let Some(vip) = tables.vip(trail.vip_row) else { return current };
     let picked = match flow.policy.pick() {
         Pick::Flow | Pick::Source => 0,
-        Pick::Affinity => known_source(parsed, flow, tables),
+        Pick::Affinity => known_source(&source(parsed, flow, trail, tables), tables),
         Pick::Turn => by_turn(vip, tables),
         Pick::Least => with_fewer(vip, current, flow.hash, tables),
     };
@@ -84,20 +84,29 @@ fn load<T: Tables>(row: u16, tables: &T) -> (u64, u64) {
     (connections, weight.into())
 }
 
+/// A flow's source address at its vip, as if it were a flow. The slot is that of all vips of the vip's address, the entry is
+/// not: each vip has backends of its own, so those that share an address would take it from each other.
+#[inline(always)]
+fn source<T: Tables>(parsed: &Parsed, flow: &Flow, trail: &Trail, tables: &T) -> Flow {
+    // Golden ratio: an odd number, so no two rows give the same bucket, and its upper bits spread tag and way.
+    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let of_vip = (u64::from(trail.vip_row) + 1).wrapping_mul(SPREAD);
+    Flow { hash: source_hash(parsed, tables) ^ of_vip, ..*flow }
+}
+
 /// The backend that a source address was given last, if that was not too long ago; 0 = none.
 #[inline(always)]
-fn known_source<T: Tables>(parsed: &Parsed, flow: &Flow, tables: &T) -> u16 {
-    let flow = Flow { hash: source_hash(parsed, tables), ..*flow };
-    let Some(way) = place(&flow, tables) else { return 0 };
-    let known = is_source(way.entry, of_source(&flow, 0));
+fn known_source<T: Tables>(flow: &Flow, tables: &T) -> u16 {
+    let Some(way) = place(flow, tables) else { return 0 };
+    let known = is_source(way.entry, of_source(flow, 0));
     if known && way.trace().age_s(flow.now_s) < flow.policy.affinity_s() { way.entry.backend() } else { 0 }
 }
 
 /// Notes which backend a source address has, from now on; unless its place holds a live connection. Returns the entry that
 /// it took the place of, which may be free.
 #[inline(never)]
-pub(super) fn learn<T: Tables>(parsed: &Parsed, flow: &Flow, backend: u16, tables: &T) -> Entry {
-    let flow = Flow { hash: source_hash(parsed, tables), ..*flow };
+pub(super) fn learn<T: Tables>(parsed: &Parsed, flow: &Flow, backend: u16, tables: &T, trail: &Trail) -> Entry {
+    let flow = source(parsed, flow, trail, tables);
     let Some(way) = place(&flow, tables) else { return Entry::default() };
     let (age_s, alive) = (way.trace().age_s(flow.now_s), control(way.entry.backend(), tables).alive());
     let new = age_s != 0 || way.entry != of_source(&flow, backend);

@@ -2,7 +2,7 @@
 
 use crate::abi::backend::BackendRow;
 use crate::abi::config::ConfigRow;
-use crate::abi::counter::Meter;
+use crate::abi::counter::{Answer, Meter};
 use crate::abi::egress::EgressRow;
 use crate::abi::flow::FlowBucket;
 use crate::abi::nat::NatRow;
@@ -65,8 +65,8 @@ pub trait Tables {
     fn count_signal(&self, index: u32);
     /// Replaces `old` by `new` if it is still there.
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool;
-    /// Runs `change` on this CPU's meter of the node's own ICMP messages.
-    fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool;
+    /// Runs `change` on this CPU's meter of what the node itself sends of a kind.
+    fn with_icmp_meter(&self, of: Answer, change: impl FnOnce(&mut Meter) -> bool) -> bool;
     /// Counts a packet of `bytes` bytes: its reason, and the rows of its vip and backend where it has them
     /// ([`NO_ROW`] otherwise).
     fn count(&self, reason: Reason, vip_row: u32, backend_row: u32, bytes: u64);

@@ -221,7 +221,7 @@ fn without_vip_sources<'o>(
 }
 
 /// The vip on whose pool a vip falls back.
-fn lender<'s>(vip: &Vip, state: &'s State) -> Option<&'s Vip> {
+pub(super) fn lender<'s>(vip: &Vip, state: &'s State) -> Option<&'s Vip> {
     state.vips.get(vip.settings.ladder.fallback.as_ref()?).map(|vip| &**vip)
 }
 

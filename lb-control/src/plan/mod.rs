@@ -10,6 +10,7 @@ mod desired;
 mod diff;
 mod extent;
 mod layout;
+mod lending;
 pub mod memory;
 mod note;
 mod op;
@@ -27,6 +28,7 @@ pub use desired::{
     Desired, DesiredBackend, DesiredTenant, DesiredVip, Device, Footings, Observed, Way, desired,
 };
 pub use diff::{Plan, Problem, diff, diff_since};
+pub use lending::{Borrowers, borrowers};
 pub use op::{BackendContent, EgressContent, Key, Op, SlotChange, VipContent};
 pub use partial::{Last, changed, partial, touched};
 pub use settled::Settled;

@@ -11,7 +11,7 @@ use lb_common::abi::slot::Slot;
 use lb_common::addr::Mac;
 use lb_common::ids::BackendId;
 use lb_control::code::Code;
-use lb_control::plan::{Actual, Device, Op, Rows, SlotChange, Sweep};
+use lb_control::plan::{Actual, Borrowers, Device, Op, Rows, SlotChange, Sweep};
 use lb_control::suspicion::Reading;
 
 use super::fault::{Fault, Result};
@@ -149,8 +149,8 @@ impl Dataplane for Fake {
         let devices = lock(&self.devices);
         Ok(devices.values().filter_map(|(state, mode)| Some(attached(state, (*mode)?))).collect())
     }
-    fn sweep(&self, watched: Rows) -> Result<SweepReport> {
-        let report = sweep::sweep(&self.store, self.now_s(), watched, &mut || {});
+    fn sweep(&self, watched: Rows, borrowers: &Borrowers) -> Result<SweepReport> {
+        let report = sweep::sweep(&self.store, self.now_s(), watched, borrowers, &mut || {});
         *lock(&self.last_sweep) = Some(report.sweep.clone());
         Ok(report)
     }

@@ -16,7 +16,7 @@ use lb_common::abi::vip::VipKey;
 use lb_common::abi::{self, MapSpec};
 use lb_common::ids::BackendId;
 use lb_control::code::Code;
-use lb_control::plan::{Actual, Op, Rows, Sweep};
+use lb_control::plan::{Actual, Borrowers, Op, Rows, Sweep};
 use lb_control::suspicion::Reading;
 use nix::time::{ClockId, clock_gettime};
 
@@ -98,8 +98,8 @@ impl Dataplane for Kernel {
     fn attached(&self) -> Result<Vec<Attached>> {
         attach::attached_of(&self.pins)
     }
-    fn sweep(&self, watched: Rows) -> Result<SweepReport> {
-        let report = sweep::sweep(&self.store, self.now_s(), watched, &mut sys::grace_period);
+    fn sweep(&self, watched: Rows, borrowers: &Borrowers) -> Result<SweepReport> {
+        let report = sweep::sweep(&self.store, self.now_s(), watched, borrowers, &mut sys::grace_period);
         *lock(&self.last_sweep) = Some(report.sweep.clone());
         Ok(report)
     }

@@ -37,7 +37,7 @@ use lb_common::abi::word::Word;
 use lb_common::ids::BackendId;
 use lb_common::limits;
 use lb_control::limits::Limits;
-use lb_control::plan::{Actual, Op, Rows, Slots};
+use lb_control::plan::{Actual, Borrowers, Op, Rows, Slots};
 use lb_control::suspicion::Reading;
 
 pub use fault::{Fault, Result};
@@ -96,11 +96,12 @@ pub trait Dataplane: Send + Sync {
     fn attached(&self) -> Result<Vec<Attached>>;
 
     /// Scans flow and NAT table: forgets what is over, lets slots settle, and finds which of the `watched` rows are
-    /// still named. The next [`Dataplane::read`], and only that one, carries what it found.
+    /// still named. The next [`Dataplane::read`], and only that one, carries what it found. `borrowers`: whose flows may
+    /// be on whose backends.
     ///
     /// # Errors
     /// None but those of the environment.
-    fn sweep(&self, watched: Rows) -> Result<SweepReport>;
+    fn sweep(&self, watched: Rows, borrowers: &Borrowers) -> Result<SweepReport>;
 
     /// What traffic says of every backend that takes new flows, as counted so far.
     ///

@@ -5,7 +5,7 @@ use std::cell::{Cell, OnceCell};
 
 use lb_common::abi::backend::BackendRow;
 use lb_common::abi::config::ConfigRow;
-use lb_common::abi::counter::Meter;
+use lb_common::abi::counter::{ANSWERS, Answer, Meter};
 use lb_common::abi::egress::EgressRow;
 use lb_common::abi::flow::FlowBucket;
 use lb_common::abi::nat::NatRow;
@@ -32,7 +32,7 @@ pub(super) struct Overlay<'s> {
     nat: Copies<NatRow>,
     tenants: Copies<TenantRow>,
     tenant_credit: Cell<TenantCredit>,
-    meter: Cell<Meter>,
+    meters: [Cell<Meter>; ANSWERS as usize],
 }
 
 impl<'s> Overlay<'s> {
@@ -41,8 +41,8 @@ impl<'s> Overlay<'s> {
         let ports = store.calls.ports().unwrap_or_default();
         let (vips, backends) = (Copies::default(), Copies::default());
         let (flows, nat) = (Copies::default(), Copies::default());
-        let (tenants, tenant_credit, meter) = (Copies::default(), Cell::default(), Cell::default());
-        Self { store, now_ns, ingress, ports, vips, backends, flows, nat, tenants, tenant_credit, meter }
+        let (tenants, tenant_credit, meters) = (Copies::default(), Cell::default(), Default::default());
+        Self { store, now_ns, ingress, ports, vips, backends, flows, nat, tenants, tenant_credit, meters }
     }
 }
 
@@ -198,10 +198,10 @@ impl Tables for Overlay<'_> {
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
         word.compare_swap(old, new)
     }
-    fn with_icmp_meter(&self, change: impl FnOnce(&mut Meter) -> bool) -> bool {
-        let mut meter = self.meter.get();
+    fn with_icmp_meter(&self, of: Answer, change: impl FnOnce(&mut Meter) -> bool) -> bool {
+        let mut meter = self.meters[of as usize].get();
         let allowed = change(&mut meter);
-        self.meter.set(meter);
+        self.meters[of as usize].set(meter);
         allowed
     }
     fn count(&self, _reason: Reason, _vip_row: u32, _backend_row: u32, _bytes: u64) {}

@@ -17,17 +17,25 @@ use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::tenant::TenantRow;
 use lb_common::abi::vip::{Policy, VipRow, extent};
 use lb_common::datapath::flow_table::{Worth, worth};
-use lb_control::plan::Rows;
+use lb_control::plan::{Borrowers, Rows};
 
 use super::SweepReport;
 use super::store::Store;
 
-/// Sweeps everything. `grace_period` returns after every packet that was in the program when it was called has left.
-pub(super) fn sweep(store: &Store, now_s: u32, watched: Rows, grace_period: &mut dyn FnMut()) -> SweepReport {
+/// Sweeps everything. `borrowers`: whose flows may be on whose backends; `grace_period` returns after every packet that was
+/// in the program when it was called has left.
+pub(super) fn sweep(
+    store: &Store,
+    now_s: u32,
+    watched: Rows,
+    borrowers: &Borrowers,
+    grace_period: &mut dyn FnMut(),
+) -> SweepReport {
     let held = vec![false; store.slots.len()];
     let (nat_flows, ways_back) = (BTreeMap::new(), BTreeSet::new());
     let tenants = vec![[0; 2]; store.tenants.len()];
-    let mut run = Run { store, now_s, held, nat_flows, ways_back, tenants, report: SweepReport::default() };
+    let report = SweepReport::default();
+    let mut run = Run { store, now_s, borrowers, held, nat_flows, ways_back, tenants, report };
     run.report.sweep.watched = watched;
     let vips = run.vips();
     let pinned = run.end_windows(&vips);
@@ -55,6 +63,7 @@ struct Vip {
 struct Run<'s> {
     store: &'s Store,
     now_s: u32,
+    borrowers: &'s Borrowers,
     /// By slot index: whether a live entry names another backend than `current`.
     held: Vec<bool>,
     /// Rows of the NAT table by backend row.
@@ -69,10 +78,32 @@ struct Run<'s> {
 /// What is to be done with an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It lives; the slot index that it holds, if it names another backend than the slot.
-    Lives { held: Option<usize> },
+    /// It lives.
+    Lives,
     /// It is over, or says what its stable slot says anyway.
     Over,
+}
+
+/// The slot of an entry's flow, if it is a flow of a certain vip.
+struct Place {
+    policy: Policy,
+    index: usize,
+    slot: Slot,
+}
+
+/// Where an entry's flow belongs: to the vip of its backend or to one that borrowed the backend. The entry does not say
+/// which, so whoever asks must be right for each of them.
+fn places<'s>(store: &'s Store, borrowers: &'s Borrowers, entry: Entry) -> impl Iterator<Item = Place> + 's {
+    let backend = store.backends.get(entry.backend() as usize).filter(|row| row.identity.load() != 0);
+    let owner = backend.map(|row| Control(row.control.load()).vip_row());
+    let borrowed_by = owner.and_then(|row| borrowers.get(&row)).into_iter().flatten().copied();
+    owner.into_iter().chain(borrowed_by).filter_map(move |row| {
+        let vip = store.vips.get(row as usize).filter(|vip| vip.key.load() >> 32 & 1 != 0)?;
+        let (first, count) = extent(vip.table.load());
+        let index = first as usize + entry.slot() as usize;
+        let word = store.slots.get(index).filter(|_| entry.slot() < count)?;
+        Some(Place { policy: Policy(vip.policy.load()), index, slot: Slot(word.load()) })
+    })
 }
 
 impl Run<'_> {
@@ -124,7 +155,7 @@ impl Run<'_> {
                     self.meet(entry.backend(), 0);
                 }
                 match self.fate(flows, way, entry) {
-                    Fate::Lives { held } => self.keep(entry, held),
+                    Fate::Lives => self.keep(entry),
                     Fate::Over => doubtful.push((bucket, way, entry)),
                 }
             }
@@ -135,26 +166,14 @@ impl Run<'_> {
     /// What is to be done with an entry. The slot is read after the entry: if it is stable then, every packet of the
     /// flow went to `current` since, and a slot that moves after that begins with `previous` = this `current`.
     fn fate(&self, flows: &FlowBucket, way: usize, entry: Entry) -> Fate {
-        let Some((control, vip)) = self.owner(entry.backend()) else { return Fate::Over };
-        let policy = Policy(vip.policy.load());
+        let Some((control, _)) = self.owner(entry.backend()) else { return Fate::Over };
         let age_s = Trace(flows.traces[way].load()).age_s(self.now_s);
-        if worth(entry, age_s, policy, control.alive()) == Worth::Nothing {
-            return Fate::Over;
-        }
-        // A source address that comes back gets another backend: one that drains is not waited for.
-        if !entry.is_flow() {
-            return if control.takes_new() { Fate::Lives { held: None } } else { Fate::Over };
-        }
-        let (first, count) = extent(vip.table.load());
-        let index = first as usize + entry.slot() as usize;
-        let Some(word) = self.store.slots.get(index).filter(|_| entry.slot() < count) else {
-            return Fate::Over;
+        let lives = |Place { policy, slot, .. }: Place| {
+            worth(entry, age_s, policy, control.alive()) != Worth::Nothing
+                // A source address that comes back gets another backend: one that drains is not waited for.
+                && if entry.is_flow() { policy.always() || !slot.is_stable() } else { control.takes_new() }
         };
-        let slot = Slot(word.load());
-        if slot.is_stable() && !policy.always() {
-            return Fate::Over;
-        }
-        Fate::Lives { held: (slot.current() != entry.backend()).then_some(index) }
+        if places(self.store, self.borrowers, entry).any(lives) { Fate::Lives } else { Fate::Over }
     }
 
     /// A backend row's control word and its vip, both in use.
@@ -165,14 +184,15 @@ impl Run<'_> {
         (vip.key.load() >> 32 & 1 != 0).then_some((control, vip))
     }
 
-    fn keep(&mut self, entry: Entry, held: Option<usize>) {
+    /// Counts an entry that lives, and has the slots wait that would lead its flow elsewhere.
+    fn keep(&mut self, entry: Entry) {
         if !entry.is_flow() {
             return;
         }
         self.report.tracked_flows += 1;
         *self.report.flows.entry(entry.backend()).or_default() += 1;
-        if let Some(index) = held {
-            self.held[index] = true;
+        for Place { index, slot, .. } in places(self.store, self.borrowers, entry) {
+            self.held[index] |= slot.current() != entry.backend();
         }
     }
 
@@ -195,11 +215,7 @@ impl Run<'_> {
         // It changed under us: whatever it is now counts, and what it names is named.
         let now = Entry(flows.entries[way].load());
         if now.state() != EntryState::Free {
-            let held = match self.fate(flows, way, now) {
-                Fate::Lives { held } => held,
-                Fate::Over => None,
-            };
-            self.keep(now, held);
+            self.keep(now);
         }
     }
 
@@ -301,11 +317,14 @@ impl Run<'_> {
         self.store.tenants.get(row as usize)
     }
 
-    /// Pinned slots that no entry holds become stable.
+    /// Pinned slots that no entry holds become stable; but where a backend is on trial, its new connections are counted
+    /// only as long as packets look at more than the slot.
     fn settle_slots(&mut self, pinned: &[(usize, Slot)]) {
         for (index, slot) in pinned {
             let word = &self.store.slots[*index];
-            if !self.held[*index] && word.compare_swap(slot.0, Slot::stable(slot.current()).0) {
+            let backend = self.store.backends.get(slot.current() as usize);
+            let tried = backend.is_some_and(|row| row.trial_cps.load() != 0);
+            if !self.held[*index] && !tried && word.compare_swap(slot.0, Slot::stable(slot.current()).0) {
                 self.report.settled_slots += 1;
             }
         }

@@ -18,7 +18,9 @@ use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
 use lb_common::limits::SLOTS_PER_VIP;
 use lb_common::maglev::{Candidate, build};
-use lb_control::plan::{BackendContent, EgressContent, Key, Op, RowLimits, Rows, TenantContent, VipContent};
+use lb_control::plan::{
+    BackendContent, Borrowers, EgressContent, Key, Op, RowLimits, Rows, TenantContent, VipContent,
+};
 use lb_userspace::dataplane::kernel::Kernel;
 use lb_userspace::dataplane::{AttachMode, Dataplane, Options};
 
@@ -160,7 +162,7 @@ impl Plane {
     /// # Errors
     /// When the maps cannot be read.
     pub fn remembered(&self) -> Result<u64> {
-        let report = self.kernel.sweep(Rows::default()).context("scan the flow table")?;
+        let report = self.kernel.sweep(Rows::default(), &Borrowers::new()).context("scan the flow table")?;
         Ok(report.flows.values().sum())
     }
 

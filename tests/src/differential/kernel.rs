@@ -101,7 +101,7 @@ pub struct Kernel {
     tenant_counts: PerCpuArray<MapData, [u64; 2]>,
     signals: PerCpuArray<MapData, u64>,
     ports: HashMap<MapData, u32, u32>,
-    meter: PerCpuArray<MapData, [u64; 2]>,
+    meters: PerCpuArray<MapData, [u64; 2]>,
     reasons: PerCpuArray<MapData, [u64; 2]>,
     vip_counts: PerCpuArray<MapData, [u64; 2]>,
     backend_counts: PerCpuArray<MapData, [u64; 2]>,
@@ -138,7 +138,7 @@ impl Kernel {
             tenant_counts: take(&mut ebpf, &abi::TENANT_COUNTS)?,
             signals: take(&mut ebpf, &abi::SIGNALS)?,
             ports: take(&mut ebpf, &abi::PORTS)?,
-            meter: take(&mut ebpf, &abi::ICMP_METER)?,
+            meters: take(&mut ebpf, &abi::ICMP_METER)?,
             reasons: take(&mut ebpf, &abi::REASON_COUNTS)?,
             vip_counts: take(&mut ebpf, &abi::VIP_COUNTS)?,
             backend_counts: take(&mut ebpf, &abi::BACKEND_COUNTS)?,
@@ -170,10 +170,13 @@ impl Kernel {
             None if self.ports.get(&INGRESS, 0).is_ok() => self.ports.remove(&INGRESS)?,
             None => {}
         }
-        let Meter { refilled_ns, tokens } = tables.meter.get();
         let cpus = aya::util::nr_cpus().map_err(|(what, error)| anyhow!("{what}: {error}"))?;
-        let values = PerCpuValues::try_from(vec![[refilled_ns, tokens]; cpus])?;
-        Ok(self.meter.set(0, values, 0)?)
+        for (index, meter) in (0..).zip(&tables.meters) {
+            let Meter { refilled_ns, tokens } = meter.get();
+            let values = PerCpuValues::try_from(vec![[refilled_ns, tokens]; cpus])?;
+            self.meters.set(index, values, 0)?;
+        }
+        Ok(())
     }
 
     /// Compares every table that the program writes and every counter; of the NAT table only the rows whose control
@@ -193,9 +196,11 @@ impl Kernel {
             self.slots.compare(tables.slots.iter().map(|slot| [slot.load()]).enumerate())?;
         }
         let cpu = nix::sched::sched_getcpu()?;
-        let Meter { refilled_ns, tokens } = tables.meter.get();
-        let found = self.meter.get(&0, 0)?[cpu];
-        ensure!(found == [refilled_ns, tokens], "meter: kernel {found:?}, host {:?}", tables.meter.get());
+        for (index, meter) in (0..).zip(&tables.meters) {
+            let Meter { refilled_ns, tokens } = meter.get();
+            let found = self.meters.get(&index, 0)?[cpu];
+            ensure!(found == [refilled_ns, tokens], "meter {index}: kernel {found:?}, host {:?}", meter.get());
+        }
         for ((_, row), host) in tables.tenant_credit.borrow().iter() {
             let found = self.tenant_credit.get(row, 0)?[cpu];
             let host = [host.credit[0], host.credit[1], host.credit[2], host.unused];

@@ -245,11 +245,12 @@ impl World {
     pub fn change(&mut self, rng: &mut Rng) {
         let tables = &self.tables;
         tables.config.bypass.store(u64::from(rng.u8(0..40) == 0));
-        let meter = match rng.u8(0..4) {
-            0 => Meter { refilled_ns: tables.now_ns.get(), tokens: rng.u64(0..3_000_000_000) },
-            _ => Meter::default(),
-        };
-        tables.meter.set(meter);
+        for meter in &tables.meters {
+            meter.set(match rng.u8(0..4) {
+                0 => Meter { refilled_ns: tables.now_ns.get(), tokens: rng.u64(0..3_000_000_000) },
+                _ => Meter::default(),
+            });
+        }
         for tenant in 1..=TENANTS {
             self.limits(tenant, rng);
         }

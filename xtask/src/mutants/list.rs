@@ -145,6 +145,7 @@ mutations! {
             => "if false {";
         "a TCP header may end beyond the packet": "|| header_length > left" => "";
         "a UDP length may lie": "|| length > left" => "";
+        "a fragment has the protocol of the packet before it": "parsed.flow.protocol = next;" => "";
         "fragments are taken for whole": "if header.is_fragment() {" => "if false {";
         "extension headers may end beyond the packet": "if skipped > payload {" => "if false {";
         "an ICMP error may quote another's packet": "if src != parsed.flow.dst {" => "if false {";
@@ -176,9 +177,13 @@ mutations! {
     }
     "datapath/icmp.rs" {
         "groups are answered": "!group && tables.with_icmp_meter(" => "tables.with_icmp_meter(";
+        "pings use up what tells the MTU": "tables.with_icmp_meter(of, |" => "tables.with_icmp_meter(Answer::Signpost, |";
         "errors are answered with errors": "if !df || parsed.content != Content::Segment {" => "if !df {";
         "an MTU under the floor is told": "let mtu = if mtu < floor { floor } else { mtu };" => "";
         "the answer's checksum misses its pseudo header": "pseudo.join(icmp_header(error))" => "icmp_header(error)";
+    }
+    "datapath/select.rs" {
+        "vips of one address share the entry of a client": "source_hash(parsed, tables) ^ of_vip" => "source_hash(parsed, tables) ^ of_vip & 0";
     }
     "datapath/decap.rs" {
         "anybody may tunnel": "if !tables.decap_peer(&outer.flow.src) {" => "if false {";

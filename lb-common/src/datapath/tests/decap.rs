@@ -19,8 +19,13 @@ fn tables() -> HostTables {
 }
 
 fn run(bytes: &[u8]) -> (Verdict, Vec<u8>) {
+    run_after(bytes, &mut Parsed::default())
+}
+
+/// Runs a packet on a CPU whose notes are those of the packet before.
+fn run_after(bytes: &[u8], notes: &mut Parsed) -> (Verdict, Vec<u8>) {
     let mut packet = HostFrame::new(bytes);
-    let verdict = decap::run(&mut packet, &tables(), &mut Parsed::default());
+    let verdict = decap::run(&mut packet, &tables(), notes);
     (verdict, packet.bytes().to_vec())
 }
 
@@ -137,6 +142,26 @@ fn what_is_cut_off_or_inconsistent_inside_is_refused() {
                 (bytes[2], bytes[at]) = (0, value);
                 assert_eq!(verdict(bytes), malformed);
             }
+        }
+    }
+}
+
+/// A backend's own traffic: the answer to its question, in fragments, between packets of the tunnel.
+#[test]
+fn a_fragment_is_not_judged_by_the_packet_before_it() {
+    for tunnel in [V4, V6] {
+        let tunnelled = framed(&outer(tunnel, &inner(V6)));
+        let behind = |first: u8, bytes: &[u8]| {
+            let bytes = bytes.to_vec();
+            framed(&Packet::new(V6.client, V6.backend, Content::Raw { protocol: first, bytes }))
+        };
+        // A fragment of UDP at once, and one behind hop-by-hop options.
+        let fragment = [17, 0, 0, 1, 0, 0, 0, 7, 1, 2, 3, 4, 5, 6, 7, 8];
+        let options = [&[44, 0, 1, 4, 0, 0, 0, 0], &fragment[..]].concat();
+        for plain in [behind(44, &fragment), behind(0, &options)] {
+            let mut notes = Parsed::default();
+            assert_eq!(run_after(&tunnelled, &mut notes).0, Verdict::Pass(Reason::DecapUnwrapped));
+            assert_eq!(run_after(&plain, &mut notes), (Verdict::Pass(Reason::DecapNotTunnel), plain));
         }
     }
 }

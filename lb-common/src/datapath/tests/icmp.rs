@@ -3,6 +3,8 @@
 use super::shape::{Content, Packet, assert_sound, frame};
 use super::site::{CLIENT_MAC, HOP_MAC, NODE_MAC, OUT_MAC, Site, V4, V6, tcp, udp};
 use crate::abi::backend::Mode;
+use crate::abi::slot::Slot;
+use crate::abi::vip::VipRow;
 use crate::datapath::Verdict;
 use crate::limits::{ICMP_BURST_PACKETS, ICMP_RATE_PPS};
 use crate::reason::Reason;
@@ -55,6 +57,32 @@ fn answers_are_limited_and_the_bucket_fills_again() {
     assert_eq!(short.verdict, Verdict::Drop(Reason::IcmpLimited));
     site.tables.now_ns.set(site.tables.now_ns.get() + 10 * 1_000_000_000 / ICMP_RATE_PPS);
     assert_eq!(answered(100), 10);
+}
+
+/// A flood that asks for one kind of answer silences no other: uploads over a tunnel must be told the MTU.
+#[test]
+fn each_kind_of_answer_has_a_meter_of_its_own() {
+    let site = Site::new(Mode::Ipip, V4, V4);
+    site.tables.vips.iter().for_each(|row| row.unserved.store(VipRow::REFUSED));
+    let hop = Packet { hops: 1, ..site.packet(tcp("A", 1, 0)) };
+    // What asks for an answer, the backend that serves then, and another packet that asks for the same kind.
+    let asked = [
+        (echo(&site, 8), 1, hop, Reason::EchoReplied),
+        (site.packet(tcp("S", 1, 0)), 0, site.packet(udp(9)), Reason::ResetReplied),
+        (site.packet(tcp("A", 1, 1_441)), 1, site.packet(udp(1_460)), Reason::TooBigReplied),
+    ];
+    for first in 0..3 {
+        site.tables.now_ns.set(site.tables.now_ns.get() + 1_000_000_000);
+        for (flood, row, other, answer) in asked.iter().cycle().skip(first).take(3) {
+            site.slots(Slot::stable(*row));
+            for _ in 0..ICMP_BURST_PACKETS {
+                assert_eq!(site.send_packet(flood).verdict, Verdict::Transmit(*answer), "after {first} others");
+            }
+            for packet in [flood, other] {
+                assert_eq!(site.send_packet(packet).verdict, Verdict::Drop(Reason::IcmpLimited), "{answer:?}");
+            }
+        }
+    }
 }
 
 #[test]

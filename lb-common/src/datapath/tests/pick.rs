@@ -145,6 +145,32 @@ fn affinity_outlives_a_change_of_the_pool_for_its_time() {
     assert_eq!(connect(&site, client, 5), before);
 }
 
+/// HTTP/3 beside HTTP/2: a client's backend at one of them is not forgotten because it talks to the other.
+#[test]
+fn vips_of_one_address_have_an_affinity_each() {
+    let times = Timeouts { affinity_s: 60, ..Timeouts::default() };
+    let mut site = roomy(always(Pick::Affinity).with_timeouts(times), evenly);
+    // The UDP vip has a backend of its own, behind a table of the same size.
+    site.tables.slots.extend((0..SLOTS).map(|_| word(Slot::stable(2).0)));
+    site.tables.vips[2].table.store(extent_word(SLOTS as u32, SLOTS as u32));
+    let datagram = |client: (u8, u8)| {
+        let content = Content::Udp { ports: (9, 53), checksum: true, data: vec![7; 9] };
+        let src = format!("198.51.{}.{}", client.0, client.1).parse().unwrap();
+        site.send_packet(&Packet { src, ..site.packet(content) }).trail.backend_row
+    };
+    let clients: Vec<(u8, u8)> = (1..=100).map(|host| (100, host)).collect();
+    let before: Vec<usize> = clients.iter().map(|client| connect(&site, *client, 1)).collect();
+    assert!(clients.iter().all(|client| datagram(*client) == 2));
+    let known = |site: &Site| {
+        let entries = site.tables.flows.iter().flat_map(|bucket| &bucket.entries);
+        entries.filter(|word| Entry(word.load()).state() == EntryState::Affinity).count()
+    };
+    assert!(known(&site) > 195, "of 200, as far as places of two clients do not meet: {}", known(&site));
+    site.tables.slots[..SLOTS].iter().for_each(|slot| slot.store(Slot::stable(10).0));
+    let kept = clients.iter().zip(&before).filter(|(client, was)| connect(&site, **client, 2) == **was);
+    assert!(kept.count() > 95);
+}
+
 #[test]
 fn a_handshake_that_is_not_finished_is_no_affinity() {
     let times = Timeouts { affinity_s: 60, ..Timeouts::default() };

@@ -100,6 +100,20 @@ fn two() -> Node {
 }
 
 #[test]
+fn the_sweep_is_told_who_may_borrow_of_whom() {
+    let mut node = two();
+    let row = |node: &Node, vip: &str| {
+        let id = node.state.vips[vip].id;
+        *node.memory.actual.vips.iter().find(|(_, content)| content.id == id).unwrap().0
+    };
+    let (spare, web) = (row(&node, "spare"), row(&node, "web"));
+    let borrowers = |node: &Node| crate::plan::borrowers(&node.state, &node.memory.actual);
+    assert_eq!(borrowers(&node), [(spare, [web].into())].into());
+    accept(&mut node.state, r#"{"kind":"vip_set","name":"web","ladder":{"fallback":""}}"#);
+    assert_eq!(borrowers(&node), [].into());
+}
+
+#[test]
 fn another_vips_pool_serves_as_far_as_it_can() {
     let mut node = two();
     let own = ["b0", "b1", "b2"].map(|name| node.id(name));

@@ -58,7 +58,7 @@ fn put(store: &Store, way: usize, slot: u32, backend: u16, state: EntryState, ag
 }
 
 fn run(store: &Store) -> SweepReport {
-    sweep(store, NOW, Rows::default(), &mut || {})
+    sweep(store, NOW, Rows::default(), &Borrowers::new(), &mut || {})
 }
 
 #[test]
@@ -73,6 +73,20 @@ fn a_window_that_is_over_settles() {
     assert_eq!(slot(&store, 2), Slot::stable(3));
     assert_eq!((report.settled_slots, report.moving_slots[&VIP]), (2, 1));
     assert_eq!(report.pinned_slots, BTreeMap::new());
+}
+
+/// A window may be shorter than a trial: a stable slot would give the backend all of its new connections, uncounted.
+#[test]
+fn a_slot_of_a_backend_on_trial_settles_only_when_the_trial_is_over() {
+    let store = store_with(Tracking::Auto);
+    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 5 }]).unwrap();
+    set_slot(&store, 0, Slot::moving(2, 1, NOW));
+    set_slot(&store, 1, Slot::moving(3, 2, NOW));
+    let report = run(&store);
+    assert_eq!((slot(&store, 0), slot(&store, 1)), (Slot::pinned(2), Slot::stable(3)));
+    assert_eq!((report.settled_slots, report.pinned_slots[&VIP]), (1, 1));
+    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 0 }]).unwrap();
+    assert_eq!((run(&store).settled_slots, slot(&store, 0)), (1, Slot::stable(2)));
 }
 
 #[test]
@@ -164,7 +178,7 @@ fn an_entry_that_was_just_made_is_not_forgotten() {
     set_slot(&store, 0, Slot::moving(2, 1, NOW + 9));
     put(&store, 0, 0, 1, EntryState::Probation, IDLE * 2);
     let mut waits = 0;
-    let report = sweep(&store, NOW, Rows::default(), &mut || {
+    let report = sweep(&store, NOW, Rows::default(), &Borrowers::new(), &mut || {
         waits += 1;
         if waits == 2 {
             store.flows[5].traces[0].store(Trace::new(NOW, 0).0);
@@ -179,7 +193,7 @@ fn a_late_insert_keeps_its_slot_pinned() {
     let store = store_with(Tracking::Auto);
     set_slot(&store, 0, Slot::moving(2, 1, NOW));
     let mut waits = 0;
-    sweep(&store, NOW, Rows::default(), &mut || {
+    sweep(&store, NOW, Rows::default(), &Borrowers::new(), &mut || {
         waits += 1;
         if waits == 1 {
             put(&store, 0, 0, 1, EntryState::Probation, 0);
@@ -195,7 +209,7 @@ fn a_slot_that_changes_under_the_sweep_waits() {
     set_slot(&store, 0, Slot::moving(3, 1, NOW + 50));
     put(&store, 0, 0, 3, EntryState::Confirmed, 0);
     let mut waits = 0;
-    sweep(&store, NOW, Rows::default(), &mut || {
+    sweep(&store, NOW, Rows::default(), &Borrowers::new(), &mut || {
         waits += 1;
         if waits == 2 {
             // Backend 1 died: the next change pins the slot at once.
@@ -233,7 +247,7 @@ fn a_row_that_is_being_filled_is_left_alone() {
     let store = store_with(Tracking::Always);
     put_nat(&store, 5, 2, NatState::Claimed, 0);
     let mut waits = 0;
-    let report = sweep(&store, NOW, Rows::default(), &mut || {
+    let report = sweep(&store, NOW, Rows::default(), &Borrowers::new(), &mut || {
         waits += 1;
         if waits == 2 {
             put_nat(&store, 5, 2, NatState::Live, 0);
@@ -252,7 +266,7 @@ fn watched_rows_that_are_named_are_said() {
         backends: (1..=3).map(|row| (row, BackendId(row.into()))).collect(),
         egresses: [(8, content), (9, content)].into(),
     };
-    let report = sweep(&store, NOW, watched.clone(), &mut || {});
+    let report = sweep(&store, NOW, watched.clone(), &Borrowers::new(), &mut || {});
     let named = |row| report.sweep.referenced.backends.contains_key(&row);
     assert_eq!([1, 2, 3].map(named), [true, true, false]);
     assert_eq!(report.sweep.referenced.egresses.keys().collect::<Vec<_>>(), [&8]);
@@ -306,11 +320,79 @@ fn what_comes_under_the_scan_is_no_error_of_the_count() {
     store.tenants[2].connections.store(1);
     let mut first = true;
     // The first grace period is before the counts are read, the second after the scan.
-    sweep(&store, NOW, Rows::default(), &mut || {
+    sweep(&store, NOW, Rows::default(), &Borrowers::new(), &mut || {
         if !std::mem::take(&mut first) {
             put(&store, 1, 1, 2, EntryState::Syn, 0);
             store.tenants[2].connections.add(1);
         }
     });
     assert_eq!(counted(&store), (2, 0));
+}
+
+/// Row of a vip that falls back on the other one, its first slot, and its own backend.
+const WEB: u16 = 4;
+const WEB_FIRST: u32 = 400;
+const WEB_OWN: u16 = 11;
+
+/// The vip of [`store_with`], whose backend 1 the vip `WEB` may borrow.
+fn lending(tracking: Tracking) -> (Store, Borrowers) {
+    let store = store_with(tracking);
+    let key = Key { address: "203.0.113.10".parse().unwrap(), port: 8080, protocol: 6 };
+    let policy = Policy::new(Tracking::Auto, false, false, 2 * IDLE as u16);
+    let extent = (WEB_FIRST, 251);
+    let content = VipContent { id: VipId(8), tenant: TenantId(1), key, extent, policy, refuses: false };
+    let control = Control::new(ALIVE, Mode::Nat, 0, WEB, Be16::from_raw(0));
+    let own = BackendContent { control, ..backend(WEB_OWN, ALIVE) };
+    let ops =
+        [Op::WriteVip { row: WEB, content }, Op::WriteBackend { row: WEB_OWN, content: own }];
+    maps::apply(&store, &ops).unwrap();
+    (0..251).for_each(|number| set_slot(&store, number, Slot::stable(2)));
+    (store, Borrowers::from([(VIP, [WEB].into())]))
+}
+
+fn web_slot(store: &Store, number: u32) -> &lb_common::abi::word::Word {
+    &store.slots[(WEB_FIRST + number) as usize]
+}
+
+fn run_lending((store, borrowers): &(Store, Borrowers)) -> SweepReport {
+    sweep(store, NOW, Rows::default(), borrowers, &mut || {})
+}
+
+/// Its own backend drained, and lives; then the other failed: what was its slot's is within its window, and new flows of it
+/// go to the lender's backend, whose own slots are all stable.
+#[test]
+fn a_flow_on_a_borrowed_backend_is_judged_by_its_own_vips_slot() {
+    let lent = lending(Tracking::Auto);
+    let (store, _) = &lent;
+    web_slot(store, 9).store(Slot::moving(1, WEB_OWN, NOW + 800).0);
+    put(store, 0, 9, 1, EntryState::Syn, 0);
+    put(store, 1, 9, 1, EntryState::Confirmed, 2 * IDLE - 1);
+    put(store, 2, 9, 1, EntryState::Confirmed, 2 * IDLE);
+    put(store, 3, 10, 1, EntryState::Confirmed, 0);
+    let report = run_lending(&lent);
+    // The last two: idle for longer than either vip allows, and of a slot that is stable in both.
+    assert_eq!((report.tracked_flows, report.forgotten_flows), (2, 2));
+    assert_eq!(Entry(store.flows[5].entries[0].load()).backend(), 1);
+    // The window is over: the slot says the same, settles, and the entries are needless.
+    web_slot(store, 9).store(Slot::moving(1, WEB_OWN, NOW).0);
+    run_lending(&lent);
+    assert_eq!(Slot(web_slot(store, 9).load()), Slot::stable(1));
+    assert_eq!(run_lending(&lent).tracked_flows, 0);
+}
+
+/// The pool is back: a flow that showed itself on the borrowed backend stays there beyond the window.
+#[test]
+fn a_flow_on_a_borrowed_backend_keeps_its_own_vips_slot_pinned() {
+    for tracking in [Tracking::Auto, Tracking::Always] {
+        let lent = lending(tracking);
+        let (store, _) = &lent;
+        web_slot(store, 9).store(Slot::moving(WEB_OWN, 1, NOW).0);
+        put(store, 0, 9, 1, EntryState::Confirmed, 0);
+        let report = run_lending(&lent);
+        assert_eq!(Slot(web_slot(store, 9).load()), Slot::pinned(WEB_OWN), "{tracking:?}");
+        assert_eq!((report.tracked_flows, report.pinned_slots[&WEB]), (1, 1));
+        store.flows[5].entries[0].store(0);
+        run_lending(&lent);
+        assert_eq!(Slot(web_slot(store, 9).load()), Slot::stable(WEB_OWN), "{tracking:?}");
+    }
 }
