@@ -207,7 +207,7 @@ codes! {
         "Name a free ADDRESS:PORT of this node with --health-listen, or leave it out.";
 
     CommandRate 3030 "too many commands came at once"
-        "Nothing was changed. Wait as long as the header Retry-After says, or put the changes into one document for `lb apply`.";
+        "This request changed nothing. Wait as long as the header Retry-After says, or put the changes into one document for `lb apply`.";
 
     NoDataPlane 4001 "this `lb` was built without its data plane"
         "Run `cargo xtask build`.";
@@ -277,7 +277,7 @@ codes! {
     OutcomeUnknown 5016 "whether the change was made is not known"
         "Send it again with the same Idempotency-Key: it is applied once, whatever became of the first one. `lb` does so by itself.";
     JournalAway 5017 "the journal cannot be read"
-        "Nothing was changed. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
+        "This request changed nothing. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
     JournalArchived 5020 "what is asked for was archived, and is no longer in the archive"
         "Put the segments that were taken away back into `journal/archive/` in the state directory. A start that lacks them because every snapshot is gone or damaged needs them beside the others, in `journal/`.";
     ViewBehind 5030 "the view did not come to the wanted revision in time"

@@ -89,7 +89,7 @@ async fn document(body: Bytes) -> Result<Apply, Problem> {
 }
 
 async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answer, Problem> {
-    node.rates.admit(&node.engine.state(), &request.command, &request.actor, Instant::now())?;
+    node.rates.admit(&node.engine.state(), &request, Instant::now())?;
     if options.dry_run {
         let touched = lb_control::decide::touched(&node.engine.state(), &request.command).revision;
         return Ok((etag(touched), rehearse(node, request.command).await?));

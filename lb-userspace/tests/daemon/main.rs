@@ -5,6 +5,7 @@ mod bench;
 mod changes;
 mod commands;
 mod documents;
+mod doubt;
 mod faults;
 mod past;
 mod readers;
