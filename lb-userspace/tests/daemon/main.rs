@@ -10,3 +10,4 @@ mod faults;
 mod past;
 mod readers;
 mod reading;
+mod rollback;
