@@ -102,6 +102,8 @@ codes! {
         "A key stands for one command: leave it out, or make a new one for each (`lb` does so by itself).";
     Stale 1035 "what the command touches has changed since"
         "Look at it again, then send the command with the revision that the message names, or without one.";
+    AppliedUnread 1095 "the command was applied before, but its record cannot be read"
+        "It is in force: do not send it with another key. `lb history` says what became of it; `lb log verify` whether the journal is damaged.";
     BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
         "docs/guide/config.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
     BackupFixed 1051 "whether a backend is a backup cannot change"

@@ -160,15 +160,15 @@ impl<S: EventStore> Writer<S> {
         if let Some(first) = lately.find(|accepted| accepted.record.revision == known.revision) {
             return Ok(first.clone());
         }
-        let found = self.log.read(known.before, 1);
-        let record = found.map_err(|error| Problem::new(Code::JournalAway, error.to_string()))?.pop();
-        let record = record.filter(|record| record.revision == known.revision);
-        let record = record.ok_or_else(|| {
-            // Its segment was archived: what it did is known, but not in what words.
+        // Its segment may be in no archive any more: that it was done is known, but not in what words.
+        let unread = |why: String| {
             let text =
-                format!("it was applied at revision {}, which the journal no longer keeps", known.revision);
-            Problem::new(Code::KeyReused, text).at("Idempotency-Key")
-        })?;
+                format!("it was applied at revision {}, and cannot be read again: {why}", known.revision);
+            Problem::new(Code::AppliedUnread, text).at("Idempotency-Key")
+        };
+        let record = self.log.read(known.before, 1).map_err(|error| unread(error.to_string()))?.pop();
+        let record = record.filter(|record| record.revision == known.revision);
+        let record = record.ok_or_else(|| unread("the journal no longer keeps it".to_owned()))?;
         Ok(Accepted { record, touched: touched(&batch.tail, command).revision, states: None })
     }
 
