@@ -298,6 +298,32 @@ async fn a_disk_that_hangs_is_said_to_be_in_doubt() {
     assert_eq!((again.record.revision, store.store.records().len()), (1, 1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_is_not_done() {
+    let (mut engine, store) = watched();
+    engine.patience = Duration::from_millis(50);
+    let (begun, given_up);
+    {
+        let held = store.closed();
+        begun = ask(&engine, from("ann", tenant("begun")));
+        block_until("its append begins", || store.appends.load(Ordering::SeqCst) == 1);
+        given_up = ask(&engine, keyed(tenant("late"), "k"));
+        block_until("both were told that nobody knows", || begun.is_finished() && given_up.is_finished());
+        drop(held);
+    }
+    assert!(begun.await.unwrap().unwrap_err().is(Code::OutcomeUnknown));
+    assert!(given_up.await.unwrap().unwrap_err().is(Code::OutcomeUnknown));
+    engine.patience = PATIENCE;
+    engine.submit(from("ann", tenant("after"))).await.unwrap();
+    let state = engine.state();
+    assert_eq!(state.tenants.keys().collect::<Vec<_>>(), ["after", "begun", "default"]);
+    assert_eq!(
+        engine.submit(keyed(tenant("late"), "k")).await.unwrap().record.revision,
+        3,
+        "its key is free"
+    );
+}
+
 #[tokio::test]
 async fn a_store_that_another_wrote_to_is_read_again() {
     let (engine, store) = engine();

@@ -122,6 +122,16 @@ impl<S: EventStore> Writer<S> {
     }
 
     fn decide(&self, batch: &mut Batch, request: Request, to: oneshot::Sender<Result<Accepted, Problem>>) {
+        // Whoever asked was told that nobody knows, or has gone. Not to do it is one of the two, and after a disk that hung
+        // for minutes it is the one that surprises nobody.
+        if to.is_closed() {
+            tracing::info!(
+                actor = request.actor,
+                command = request.command.kind(),
+                "given up before it was decided"
+            );
+            return;
+        }
         let key = key_of(&request);
         let known = key.as_ref().and_then(|key| self.find(batch, &request.actor, &key.key));
         let (content, rests_on) = match (known, key) {
