@@ -102,6 +102,8 @@ codes! {
         "A key stands for one command: leave it out, or make a new one for each (`lb` does so by itself).";
     Stale 1035 "what the command touches has changed since"
         "Look at it again, then send the command with the revision that the message names, or without one.";
+    AppliedUnread 1095 "the command was applied before, but its record cannot be read"
+        "It is in force: do not send it with another key. `lb history` says what became of it; `lb log verify` whether the journal is damaged.";
     BreakerRange 1050 "a setting of the breaker is out of range, or contradicts another"
         "docs/guide/config.md lists the settings with their ranges; `lb vip show` shows those of a vip.";
     BackupFixed 1051 "whether a backend is a backup cannot change"
@@ -207,7 +209,7 @@ codes! {
         "Name a free ADDRESS:PORT of this node with --health-listen, or leave it out.";
 
     CommandRate 3030 "too many commands came at once"
-        "Nothing was changed. Wait as long as the header Retry-After says, or put the changes into one document for `lb apply`.";
+        "This request changed nothing. Wait as long as the header Retry-After says, or put the changes into one document for `lb apply`.";
 
     NoDataPlane 4001 "this `lb` was built without its data plane"
         "Run `cargo xtask build`.";
@@ -277,7 +279,7 @@ codes! {
     OutcomeUnknown 5016 "whether the change was made is not known"
         "Send it again with the same Idempotency-Key: it is applied once, whatever became of the first one. `lb` does so by itself.";
     JournalAway 5017 "the journal cannot be read"
-        "Nothing was changed. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
+        "This request changed nothing. Forwarding goes on; the daemon tries again by itself. Its messages and `lb status` say what is wrong with the state directory.";
     JournalArchived 5020 "what is asked for was archived, and is no longer in the archive"
         "Put the segments that were taken away back into `journal/archive/` in the state directory. A start that lacks them because every snapshot is gone or damaged needs them beside the others, in `journal/`.";
     ViewBehind 5030 "the view did not come to the wanted revision in time"

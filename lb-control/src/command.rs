@@ -11,7 +11,7 @@ use crate::probe::ProbeWish;
 use crate::tenant::{Limit, TenantLimits};
 use crate::vip::{Mode, Protocol, Tracking};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// The tenant that vips belong to which name none. It always exists.
@@ -352,6 +352,10 @@ pub struct Apply {
     /// Whether the emergency bypass shall be on; absent: it stays as it is. It is turned on before all else, off after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bypass: Option<bool>,
+    /// The backends, as `VIP/NAME`, whose breakers shall be tripped, and no others; absent: each stays as it is ordered. A
+    /// document says nothing of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trips: Option<BTreeSet<String>>,
     /// Do it even if it ends traffic.
     #[serde(default)]
     pub allow_disruption: bool,

@@ -209,12 +209,15 @@ fn apply() -> impl Strategy<Value = Apply> {
     let tenants = proptest::collection::vec(tenant_spec(), 0..3);
     let vips = proptest::collection::vec(vip_spec(), 0..4);
     let bypass = weighted(0.1, any::<bool>());
-    (tenants, vips, any::<[bool; 3]>(), bypass).prop_map(
-        |(tenants, vips, [prune, replace, allow_disruption], bypass)| Apply {
+    let target = (vip_name(), backend_name()).prop_map(|(vip, name)| format!("{vip}/{name}"));
+    let trips = weighted(0.1, proptest::collection::btree_set(target, 0..2));
+    (tenants, vips, any::<[bool; 3]>(), bypass, trips).prop_map(
+        |(tenants, vips, [prune, replace, allow_disruption], bypass, trips)| Apply {
             document: Document { tenants, vips },
             prune,
             replace,
             bypass,
+            trips,
             allow_disruption,
         },
     )

@@ -118,6 +118,7 @@ fn status(code: Code) -> u16 {
         C::DeviceTaken => 409,
         C::BadRequest | C::BadMoment | C::BadObject => 400,
         C::Stale => 412,
+        C::AppliedUnread => 410,
         C::ViewBehind => 504,
         C::TooManyFollowers | C::CommandRate => 429,
         C::BodyTooLarge => 413,

@@ -3,7 +3,7 @@
 
 use super::draft::{Draft, path};
 use super::settings::Wish;
-use super::{backend, tenant, vip};
+use super::{backend, breaker, tenant, vip};
 use crate::backend::Backend;
 use crate::code::Code;
 use crate::command::{Apply, BackendSpec, DEFAULT_TENANT, Document, VipSpec};
@@ -45,6 +45,9 @@ pub(super) fn apply(draft: &mut Draft, wish: &Apply) {
         } else {
             vip::add(draft, spec, &prefix);
         }
+    }
+    if let Some(trips) = &wish.trips {
+        breaker::order(draft, trips);
     }
 }
 
@@ -114,7 +117,9 @@ fn make_way(draft: &mut Draft, document: &Document) {
         for backend in &spec.backends {
             let is = vip.backends.get(&backend.name);
             let same = |is: &Backend| {
-                is.address == backend.address.to_canonical() && is.port == backend::port_of(vip, backend)
+                is.address == backend.address.to_canonical()
+                    && is.port == backend::port_of(vip, backend)
+                    && is.backup == backend.backup
             };
             if is.is_some_and(|is| !same(is)) {
                 let (vip, backend) = (spec.name.clone(), backend.name.clone());

@@ -349,6 +349,39 @@ fn a_document_is_brought_about_and_then_changes_nothing() {
 }
 
 #[test]
+fn a_document_replaces_what_can_never_become_that_and_brings_trips_back() {
+    let apply = |backends: &str, rest: &str| {
+        format!(
+            r#"{{"kind":"apply","allow_disruption":true,"prune":true,"document":{{"vip":[{{"name":"web",
+            "address":"203.0.113.10","port":80,"mode":"l2","backend":[{backends}]}}]}},{rest}}}"#
+        )
+    };
+    let (plain, backup) =
+        (r#"{"name":"b1","address":"10.0.0.1"}"#, r#"{"name":"b1","address":"10.0.0.1","backup":true}"#);
+    let mut state = after(&[WEB]);
+    let id = state.backend("web", "b1").unwrap().id;
+    refused(&state, &apply(backup, r#""replace":false"#), Code::BackupFixed, "vip[0].backend[0].backup");
+    run(&mut state, &apply(backup, r#""replace":true"#)).unwrap();
+    let b1 = state.backend("web", "b1").unwrap();
+    assert!(b1.backup && b1.id != id, "another one");
+    let (tripped, none) = (r#""replace":true,"trips":["web/b1"]"#, r#""replace":true,"trips":[]"#);
+    // One that is made by the same document is tripped with it.
+    let events = run(&mut state, &apply(plain, tripped)).unwrap();
+    assert!(matches!(events.last().unwrap().change, Change::BreakerTripped { .. }), "{events:?}");
+    assert!(state.backend("web", "b1").unwrap().breaker.tripped);
+    for rest in [tripped, r#""replace":true"#] {
+        let events = run(&mut state, &apply(plain, rest)).unwrap();
+        assert!(matches!(events[0].change, Change::CommandAccepted { .. }), "{rest}: {events:?}");
+    }
+    let events = run(&mut state, &apply(plain, none)).unwrap();
+    assert!(events.len() == 1 && matches!(events[0].change, Change::BreakerReset { .. }), "{events:?}");
+    refused(&state, &apply(plain, tripped).replace("\"allow_disruption\":true,", ""), Code::Disruption, "");
+    for unknown in [r#""trips":["web/b9"]"#, r#""trips":["b1"]"#] {
+        refused(&state, &apply(plain, unknown), Code::UnknownBackend, "trips");
+    }
+}
+
+#[test]
 fn a_document_shows_all_its_faults_at_once() {
     let state = after(&[WEB]);
     let twice = r#"{"kind":"apply","document":{"vip":[{"name":"x","address":"203.0.113.1","port":1},

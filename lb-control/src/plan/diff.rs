@@ -41,8 +41,16 @@ pub struct Plan {
 pub struct Problem {
     /// Stable code.
     pub code: Code,
-    /// Which: `vip NAME`, `backend VIP/NAME` or `device IFINDEX`.
+    /// Which: `vip NAME`, `backend VIP/NAME`, `tenant NAME` or `device IFINDEX`.
     pub object: String,
+}
+
+impl Problem {
+    /// Name of the vip that it is of; `None`: of a tenant or a device.
+    pub fn vip(&self) -> Option<&str> {
+        let backend = || Some(self.object.strip_prefix("backend ")?.split_once('/')?.0);
+        self.object.strip_prefix("vip ").or_else(backend)
+    }
 }
 
 /// The operations that make `actual` what is desired. `now_s` is on the data plane's clock, seconds since boot.

@@ -4,15 +4,17 @@
 //! vips that are in the maps already (a vip that comes or goes, and what vips share: marks of addresses, source
 //! addresses, ways out, devices) is planned as a whole, and so is all that a sweep found.
 //!
-//! It rests on [`Last`]: a plan that was carried out whole and without problems, and the maps as it left them.
+//! It rests on [`Last`]: a plan that was carried out whole, and the maps as it left them. It may have left problems of other
+//! vips that only they can end; a table that is full is planned as a whole each time, since anybody may have made room in it.
 
 use super::actual::{Actual, Slots};
 use super::desired::{Desired, Footings, Observed, desired_of};
-use super::diff::{Plan, diff_rows, source_of, wanted_keys};
+use super::diff::{Plan, Problem, diff_rows, source_of, wanted_keys};
 use super::layout::{Layout, layout_among};
 use super::op::{BackendContent, Key};
 use super::settled::Settled;
 use super::tables::TableCache;
+use crate::code::Code;
 use crate::state::State;
 use crate::vip::{Mode, Vip};
 use lb_common::abi::vip::VipEntry;
@@ -28,6 +30,8 @@ pub struct Last<'a, S> {
     pub actual: &'a Actual<S>,
     /// What the slots of all vips rest on.
     pub settled: &'a Settled,
+    /// What could not be planned.
+    pub problems: &'a [Problem],
 }
 
 /// Keys by which two maps differ: in the one and not in the other, or with another value.
@@ -113,7 +117,7 @@ pub fn partial<S: Slots>(
     last: Last<'_, S>,
     now_s: u32,
 ) -> Option<(Plan, Settled, Footings)> {
-    if last.actual.sweep.is_some() {
+    if last.actual.sweep.is_some() || !last.problems.iter().all(|problem| stays(problem, touched)) {
         return None;
     }
     let vips: Option<Vec<_>> = touched.iter().map(|name| Some((*name, &**state.vips.get(*name)?))).collect();
@@ -125,7 +129,14 @@ pub fn partial<S: Slots>(
         return None;
     }
     let (plan, settled) = diff_rows(&desired, &part, layout, now_s, last.settled);
+    let plan = Plan { problems: last.problems.to_vec(), ..plan };
     Some((plan, settled, desired.footings()))
+}
+
+/// Whether a problem of the last plan is one of the next as well: no table is full in which another might have made room,
+/// and its vip is not among those `touched`, which are in order.
+fn stays(problem: &Problem, touched: &[&str]) -> bool {
+    problem.code == Code::SourceIsVip && problem.vip().is_some_and(|vip| touched.binary_search(&vip).is_err())
 }
 
 /// The rows of some vips; `None`: one of them has none, or several.

@@ -5,7 +5,7 @@ pub(crate) mod frames;
 
 use self::frames::Frames;
 use super::memory::Memory;
-use super::{Device, Footings, Last, Observed, Op, Plan, Settled, Sweep, TableCache, Way};
+use super::{Device, Footings, Last, Observed, Op, Plan, Problem, Settled, Sweep, TableCache, Way};
 use super::{adopted_health, changed, desired, diff, diff_since, partial, touched, unnamed};
 use crate::command::Command;
 use crate::decide::{Now, decide};
@@ -79,8 +79,8 @@ pub(crate) struct Node {
     pub(crate) now_s: u32,
     /// What the slots rested on after the last whole pass.
     pub(crate) settled: Settled,
-    /// What the last pass was made from, if it was carried out whole and left no problem.
-    pub(crate) last: Option<(State, Observed)>,
+    /// What the last pass was made from, and the problems that it left.
+    pub(crate) last: Option<(State, Observed, Vec<Problem>)>,
     /// Packets that come between the operations, if any do.
     pub(crate) frames: Option<Frames>,
 }
@@ -153,12 +153,12 @@ impl Node {
         }
         self.carry_out(&plan.ops);
         self.settled = settled;
-        self.last = plan.problems.is_empty().then(|| (self.state.clone(), self.observed.clone()));
+        self.last = Some((self.state.clone(), self.observed.clone(), plan.problems));
         !plan.ops.is_empty()
     }
     /// The plan for the vips that changed since the last pass, if it takes no other.
     pub(crate) fn partial(&mut self) -> Option<(Plan, Settled, Footings)> {
-        let (was, seen) = self.last.as_ref()?;
+        let (was, seen, problems) = self.last.as_ref()?;
         if seen.devices != self.observed.devices {
             return None;
         }
@@ -168,7 +168,7 @@ impl Node {
         let observed = health.chain(breakers).chain(changed(&seen.ways, &self.observed.ways)).copied();
         let unreached = seen.unreached.symmetric_difference(&self.observed.unreached).copied();
         let touched = touched(was, &self.state, &observed.chain(unreached).collect())?;
-        let last = Last { actual: &self.memory.actual, settled: &self.settled };
+        let last = Last { actual: &self.memory.actual, settled: &self.settled, problems };
         partial(&touched, &self.state, &self.observed, &mut self.tables, last, self.now_s)
     }
     /// Carries out operations; every prefix must be safe.

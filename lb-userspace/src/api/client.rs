@@ -65,9 +65,11 @@ impl Client {
 
     /// Sends a command in an envelope. If it has a key, and nobody knows what became of the command (the connection was
     /// lost, or the daemon says so), it is sent again with the same key, up to [`ATTEMPTS`] times, each of them said.
+    /// Once in doubt, it stays so until it is answered, or refused by one who knew the key: that nobody is there any more,
+    /// or that there is no time for it, says nothing of the first time.
     ///
     /// # Errors
-    /// No daemon, or it refused, or it is still not known what became of it.
+    /// No daemon, or it refused, or it is still not known what became of it: then what first brought the doubt.
     pub async fn send_in<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -78,17 +80,22 @@ impl Client {
         let headers = envelope.headers()?;
         let body = serde_json::to_vec(body).map_err(|error| Problem::bug(error.to_string()))?;
         let (body, begun) = (Bytes::from(body), Instant::now());
-        let mut attempt = 1;
+        let (mut attempt, mut doubt, mut ending) = (1, None, false);
         loop {
             let problem = match self.ask(Method::POST, path, headers.clone(), body.clone()).await {
                 Ok(answer) => return parsed(&answer),
                 Err(problem) => problem,
             };
-            let patient = attempt < ATTEMPTS && begun.elapsed() < RETRY_WITHIN;
-            if envelope.key.is_none() || !patient || !is_in_doubt(&problem, attempt) {
-                return Err(problem);
+            if is_in_doubt(&problem) {
+                doubt.get_or_insert_with(|| problem.clone());
             }
-            tokio::time::sleep(FIRST_PAUSE * (1 << (attempt - 1))).await;
+            ending |= problem.is(Code::Ending);
+            let again = (doubt.is_some() || ending) && !is_settled(&problem) && envelope.key.is_some();
+            if !again || attempt == ATTEMPTS || begun.elapsed() >= RETRY_WITHIN {
+                return Err(last_word(doubt, problem));
+            }
+            let asked_for = Duration::from_millis(problem.retry_after_ms.unwrap_or(0));
+            tokio::time::sleep(asked_for.max(FIRST_PAUSE * (1 << (attempt - 1)))).await;
             attempt += 1;
             say(&format!("{problem}; asking again with the same key ({attempt} of {ATTEMPTS})"));
         }
@@ -162,12 +169,25 @@ impl Client {
     }
 }
 
-/// Whether the command may have been applied, or one that came before it on the same way. A daemon that was not there
-/// from the beginning is another matter: nothing was sent.
-fn is_in_doubt(problem: &Problem, attempt: u32) -> bool {
-    let at_once = problem.is(Code::NoAnswer) || problem.is(Code::OutcomeUnknown) || problem.is(Code::Ending);
-    let later = problem.is(Code::NoDaemon) || problem.is(Code::JournalAway);
-    at_once || (later && attempt > 1)
+/// Whether a command that was met by this may have been applied all the same. A bug says nothing of how far it came.
+pub fn is_in_doubt(problem: &Problem) -> bool {
+    [Code::NoAnswer, Code::OutcomeUnknown, Code::Bug].into_iter().any(|code| problem.is(code))
+}
+
+/// Whether it is the word of the writer, who knew of every earlier command with its key: a rejection, or a journal that
+/// refused for certain.
+fn is_settled(problem: &Problem) -> bool {
+    let code = Code::parse(&problem.code);
+    code.is_some_and(|code| code.number() < 2_000 || code == Code::JournalRefused)
+}
+
+/// What is said in the end of a command that was refused: the first doubt, unless it was settled since.
+fn last_word(doubt: Option<Problem>, last: Problem) -> Problem {
+    match doubt {
+        Some(doubt) if is_settled(&last) || doubt == last => last,
+        Some(doubt) => Problem { message: format!("{}; in the end: {last}", doubt.message), ..doubt },
+        None => last,
+    }
 }
 
 /// The whole of an answer.

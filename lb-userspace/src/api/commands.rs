@@ -12,9 +12,10 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, header};
 use axum::{Extension, Json};
 use lb_control::command::{Apply, Command};
-use lb_control::plan::{ObjectChange, Observed, PlanSummary, summarise_with};
+use lb_control::plan::{self, ObjectChange, Observed, PlanSummary, summarise_with};
 use serde::Deserialize;
 
+use super::concern::Concern;
 use super::envelope::Envelope;
 use super::peer::Actor;
 use super::undo::undo;
@@ -89,15 +90,19 @@ async fn document(body: Bytes) -> Result<Apply, Problem> {
 }
 
 async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answer, Problem> {
-    node.rates.admit(&node.engine.state(), &request.command, &request.actor, Instant::now())?;
+    node.rates.admit(&node.engine.state(), &request, Instant::now())?;
     if options.dry_run {
         let touched = lb_control::decide::touched(&node.engine.state(), &request.command).revision;
         return Ok((etag(touched), rehearse(node, request.command).await?));
     }
+    let concern = Concern::of(&request.command);
     let accepted = node.engine.submit(request).await?;
-    let etag = etag(accepted.touched);
+    let (etag, concern) = (etag(accepted.touched), concern.with(&accepted.record.events));
     if options.wait == Wait::Durable {
-        let applied = node.standing.borrow().revision >= accepted.record.revision;
+        let standing = node.standing.borrow();
+        let arrived = standing.revision >= accepted.record.revision;
+        let applied = arrived && pending(&standing, |problem| concern.has(problem)).is_empty();
+        drop(standing);
         return Ok((etag, Json(view(accepted, EffectsView::default(), (applied, Vec::new())))));
     }
     let accepted = Accepted { states: states(&node, &accepted).await?, ..accepted };
@@ -107,7 +112,7 @@ async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answ
             None => Ok(EffectsView::default()),
         }
     };
-    let (pending, effects) = tokio::join!(in_maps(&node, accepted.record.revision), effects);
+    let (pending, effects) = tokio::join!(in_maps(&node, accepted.record.revision, &concern), effects);
     Ok((etag, Json(view(accepted, effects?, (pending.is_empty(), pending)))))
 }
 
@@ -170,15 +175,16 @@ async fn effects_of(node: &Node, states: States) -> Result<EffectsView, Problem>
     .await
 }
 
-/// Waits until the maps hold a revision; what is in the way if they do not in time.
-async fn in_maps(node: &Node, revision: u64) -> Vec<Problem> {
+/// Waits until the maps hold a revision; what is in the way of what it is about, or of all, if they do not in time.
+async fn in_maps(node: &Node, revision: u64, concern: &Concern) -> Vec<Problem> {
+    let own = |problem: &plan::Problem| concern.has(problem);
     let mut standing = node.standing.clone();
     let arrived = standing.wait_for(|standing| standing.revision >= revision);
     match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
-        Ok(Ok(standing)) => pending(&standing),
+        Ok(Ok(standing)) => pending(&standing, own),
         _ => {
             let standing = node.standing.borrow();
-            let mut pending = pending(&standing);
+            let mut pending = pending(&standing, own);
             if pending.is_empty() {
                 pending.push(Problem::new(Code::Pending, "the maps are still being changed"));
             }
@@ -187,12 +193,13 @@ async fn in_maps(node: &Node, revision: u64) -> Vec<Problem> {
     }
 }
 
-/// Why the maps are not as they should be.
-pub(super) fn pending(standing: &Standing) -> Vec<Problem> {
+/// Why the maps are not as they should be: a fault, which concerns all, and of the problems those that are asked for.
+pub(super) fn pending(standing: &Standing, which: impl Fn(&plan::Problem) -> bool) -> Vec<Problem> {
     let fault = standing.fault.iter().cloned().map(Problem::from);
     let full = standing
         .problems
         .iter()
+        .filter(|problem| which(problem))
         .map(|problem| Problem::new(problem.code, problem.code.short()).at(problem.object.clone()));
     fault.chain(full).collect()
 }

@@ -5,6 +5,7 @@
 
 pub mod client;
 mod commands;
+mod concern;
 pub mod connections;
 pub mod envelope;
 mod explain;

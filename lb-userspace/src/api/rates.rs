@@ -3,9 +3,10 @@
 //!
 //! A command counts for the actor who sends it and for every tenant whose vips it touches. Changes of a tenant itself do
 //! not count for it: its limits can be raised however much it hammers. A whole document counts once for each tenant
-//! that it names.
+//! that it names. One that comes back with its key, because its sender does not know what became of it, does not count
+//! again: it may be in force, and is not to be told otherwise.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,16 @@ use lb_control::command::Command;
 use lb_control::state::State;
 use lb_control::tenant::Limit;
 
+use super::client::ATTEMPTS;
+use crate::engine::Request;
 use crate::problem::{Code, Problem};
 
 /// Commands that may come at once, as time of the rate.
 const BURST: Duration = Duration::from_secs(1);
 /// Meters that are kept before the idle ones go: more actors than a machine has people.
 const METERS_MAX: usize = 4_096;
+/// Counted keys that are kept: those of a minute in which many commands come.
+const KEYS_MAX: usize = 4_096;
 
 /// Whose commands are counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,36 +37,72 @@ enum Sender {
 pub struct CommandRates {
     /// Commands a second of one actor; `None` = as many as the writer takes.
     per_actor: Option<u32>,
+    meters: Mutex<Meters>,
+}
+
+#[derive(Debug, Default)]
+struct Meters {
     /// Until when the rate of each is used up.
-    due: Mutex<BTreeMap<Sender, Instant>>,
+    due: BTreeMap<Sender, Instant>,
+    counted: Counted,
+}
+
+/// An actor and a key of his.
+type Pair = (String, String);
+
+/// Commands with a key that were counted, and how often each may come again for nothing: as often as `lb` asks by itself,
+/// so that a key is no way around the rate.
+#[derive(Debug, Default)]
+struct Counted {
+    left: BTreeMap<Pair, u32>,
+    order: VecDeque<Pair>,
+}
+
+impl Counted {
+    fn add(&mut self, pair: Pair) {
+        if self.left.insert(pair.clone(), ATTEMPTS - 1).is_none() {
+            self.order.push_back(pair);
+        }
+        if self.order.len() > KEYS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.left.remove(&oldest);
+        }
+    }
+
+    /// Whether it comes again for nothing.
+    fn again(&mut self, pair: &Pair) -> bool {
+        let left = self.left.get_mut(pair).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
+    }
 }
 
 impl CommandRates {
     /// Meters with this rate for each actor.
     pub fn new(per_actor: Option<u32>) -> Self {
-        Self { per_actor, due: Mutex::default() }
+        Self { per_actor, meters: Mutex::default() }
     }
 
     /// Counts a command that comes now.
     ///
     /// # Errors
     /// It is one too many for its actor or one of its tenants; nothing is counted then.
-    pub(super) fn admit(
-        &self,
-        state: &State,
-        command: &Command,
-        actor: &str,
-        now: Instant,
-    ) -> Result<(), Problem> {
+    pub(super) fn admit(&self, state: &State, request: &Request, now: Instant) -> Result<(), Problem> {
+        let Request { command, actor, key, .. } = request;
         let rate = |tenant: &str| state.tenants.get(tenant)?.limits.of(Limit::CommandsPerS);
         let tenants = tenants(state, command).into_iter();
         let tenants = tenants.filter_map(|tenant| Some((Sender::Tenant(tenant.to_owned()), rate(tenant)?)));
-        let actor = self.per_actor.map(|rate| (Sender::Actor(actor.to_owned()), rate.into()));
-        let senders: Vec<(Sender, u64)> = actor.into_iter().chain(tenants).collect();
+        let of_actor = self.per_actor.map(|rate| (Sender::Actor(actor.clone()), rate.into()));
+        let senders: Vec<(Sender, u64)> = of_actor.into_iter().chain(tenants).collect();
         if senders.is_empty() {
             return Ok(());
         }
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut meters = self.meters.lock().unwrap_or_else(PoisonError::into_inner);
+        let Meters { due, counted } = &mut *meters;
+        let pair = key.as_ref().map(|key| (actor.clone(), key.clone()));
+        if pair.as_ref().is_some_and(|pair| counted.again(pair)) {
+            return Ok(());
+        }
         if due.len() >= METERS_MAX {
             due.retain(|_, due| *due > now);
         }
@@ -77,6 +118,9 @@ impl CommandRates {
             next.push((sender, after));
         }
         due.extend(next);
+        if let Some(pair) = pair {
+            counted.add(pair);
+        }
         Ok(())
     }
 }
@@ -120,6 +164,10 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
+    fn from(actor: &str, command: &Command) -> Request {
+        Request::new(command.clone(), actor)
+    }
+
     /// Tenant `red` with vip `web` and 5 commands a second, and tenant `blue` with vip `dns`.
     fn state() -> State {
         let mut state = State::default();
@@ -143,7 +191,7 @@ mod tests {
         let mut accepted = 0;
         for ms in 0..10_000_u64 {
             let now = start + Duration::from_millis(ms);
-            match rates.admit(&state, &red, "root", now) {
+            match rates.admit(&state, &from("root", &red), now) {
                 Ok(()) => accepted += 1,
                 Err(problem) => {
                     assert!(problem.is(Code::CommandRate), "{problem}");
@@ -151,8 +199,8 @@ mod tests {
                     assert!(wait <= Duration::from_millis(201), "{wait:?}");
                 }
             }
-            rates.admit(&state, &blue, "root", now).unwrap();
-            rates.admit(&state, &raise, "root", now).unwrap();
+            rates.admit(&state, &from("root", &blue), now).unwrap();
+            rates.admit(&state, &from("root", &raise), now).unwrap();
         }
         // A second's worth at once, then the rate.
         assert!((54..=56).contains(&accepted), "{accepted}");
@@ -163,18 +211,40 @@ mod tests {
         let (state, rates, now) = (state(), CommandRates::new(Some(6)), Instant::now());
         let red = command(r#"{"kind":"vip_remove","name":"web"}"#);
         for _ in 0..5 {
-            rates.admit(&state, &red, "ann", now).unwrap();
+            rates.admit(&state, &from("ann", &red), now).unwrap();
         }
-        let refused = rates.admit(&state, &red, "ann", now).unwrap_err();
+        let refused = rates.admit(&state, &from("ann", &red), now).unwrap_err();
         assert_eq!(refused.message, "tenant `red` may get 5 commands a second");
         // Ann's sixth is still there.
         let bypass = command(r#"{"kind":"bypass_set","on":true}"#);
-        rates.admit(&state, &bypass, "ann", now).unwrap();
-        let refused_ann = rates.admit(&state, &bypass, "ann", now).unwrap_err();
+        rates.admit(&state, &from("ann", &bypass), now).unwrap();
+        let refused_ann = rates.admit(&state, &from("ann", &bypass), now).unwrap_err();
         assert_eq!(refused_ann.message, "ann may send 6 commands a second");
-        rates.admit(&state, &bypass, "bob", now).unwrap();
+        rates.admit(&state, &from("bob", &bypass), now).unwrap();
         let later = now + Duration::from_millis(refused.retry_after_ms.unwrap());
-        rates.admit(&state, &red, "bob", later).unwrap();
+        rates.admit(&state, &from("bob", &red), later).unwrap();
+    }
+
+    #[test]
+    fn what_comes_again_with_its_key_counts_once_and_no_key_is_a_way_around() {
+        let (state, rates, now) = (state(), CommandRates::new(Some(2)), Instant::now());
+        let bypass = command(r#"{"kind":"bypass_set","on":true}"#);
+        let keyed = |actor: &str, key: &str| Request { key: Some(key.to_owned()), ..from(actor, &bypass) };
+        rates.admit(&state, &keyed("ann", "one"), now).unwrap();
+        rates.admit(&state, &keyed("ann", "two"), now).unwrap();
+        assert!(rates.admit(&state, &keyed("ann", "three"), now).unwrap_err().is(Code::CommandRate));
+        for _ in 1..ATTEMPTS {
+            rates.admit(&state, &keyed("ann", "one"), now).unwrap();
+        }
+        assert!(rates.admit(&state, &keyed("ann", "one"), now).is_err(), "it is not for nothing for ever");
+        assert!(rates.admit(&state, &keyed("ann", "three"), now).is_err(), "it was never counted");
+        let (bob, key) = ("bob", "one");
+        rates.admit(&state, &keyed(bob, key), now).unwrap();
+        for number in 0..KEYS_MAX {
+            rates.admit(&state, &keyed("eve", &number.to_string()), now + BURST * number as u32).unwrap();
+        }
+        let meters = rates.meters.lock().unwrap();
+        assert_eq!((meters.counted.order.len(), meters.counted.left.len()), (KEYS_MAX, KEYS_MAX));
     }
 
     #[test]

@@ -95,7 +95,8 @@ fn backend_lines(vip_name: &str, vip: &Vip, name: &str, backend: &Backend) -> Ve
     if backend.backup {
         text.push_str(" --backup");
     }
-    vec![text]
+    let trip = backend.breaker.tripped.then(|| format!("lb breaker trip {vip_name}/{name}"));
+    std::iter::once(text).chain(trip).collect()
 }
 
 /// The flags that turn `from` into `to`.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::text::{count, share};
 use super::{Done, Session};
+use crate::api::client::is_in_doubt;
 use crate::api::envelope::Envelope;
 use crate::api::views::{BackendView, CommandView, ListView};
 use crate::problem::{Code, Exit, Problem};
@@ -77,7 +78,7 @@ impl Session<'_> {
         };
         let (client, out) = (self.client.clone(), &mut self.out);
         let answer = client.send_in(path, &envelope, body, |text| out.say(text)).await;
-        answer.map_err(|problem| match problem.is(Code::OutcomeUnknown) || problem.is(Code::NoAnswer) {
+        answer.map_err(|problem| match is_in_doubt(&problem) {
             true => problem.with_help(format!(
                 "Repeat the command with --key {key}: it is applied once, whatever became of it."
             )),

@@ -4,14 +4,13 @@
 
 use lb_control::command::{Apply, Document};
 use serde::Serialize;
-use uuid::Uuid;
 
 use super::diff::{between, lines};
+use super::mutation::Flags;
 use super::object::{query, when};
 use super::text::several;
 use super::{Done, Session};
 use crate::api::client::{Client, encoded};
-use crate::api::envelope::Envelope;
 use crate::api::views::CommandView;
 use crate::api::views::past::{DiffView, InventoryView};
 use crate::problem::{Exit, Problem};
@@ -30,6 +29,9 @@ pub(super) struct Args {
     /// Why, for the history.
     #[arg(short = 'm', long, value_name = "WHY")]
     reason: Option<String>,
+    /// Idempotency key: a rollback that is repeated with its key is done once. A new one unless named.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
 }
 
 /// What `--json` prints.
@@ -54,13 +56,11 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
     }
     let Some(command) = command else { return report(session, &diff, None, args.dry_run) };
     let reason = args.reason.unwrap_or_else(|| format!("rollback to revision {}", diff.to.revision));
-    let (key, reason) = (Some(Uuid::now_v7().to_string()), Some(reason));
-    let envelope = Envelope { key, reason, ..Envelope::default() };
-    let path = if args.dry_run { "/v1/apply?dry_run=true" } else { "/v1/apply" };
-    let (client, out) = (session.client.clone(), &mut session.out);
+    // What somebody did since the comparison is in no plan that was shown, and is not rolled back with the rest.
+    let if_match = Some(diff.from.revision);
+    let flags = Flags { dry_run: args.dry_run, reason: Some(reason), if_match, key: args.key };
     // The larger limit of a whole configuration is the path's.
-    let sent = client.send_in(path, &envelope, &command, |text| out.say(text)).await;
-    match sent {
+    match session.send("/v1/apply", &command, &flags).await {
         Err(problem) if args.dry_run => {
             session.out.warn(&format!("`lb rollback` would be refused: {}", problem.message));
             report(session, &diff, None, true)
@@ -121,5 +121,8 @@ async fn compensation(
     let document: Document =
         client.read(&query("/v1/views/document", &[("at", Some(encoded(&then)))])).await?;
     let past: InventoryView = client.read(&query("/v1/views/inventory", &[("at", Some(then))])).await?;
-    Ok(Some(Apply { document, prune: true, replace: true, bypass: Some(past.bypass), allow_disruption }))
+    let backends = past.vips.iter().flat_map(|vip| &vip.backends).filter(|backend| backend.tripped);
+    let trips = Some(backends.map(|backend| format!("{}/{}", backend.vip, backend.name)).collect());
+    let bypass = Some(past.bypass);
+    Ok(Some(Apply { document, prune: true, replace: true, bypass, trips, allow_disruption }))
 }

@@ -117,12 +117,13 @@ fn vip(session: &mut Session<'_>, vip: &VipIntentView) {
             format!("{}/{}", backend.vip, backend.name),
             backend.address.to_string(),
             backend.port.to_string(),
-            backend.intent.to_string(),
+            if backend.backup { format!("{}, backup", backend.intent) } else { backend.intent.to_string() },
+            field::breaker_order(backend.tripped),
             backend.weight.to_string(),
             format!("revision {}, {} UTC", backend.revision, when(&backend.changed_at)),
         ]
     };
-    let headings = ["backend", "address", "port", "intent", "weight", "so since"];
+    let headings = ["backend", "address", "port", "intent", "breaker", "weight", "so since"];
     session.out.table(&headings, vip.backends.iter().map(row).collect());
 }
 

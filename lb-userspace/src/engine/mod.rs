@@ -157,7 +157,8 @@ impl Engine {
         }
         match tokio::time::timeout(self.patience, answered).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(ending()),
+            // It had it, and ended before it said anything.
+            Ok(Err(_)) => Err(Problem::new(Code::OutcomeUnknown, "the daemon is ending")),
             Err(_) => Err(Problem::new(Code::OutcomeUnknown, "the journal has not answered in time")),
         }
     }

@@ -258,19 +258,27 @@ async fn an_unknown_outcome_is_said_and_the_key_tells_what_became_of_it() {
 #[tokio::test]
 async fn while_the_store_is_away_commands_are_told_so_and_it_recovers_by_itself() {
     let (engine, store) = watched();
+    engine.submit(keyed(tenant("old"), "old")).await.unwrap();
     store.away.store(true, Ordering::SeqCst);
     store.store.fail(Failing::UnknownKept);
     assert!(engine.submit(keyed(vip("web"), "k")).await.unwrap_err().is(Code::OutcomeUnknown));
     for _ in 0..3 {
-        let problem = engine.submit(keyed(vip("web"), "k")).await.unwrap_err();
+        let problem = engine.submit(keyed(vip("dns"), "other")).await.unwrap_err();
         assert!(problem.is(Code::JournalAway) && problem.status() == 503, "{problem}");
         assert!(problem.message.contains("told to be away"), "{problem}");
+        assert!(engine.submit(from("ann", vip("dns"))).await.unwrap_err().is(Code::JournalAway));
+        let problem = engine.submit(keyed(vip("web"), "k")).await.unwrap_err();
+        assert!(problem.is(Code::OutcomeUnknown), "it may be there, and is not told otherwise: {problem}");
+        let bobs = Request { key: Some("k".to_owned()), ..from("bob", tenant("bobs")) };
+        assert!(engine.submit(bobs).await.unwrap_err().is(Code::JournalAway), "his key is another one");
+        let old = engine.submit(keyed(tenant("old"), "old")).await.unwrap();
+        assert_eq!(old.record.revision, 1, "what is durable is answered meanwhile");
     }
-    assert_eq!(engine.state().revision, 0, "readers have the last state that is known to be durable");
+    assert_eq!(engine.state().revision, 1, "readers have the last state that is known to be durable");
     store.store.fail(Failing::No);
     store.away.store(false, Ordering::SeqCst);
-    until("it recovers without a command", || engine.state().revision == 1).await;
-    assert_eq!(engine.submit(keyed(vip("web"), "k")).await.unwrap().record.revision, 1);
+    until("it recovers without a command", || engine.state().revision == 2).await;
+    assert_eq!(engine.submit(keyed(vip("web"), "k")).await.unwrap().record.revision, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,6 +296,32 @@ async fn a_disk_that_hangs_is_said_to_be_in_doubt() {
     engine.patience = PATIENCE;
     let again = engine.submit(keyed(tenant("acme"), "k")).await.unwrap();
     assert_eq!((again.record.revision, store.store.records().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_any_more_is_not_done() {
+    let (mut engine, store) = watched();
+    engine.patience = Duration::from_millis(50);
+    let (begun, given_up);
+    {
+        let held = store.closed();
+        begun = ask(&engine, from("ann", tenant("begun")));
+        block_until("its append begins", || store.appends.load(Ordering::SeqCst) == 1);
+        given_up = ask(&engine, keyed(tenant("late"), "k"));
+        block_until("both were told that nobody knows", || begun.is_finished() && given_up.is_finished());
+        drop(held);
+    }
+    assert!(begun.await.unwrap().unwrap_err().is(Code::OutcomeUnknown));
+    assert!(given_up.await.unwrap().unwrap_err().is(Code::OutcomeUnknown));
+    engine.patience = PATIENCE;
+    engine.submit(from("ann", tenant("after"))).await.unwrap();
+    let state = engine.state();
+    assert_eq!(state.tenants.keys().collect::<Vec<_>>(), ["after", "begun", "default"]);
+    assert_eq!(
+        engine.submit(keyed(tenant("late"), "k")).await.unwrap().record.revision,
+        3,
+        "its key is free"
+    );
 }
 
 #[tokio::test]

@@ -5,12 +5,13 @@
 //! - no answer leaves before what it rests on is durable: a rejection and a repetition wait as an acceptance does, since
 //!   they were decided on a state that is not durable yet;
 //! - a failed append drops the tail. If the store does not know what became of it, every answer that rests on it says so
-//!   (never `refused`), the store is read again before the next decision, and until that works every command is told so;
+//!   (never `refused`), the store is read again before the next decision, and until that works every command is told so:
+//!   one that comes back with a key in doubt that it still is, one whose key is known what became of it;
 //! - keys are remembered when their record is durable; those of the batch are looked up in the batch.
 //!
 //! Not here: what a command means (`lb_control::decide`), what the log folds to at a start ([`super::fold`]).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub(super) struct Writer<S> {
     state: Published,
     /// The keys there.
     keys: Keys,
+    /// Actors and keys of the batch of which the store does not know what became.
+    in_doubt: BTreeSet<(String, String)>,
     recent: VecDeque<Accepted>,
     publisher: watch::Sender<Published>,
     snapshots: Snapshots,
@@ -87,8 +90,8 @@ impl<S: EventStore> Writer<S> {
         let state = Arc::new(state);
         let (publisher, published) = watch::channel(state.clone());
         let snapshots = Snapshots { since: folded.replayed, under_way: false, inputs };
-        let (head, recent) = (log.latest(), VecDeque::new());
-        (Self { store, log, limits, head, state, keys, recent, publisher, snapshots }, published)
+        let (head, recent, in_doubt) = (log.latest(), VecDeque::new(), BTreeSet::new());
+        (Self { store, log, limits, head, state, keys, in_doubt, recent, publisher, snapshots }, published)
     }
 
     pub(super) fn run(mut self, mut queue: mpsc::Receiver<Input>) {
@@ -104,8 +107,7 @@ impl<S: EventStore> Writer<S> {
 
     /// Decides the first input and all that wait behind it.
     fn batch(&mut self, first: Input, queue: &mut mpsc::Receiver<Input>) -> Batch {
-        let mut batch =
-            Batch { tail: self.state.clone(), records: Vec::new(), events: 0, answers: Vec::new() };
+        let mut batch = Batch::upon(&self.state);
         let mut next = Some(first);
         while let Some(input) = next.take() {
             match input {
@@ -120,10 +122,17 @@ impl<S: EventStore> Writer<S> {
     }
 
     fn decide(&self, batch: &mut Batch, request: Request, to: oneshot::Sender<Result<Accepted, Problem>>) {
-        let key = request
-            .key
-            .as_ref()
-            .map(|key| IdempotencyKey { key: key.clone(), content: request.command.digest() });
+        // Whoever asked was told that nobody knows, or has gone. Not to do it is one of the two, and after a disk that hung
+        // for minutes it is the one that surprises nobody.
+        if to.is_closed() {
+            tracing::info!(
+                actor = request.actor,
+                command = request.command.kind(),
+                "given up before it was decided"
+            );
+            return;
+        }
+        let key = key_of(&request);
         let known = key.as_ref().and_then(|key| self.find(batch, &request.actor, &key.key));
         let (content, rests_on) = match (known, key) {
             (Some(known), Some(key)) => (self.repeat(batch, &request.command, &known, &key), known.revision),
@@ -161,15 +170,15 @@ impl<S: EventStore> Writer<S> {
         if let Some(first) = lately.find(|accepted| accepted.record.revision == known.revision) {
             return Ok(first.clone());
         }
-        let found = self.log.read(known.before, 1);
-        let record = found.map_err(|error| Problem::new(Code::JournalAway, error.to_string()))?.pop();
-        let record = record.filter(|record| record.revision == known.revision);
-        let record = record.ok_or_else(|| {
-            // Its segment was archived: what it did is known, but not in what words.
+        // Its segment may be in no archive any more: that it was done is known, but not in what words.
+        let unread = |why: String| {
             let text =
-                format!("it was applied at revision {}, which the journal no longer keeps", known.revision);
-            Problem::new(Code::KeyReused, text).at("Idempotency-Key")
-        })?;
+                format!("it was applied at revision {}, and cannot be read again: {why}", known.revision);
+            Problem::new(Code::AppliedUnread, text).at("Idempotency-Key")
+        };
+        let record = self.log.read(known.before, 1).map_err(|error| unread(error.to_string()))?.pop();
+        let record = record.filter(|record| record.revision == known.revision);
+        let record = record.ok_or_else(|| unread("the journal no longer keeps it".to_owned()))?;
         Ok(Accepted { record, touched: touched(&batch.tail, command).revision, states: None })
     }
 
@@ -228,6 +237,11 @@ impl<S: EventStore> Writer<S> {
                 let doubt = matches!(error, AppendError::Unknown(_));
                 let again = !matches!(error, AppendError::Refused(_));
                 let code = if doubt { Code::OutcomeUnknown } else { Code::JournalRefused };
+                if doubt {
+                    let pair =
+                        |record: &Arc<Record>| Some((record.actor.clone(), record.key.as_ref()?.key.clone()));
+                    self.in_doubt = batch.records.iter().filter_map(pair).collect();
+                }
                 batch.answers.into_iter().for_each(|answer| {
                     answer.send_or(self.head.revision, || Problem::new(code, error.to_string()));
                 });
@@ -268,6 +282,7 @@ impl<S: EventStore> Writer<S> {
             let text = match self.read_again() {
                 Ok(()) => {
                     tracing::info!(revision = self.head.revision, "the journal was read again");
+                    self.in_doubt.clear();
                     return true;
                 }
                 Err(error) => error,
@@ -275,9 +290,9 @@ impl<S: EventStore> Writer<S> {
             tracing::error!(error = text, "the journal cannot be read again yet");
             loop {
                 match queue.try_recv() {
-                    Ok(Input::Command(_, to)) => {
+                    Ok(Input::Command(request, to)) => {
                         // Whoever asked may have gone.
-                        let _ = to.send(Err(Problem::new(Code::JournalAway, text.clone())));
+                        let _ = to.send(self.meanwhile(&request, &text));
                     }
                     Ok(Input::Snapshot(..)) => self.snapshots.under_way = false,
                     Err(TryRecvError::Empty) => break,
@@ -285,6 +300,18 @@ impl<S: EventStore> Writer<S> {
                 }
             }
             std::thread::sleep(RETRY);
+        }
+    }
+
+    /// The answer to a command while nothing can be decided: what is known of its key, or else that nothing was done.
+    fn meanwhile(&self, request: &Request, why: &str) -> Result<Accepted, Problem> {
+        let Some(key) = key_of(request) else { return Err(Problem::new(Code::JournalAway, why)) };
+        if self.in_doubt.contains(&(request.actor.clone(), key.key.clone())) {
+            return Err(Problem::new(Code::OutcomeUnknown, why));
+        }
+        match self.keys.find(&request.actor, &key.key) {
+            Some(known) => self.repeat(&Batch::upon(&self.state), &request.command, known, &key),
+            None => Err(Problem::new(Code::JournalAway, why)),
         }
     }
 
@@ -338,6 +365,19 @@ impl<S: EventStore> Writer<S> {
             Ok(()) => tracing::info!(revision = head.revision, bytes = bytes.len(), "kept a snapshot"),
             Err(error) => tracing::warn!(%error, "could not keep a snapshot; a start will take longer"),
         }
+    }
+}
+
+/// The key that a command came with, and what it came with.
+fn key_of(request: &Request) -> Option<IdempotencyKey> {
+    let key = request.key.clone()?;
+    Some(IdempotencyKey { key, content: request.command.digest() })
+}
+
+impl Batch {
+    /// An empty one upon a state.
+    fn upon(state: &Published) -> Self {
+        Self { tail: state.clone(), records: Vec::new(), events: 0, answers: Vec::new() }
     }
 }
 

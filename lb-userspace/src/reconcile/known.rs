@@ -128,9 +128,9 @@ impl Known {
         self.last = None;
     }
 
-    /// What the next pass may rest on, if it was left without a problem.
+    /// What the next pass may rest on.
     pub(super) fn keep(&mut self, done: Done) {
-        self.last = done.problems.is_empty().then(|| Done { ops: Vec::new(), ..done });
+        self.last = Some(Done { ops: Vec::new(), ..done });
     }
 
     /// Changes what a wish changes since the last pass; `None`: it takes a pass over everything, now or again.
@@ -138,13 +138,15 @@ impl Known {
     /// # Errors
     /// An operation failed. What was known is forgotten.
     pub(super) fn partial(&mut self, wish: &Wish, dataplane: &dyn Dataplane) -> Result<Option<Done>, Fault> {
-        let Some(Done { wish: was, mut actual, attached, .. }) = self.last.take() else { return Ok(None) };
+        let Some(Done { wish: was, mut actual, attached, problems, .. }) = self.last.take() else {
+            return Ok(None);
+        };
         let state: &State = &wish.state;
         let Some(touched) = plan::touched(&was.state, state, &wish.observed_anew(&was)) else {
             return Ok(None);
         };
         let observed = wish.observed_of(&touched, &actual);
-        let last = Last { actual: &*actual, settled: &self.settled };
+        let last = Last { actual: &*actual, settled: &self.settled, problems: &problems };
         let found = plan::partial(&touched, state, &observed, &mut self.tables, last, dataplane.now_s());
         let Some((plan, renewed, footed)) = found else { return Ok(None) };
         // Unless all is carried out, nobody knows what the slots rest on.

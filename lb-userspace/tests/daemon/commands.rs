@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::bench::{Bench, run};
+use crate::past::archive_all;
 
 const WEB: &str =
     r#"{"kind": "vip_add", "name": "web", "address": "203.0.113.10", "port": 80, "mode": "l2"}"#;
@@ -35,6 +36,23 @@ async fn a_key_gives_the_first_answer_also_after_a_restart() {
     let (_, _, again) = bench.post("/v1/commands", "idempotency-key: k\r\n", WEB).await;
     assert_eq!((&again["effects"], &again["undo"]), (&first["effects"], &first["undo"]));
     assert_eq!(first["undo"][0], "lb vip remove web");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_record_was_taken_away_still_says_that_it_was_applied() {
+    let bench = Bench::new();
+    bench.post("/v1/commands", "idempotency-key: k\r\n", WEB).await;
+    let bench = bench.restarted_after(archive_all).await;
+    let (status, ..) = bench.post("/v1/commands", "idempotency-key: k\r\n", WEB).await;
+    assert_eq!(status, 200, "the archive is read");
+    let bench =
+        bench.restarted_after(|dir| std::fs::remove_dir_all(dir.join("journal/archive")).unwrap()).await;
+    let (status, _, answer) = bench.post("/v1/commands", "idempotency-key: k\r\n", WEB).await;
+    assert_eq!((status, &answer["error"]["code"]), (410, &"LB1095".into()), "{answer}");
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(message.contains("applied at revision 1") && message.contains("archived"), "{message}");
+    let help = answer["error"]["help"].as_str().unwrap();
+    assert!(help.contains("in force") && !help.to_lowercase().contains("nothing"), "{help}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,6 +28,46 @@ async fn what_the_maps_refuse_is_durable_said_and_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_object_s_problem_is_its_own_and_holds_nobody_up() {
+    let bench = Bench::new();
+    for words in [
+        "vip add web 203.0.113.10:80/tcp --mode l2 --probe none",
+        "backend add web/b1 10.0.0.5",
+        "backend add web/b2 10.0.0.6",
+        "vip add nat 203.0.113.11:80/tcp --mode nat --probe none",
+        "backend add nat/a 10.0.0.7",
+        "backend add nat/b 10.0.0.8",
+        "vip add other 203.0.113.12:80/tcp --mode l2 --probe none",
+    ] {
+        bench.lb(words).await.ok();
+    }
+    bench.all_reached();
+    // The node's own address towards the backends becomes a vip's.
+    bench.lb("vip add own 10.0.0.1:443/tcp --mode l2 --probe none").await.ok();
+    let node = bench.node.clone();
+    until("it is a problem", || node.standing.borrow().problems.len() == 2).await;
+    let partial = node.standing.borrow().partial_passes;
+    bench.lb("backend weight web/b1 50").await.ok();
+    assert!(node.standing.borrow().partial_passes > partial, "nobody reads all maps back for it");
+    assert_eq!(node.standing.borrow().problems.len(), 2, "and they are told on");
+    let document = r#"{"document":{"vip":[{"name":"web","address":"203.0.113.10","port":80,"mode":"l2","window_s":77}]}}"#;
+    let (_, _, answer) = bench.post("/v1/apply", "", document).await;
+    assert_eq!((&answer["applied"], &answer["pending"]), (&true.into(), &serde_json::json!([])), "{answer}");
+    // Whose it is is told so, the same by both ways to wait.
+    let ran = bench.lb("backend weight nat/a 50").await;
+    assert!(ran.exit == 1 && ran.stderr.contains("LB2006") && ran.stderr.contains("nat/a"), "{ran:?}");
+    assert!(!ran.stderr.contains("nat/b"), "{ran:?}");
+    for weight in [50, 51] {
+        let set = format!(r#"{{"kind":"backend_set","vip":"nat","name":"a","weight":{weight}}}"#);
+        let (_, _, answer) = bench.post("/v1/commands", "", &set).await;
+        assert_eq!(answer["applied"], false, "also if it changes nothing: {answer}");
+        let (_, _, answer) = bench.post("/v1/commands?wait=durable", "", &set).await;
+        assert_eq!(answer["applied"], false, "{answer}");
+    }
+    assert!(bench.lb("status").await.ok().stdout.contains("LB2006"), "the node's people see it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_somebody_else_writes_to_the_maps_is_put_right_and_counted() {
     let bench = Bench::new();
     bench.with_web(1).await;

@@ -195,7 +195,7 @@ async fn a_rebuild_while_it_answers_is_the_same() {
 
 /// Has all that there is archived, as a daemon does that keeps little: one command more begins another segment, and a
 /// snapshot is kept after it.
-fn archive_all(state_dir: &Path) {
+pub(crate) fn archive_all(state_dir: &Path) {
     let limits = Limits { segment_bytes: 1, retain_bytes: Some(0), ..Limits::default() };
     let mut store = FileStore::open_with(state_dir, limits).unwrap().store;
     let (log, latest) = (store.reader(), store.reader().latest().revision);

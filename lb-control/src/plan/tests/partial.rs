@@ -52,6 +52,32 @@ fn where_nothing_changed_there_is_nothing_to_do() {
 }
 
 #[test]
+fn a_problem_that_only_its_vip_can_end_makes_nobody_else_s_change_a_whole_plan() {
+    let mut node = node();
+    let source = r#"{"kind":"vip_add","name":"x","address":"192.0.2.1","port":443,"table_size":251}"#;
+    node.accept(source);
+    node.pass();
+    node.pass();
+    node.accept(r#"{"kind":"backend_set","vip":"web","name":"b1","weight":7}"#);
+    let (plan, ..) = node.partial().expect("web has no problem");
+    let of: Vec<_> = plan.problems.iter().map(|problem| problem.vip().unwrap()).collect();
+    assert_eq!(of, ["dns", "dns"], "they are told on");
+    assert_ne!(plan.ops, []);
+    node.pass();
+    node.accept(r#"{"kind":"backend_set","vip":"dns","name":"a","weight":7}"#);
+    assert!(node.partial().is_none(), "it may have ended its problem");
+    node.pass();
+    // With another source all is well again, and known to be.
+    for id in node.ids() {
+        node.observed.ways.insert(id, way(2, Some(1)));
+    }
+    node.pass();
+    node.accept(r#"{"kind":"backend_set","vip":"dns","name":"a","weight":8}"#);
+    assert!(node.partial().is_some_and(|(plan, ..)| plan.problems.is_empty()));
+    node.pass();
+}
+
+#[test]
 fn what_vips_share_is_planned_as_a_whole() {
     for command in [
         r#"{"kind":"vip_add","name":"x","address":"203.0.113.12","port":80,"table_size":251}"#,

@@ -82,6 +82,8 @@ fn backend(vip: &str, name: &str, backend: &Backend) -> BackendIntentView {
         port: backend.port,
         weight: backend.weight,
         intent: backend.intent,
+        backup: backend.backup,
+        tripped: backend.breaker.tripped,
         revision: backend.revision,
         changed_at: rfc3339(backend.changed_ms),
     }

@@ -48,7 +48,7 @@ pub(super) fn view(node: &Node, basis: &Basis) -> StatusView {
             drift_operations: standing.drift_ops,
             tracked_flows: standing.swept.tracked_flows,
             nat_flows: standing.swept.nat_flows,
-            pending: pending(standing),
+            pending: pending(standing, |_| true),
         },
         projections: projections::views(node, &basis.model),
         vips,
@@ -85,7 +85,7 @@ fn about_node(node: &Node, snapshot: &Snapshot, vips: &[VipView], warnings: &mut
             "the emergency bypass is on: nothing is balanced; `lb bypass off` ends it",
         );
     }
-    for problem in pending(standing) {
+    for problem in pending(standing, |_| true) {
         let object = problem.place.clone().unwrap_or_else(|| "node".into());
         let help = problem.help.clone().unwrap_or_default();
         warn(warnings, true, object, format!("not in the maps yet: {problem}. {help}"));

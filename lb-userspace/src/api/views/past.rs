@@ -67,6 +67,12 @@ pub struct BackendIntentView {
     pub weight: u16,
     /// What people intend.
     pub intent: Intent,
+    /// Whether it serves only when nobody of the pool does.
+    #[serde(default)]
+    pub backup: bool,
+    /// Whether a person tripped its breaker.
+    #[serde(default)]
+    pub tripped: bool,
     /// Revision of its last change.
     pub revision: u64,
     /// When that was.
