@@ -123,6 +123,8 @@ pub(super) enum Failing {
     Nothing,
     /// One call in so many: writes take a part and say that the disk is full, syncs and all else fail.
     OneIn(u32),
+    /// All room but so many bytes: writes take what there is, and nothing after that.
+    Full(usize),
     /// Everything from a call on, as if the process had been killed there.
     After(u32),
 }
@@ -140,7 +142,7 @@ struct World {
 impl World {
     fn refuse(&mut self, number: i32) -> io::Result<()> {
         let failed = match &mut self.failing {
-            Failing::Nothing => false,
+            Failing::Nothing | Failing::Full(_) => false,
             Failing::OneIn(n) => self.rng.u32(..*n) == 0,
             Failing::After(left) => {
                 *left = left.saturating_sub(1);
@@ -328,7 +330,14 @@ impl DiskFile for RecordedFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut world = self.disk.changing(libc::ENOSPC)?;
         let part = matches!(world.failing, Failing::OneIn(_)) && world.rng.bool();
-        let length = if part { world.rng.usize(1..=bytes.len()) } else { bytes.len() };
+        let mut length = if part { world.rng.usize(1..=bytes.len()) } else { bytes.len() };
+        if let Failing::Full(left) = &mut world.failing {
+            length = length.min(*left);
+            *left -= length;
+            if length == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+        }
         let inode = &mut world.inodes[self.inode];
         let offset = offset as usize;
         if inode.cache.len() < offset + length {

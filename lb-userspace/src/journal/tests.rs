@@ -10,6 +10,7 @@ use super::contract::{ids, record};
 use super::disk::{Access, Directory, Disk, DiskFile};
 use super::frame::HEAD;
 use super::log::{self, Limits, LogError};
+use super::recording::{Failing, RecordingDisk};
 use super::segment::HEADER;
 use super::{EventStore, FileStore, Head, StoreError, Verification, offline, read_all};
 
@@ -274,6 +275,19 @@ fn the_log_of_a_daemon_under_load_is_whole_whenever_it_is_verified() {
     }
     ends.store(true, Ordering::Relaxed);
     assert!(looks.join().unwrap() > 3);
+}
+
+#[test]
+fn a_snapshot_that_finds_no_room_takes_none() {
+    let disk = RecordingDisk::empty(1);
+    let mut store = FileStore::open_on(Arc::new(disk.clone()), SMALL).unwrap().store;
+    fill(&mut store, 3);
+    let mut before = disk.list("").unwrap();
+    disk.fail(Failing::Full(1_000));
+    assert!(store.save_snapshot(store.reader().latest(), &[7; 5_000]).is_err());
+    let mut after = disk.list("").unwrap();
+    (before.sort(), after.sort());
+    assert_eq!(after, before, "what was written of it is gone");
 }
 
 #[test]
