@@ -2,7 +2,7 @@
 //!
 //! What it assumes is what `disk.rs` says, and nothing kinder. Each sector that was not synced is on the disk in any
 //! of the forms it has had since the last sync; a file's length likewise; names are there up to any one of those that
-//! were not synced. A sync that fails leaves the unsynced sectors on the disk or not, and takes them for written from
+//! were not synced, and of those any move from folder to folder may be missing. A sync that fails leaves the unsynced sectors on the disk or not, and takes them for written from
 //! then on, as Linux does; reads go on to show them.
 
 use std::collections::BTreeMap;
@@ -103,6 +103,11 @@ impl Naming {
         }
     }
 
+    /// Whether it is of two folders.
+    fn moves(&self) -> bool {
+        matches!(self, Self::Renamed(from, to) if folder(from) != folder(to))
+    }
+
     fn apply(&self, names: &mut BTreeMap<String, usize>) {
         match self {
             Self::Made(name, inode) => drop(names.insert(name.clone(), *inode)),
@@ -155,7 +160,11 @@ impl World {
     fn crash(&self, rng: &mut Rng) -> Self {
         let mut names = self.durable_names.clone();
         let kept = rng.usize(..=self.pending_names.len());
-        self.pending_names[..kept].iter().for_each(|naming| naming.apply(&mut names));
+        for naming in &self.pending_names[..kept] {
+            if !naming.moves() || rng.bool() {
+                naming.apply(&mut names);
+            }
+        }
         // Files that have lost their names are gone.
         let named = |number: usize| names.values().any(|inode| *inode == number);
         let inode = |(inode, number): (&Inode, usize)| {

@@ -357,6 +357,33 @@ fn archived_segments_are_moved_whole_and_still_read_while_they_are_there() {
 }
 
 #[test]
+fn a_power_cut_between_moves_to_the_archive_leaves_no_gap() {
+    let disk = RecordingDisk::empty(1);
+    let mut store = FileStore::open_on(Arc::new(disk.clone()), SMALL).unwrap().store;
+    fill(&mut store, 60);
+    store.save_snapshot(store.reader().latest(), b"sixty").unwrap();
+    let images = Arc::new(Mutex::new((fastrand::Rng::with_seed(1), Vec::new())));
+    let kept = images.clone();
+    disk.watch(Some(Arc::new(move |disk: &RecordingDisk| {
+        let (rng, images) = &mut *kept.lock().unwrap();
+        images.extend((0..8).map(|_| disk.crash(rng)));
+    })));
+    // The first sync of a move fails: the next call goes on where that one stopped.
+    disk.fail(Failing::After(3));
+    store.archive(0).unwrap_err();
+    disk.fail(Failing::Nothing);
+    assert!(store.archive(0).unwrap() > 3);
+    disk.watch(None);
+    let images = std::mem::take(&mut images.lock().unwrap().1);
+    assert!(images.len() > 50);
+    for image in images {
+        let store = FileStore::open_on(Arc::new(image), SMALL).unwrap().store;
+        let records = read_all(&*store.reader(), 0).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(records.len(), 60);
+    }
+}
+
+#[test]
 fn what_was_exported_is_what_was_appended() {
     let (directory, head) = written(60);
     assert_eq!(offline::head(directory.path()).unwrap(), head);
