@@ -51,6 +51,11 @@ pub enum Object {
         /// Name.
         vip: String,
     },
+    /// The backends of a vip together.
+    Pool {
+        /// Name of the vip then.
+        vip: String,
+    },
     /// A backend.
     Backend {
         /// Serial number.
@@ -120,7 +125,7 @@ impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Node => f.write_str("the node"),
-            Self::Vip { vip, .. } => f.write_str(vip),
+            Self::Vip { vip, .. } | Self::Pool { vip } => f.write_str(vip),
             Self::Backend { vip, backend, .. } => write!(f, "{vip}/{backend}"),
         }
     }

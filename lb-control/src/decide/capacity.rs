@@ -1,6 +1,8 @@
 //! Whether the state that would be fits the maps. What was too much before (a daemon started with smaller maps) may
 //! stay or shrink, but not grow. And whether one record of the journal can hold what would happen.
 
+use std::sync::Arc;
+
 use super::draft::Draft;
 use crate::code::Code;
 use crate::limits::Limits;
@@ -26,6 +28,11 @@ impl Need {
     }
 }
 
+/// Tenants that need a row: one without would not be limited at all.
+fn limited(state: &State) -> u64 {
+    state.tenants.values().filter(|tenant| tenant.limits.meets_packets()).count() as u64
+}
+
 /// Notes a fault for each table that the draft would overfill.
 pub(super) fn check(before: &State, draft: &mut Draft, limits: &Limits) {
     let events = draft.events.len();
@@ -37,16 +44,62 @@ pub(super) fn check(before: &State, draft: &mut Draft, limits: &Limits) {
     let (had, needs) = (Need::of(before), Need::of(&draft.state));
     // Each source address may need a key for its replies.
     let vip_keys = limits.vip_keys.saturating_sub(limits.sources);
+    // Few commands touch tenants, and there may be thousands.
+    let same = Arc::ptr_eq(&before.tenants, &draft.state.tenants);
+    let tenants = if same { (0, 0) } else { (limited(before), limited(&draft.state)) };
     let tables = [
         ("vips", "--max-vips", had.vips, needs.vips, limits.vips),
         ("keys of vips and their addresses", "--max-vips", had.vip_keys, needs.vip_keys, vip_keys),
         ("backends", "--max-backends", had.backends, needs.backends, limits.backends),
         ("slots of all vips' tables together", "--max-slots", had.slots, needs.slots, limits.slots),
+        (
+            "tenants with limits of their traffic",
+            "take those of another away",
+            tenants.0,
+            tenants.1,
+            limits.tenants,
+        ),
     ];
-    for (what, flag, had, needs, limit) in tables {
+    for (what, remedy, had, needs, limit) in tables {
         if needs > had && needs > u64::from(limit) {
-            let text = format!("{needs} {what} are more than the {limit} that fit ({flag})");
+            let text = format!("{needs} {what} are more than the {limit} that fit ({remedy})");
             draft.fault(Code::Capacity, "", text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Now, decide};
+    use super::*;
+    use crate::command::Command;
+
+    #[test]
+    fn a_tenant_whose_limits_would_find_no_row_is_refused() {
+        let mut state = State::default();
+        let mut take = |tenants, text: &str| {
+            let command: Command = serde_json::from_str(text).unwrap();
+            let limits = Limits { tenants, ..Limits::default() };
+            let events = decide(&state, &limits, Now(0), &command).map_err(|rejection| {
+                assert_eq!(rejection.also.len(), 0, "{}", rejection.message);
+                rejection.code
+            })?;
+            events.iter().for_each(|event| state.apply(event));
+            Ok(())
+        };
+        for name in ["t1", "t2", "t3"] {
+            let text = format!(r#"{{"kind":"tenant_add","name":"{name}","packets_per_s":1000}}"#);
+            let expected = if name == "t3" { Err(Code::Capacity) } else { Ok(()) };
+            assert_eq!(take(2, &text), expected, "{name}");
+        }
+        let quota = r#"{"kind":"tenant_add","name":"t3","vips":3}"#;
+        assert_eq!(take(2, quota), Ok(()), "what no packet meets needs no row");
+        let set = |name, rate| format!(r#"{{"kind":"tenant_set","name":"{name}","packets_per_s":{rate}}}"#);
+        assert_eq!(take(2, &set("t3", "9")), Err(Code::Capacity));
+        // A daemon with smaller maps: what was too much before may change and shrink.
+        assert_eq!(take(1, &set("t2", "2000")), Ok(()));
+        assert_eq!(take(1, &set("t2", "null")), Ok(()));
+        assert_eq!(take(1, &set("t3", "9")), Err(Code::Capacity));
+        assert_eq!(take(2, &set("t3", "9")), Ok(()));
     }
 }

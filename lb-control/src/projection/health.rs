@@ -62,7 +62,7 @@ impl Health {
                     self.backends.pop_first();
                 }
             }
-            (Object::Node | Object::Vip { .. }, Change::HealthChanged { .. })
+            (Object::Node | Object::Vip { .. } | Object::Pool { .. }, Change::HealthChanged { .. })
             | (_, Change::BreakerChanged { .. } | Change::LadderChanged { .. }) => {}
         }
     }

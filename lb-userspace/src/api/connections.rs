@@ -123,9 +123,15 @@ impl Drop for Socket {
     }
 }
 
-async fn connection(stream: UnixStream, router: Router, mut ends: watch::Receiver<bool>, seat: &Arc<Seat>) {
+pub(super) async fn connection(
+    stream: UnixStream,
+    router: Router,
+    mut ends: watch::Receiver<bool>,
+    seat: &Arc<Seat>,
+) {
     let router = router.layer(axum::Extension(Actor::of(&stream).await));
     let router = router.layer(axum::Extension(Ends(ends.clone())));
+    let router = router.layer(axum::Extension(seat.clone()));
     let router = router.layer(middleware::from_fn_with_state(seat.clone(), under_way));
     let answering = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -135,7 +141,7 @@ async fn connection(stream: UnixStream, router: Router, mut ends: watch::Receive
     let ended = tokio::select! {
         ended = answering.as_mut() => Some(ended),
         () = told(&mut ends) => None,
-        // Nothing is under way: what was not asked yet can be asked again.
+        // Nothing is under way, so that it can be asked again; or nobody reads what is.
         () = seat.asked_for() => return,
     };
     let ended = match ended {
@@ -155,7 +161,8 @@ async fn told(ends: &mut watch::Receiver<bool>) {
     let _ = ends.wait_for(|ends| *ends).await;
 }
 
-/// Keeps the connection's place until the answer is sent whole, however long it is.
+/// Keeps the connection's place until the last piece of the answer is given to be sent, however long it is. What then
+/// waits for a reader waits without a claim to the place.
 async fn under_way(State(seat): State<Arc<Seat>>, request: Request, next: Next) -> Response {
     let held = seat.under_way();
     next.run(request).await.map(|body| Body::new(Held { body, _held: held }))

@@ -1,8 +1,8 @@
 //! Places for connections: a bounded number, and never all of them held by those who do nothing.
 //!
-//! A connection with a request under way keeps its place until the answer is sent whole. When none is free, the one that
-//! came first of all that wait (for a request, or for the rest of a head) is closed for the next: however many idle
-//! connections somebody opens, whoever asks something is answered.
+//! A connection with a request under way keeps its place until the last of the answer is given to be sent. When none is
+//! free, the one that came first of all that wait (for a request, for the rest of a head, or for a reader of what is left)
+//! is closed for the next: however many idle connections somebody opens, whoever asks something is answered.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -84,12 +84,17 @@ impl Places {
         if let Some(number) = idle.map(|(number, _)| *number)
             && let Some(seat) = taken.seats.remove(&number)
         {
-            seat.leave.notify_one();
+            seat.leave();
         }
     }
 }
 
 impl Seat {
+    /// Tells who sits there to leave, whatever is under way.
+    pub(super) fn leave(&self) {
+        self.leave.notify_one();
+    }
+
     /// Until it is asked for.
     pub(super) async fn asked_for(&self) {
         self.leave.notified().await;

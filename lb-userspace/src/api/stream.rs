@@ -3,9 +3,10 @@
 //!
 //! A follower has a queue of [`QUEUE`] records. What is older it gets from the log, at its own pace; what is new it must
 //! take as it comes: one whose queue is full when a record comes, or who takes nothing for [`STALL`], is let go, after
-//! what is in the queue, with `event: overflow` and the revision to come back with. Neither the writer nor another
-//! follower waits for it. Observations have no revision and are not sent again: one who is slow misses some, and is told
-//! how many.
+//! what is in the queue, with `event: overflow` and the revision to come back with. One who does not read even that for
+//! another [`STALL`] loses the connection: what is not read cannot be told, and a place is for who follows. Neither the
+//! writer nor another follower waits for it. Observations have no revision and are not sent again: one who is slow misses
+//! some, and is told how many.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock, Weak};
@@ -22,10 +23,11 @@ use lb_control::observation::Observation;
 use lb_control::record::Record;
 use serde::Serialize;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::connections::Ends;
 use super::params::Params;
+use super::places::Seat;
 use super::queries::act;
 use super::views::past::RecordView;
 use super::{Node, blocking};
@@ -33,35 +35,43 @@ use crate::journal::LogReader;
 use crate::journal::observation::ObservationJournal;
 use crate::problem::{Code, Problem};
 
-/// Followers at a time: half of the connections of the socket, so that commands and questions always find one.
+/// Followers at a time: an eighth of the connections of the socket, so that commands and questions always find one.
 pub const FOLLOWERS: usize = 32;
 /// Records that a follower may be behind what is new.
 const QUEUE: usize = 256;
-/// How long a follower that reads what is old may take nothing.
+/// How long a follower that reads what is old, or was told that it is let go, may take nothing.
 const STALL: Duration = Duration::from_secs(30);
 /// Between two comments that show that the connection lives, seconds, unless `heartbeat_s` says otherwise.
 const HEARTBEAT_S: u64 = 15;
 
 /// Places for followers.
 #[derive(Clone, Debug)]
-pub struct Followers(Arc<Semaphore>);
+pub struct Followers {
+    places: Arc<Semaphore>,
+    stall: Duration,
+}
 
 impl Default for Followers {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(FOLLOWERS)))
+        Self::patient_for(STALL)
     }
 }
 
 impl Followers {
+    fn patient_for(stall: Duration) -> Self {
+        Self { places: Arc::new(Semaphore::new(FOLLOWERS)), stall }
+    }
+
     /// How many follow now.
     pub fn count(&self) -> usize {
-        FOLLOWERS - self.0.available_permits()
+        FOLLOWERS - self.places.available_permits()
     }
 }
 
 pub(super) async fn events(
     State(node): State<Arc<Node>>,
-    Extension(Ends(mut ends)): Extension<Ends>,
+    Extension(ends): Extension<Ends>,
+    Extension(seat): Extension<Arc<Seat>>,
     headers: HeaderMap,
     mut params: Params,
 ) -> Result<Response, Problem> {
@@ -78,7 +88,7 @@ pub(super) async fn events(
         let text = format!("revision {after} is not there yet; the last is {latest}");
         return Err(Problem::new(Code::RevisionAhead, text));
     }
-    let place = node.followers.0.clone().try_acquire_owned().map_err(|_| {
+    let place = node.followers.places.clone().try_acquire_owned().map_err(|_| {
         Problem::new(Code::TooManyFollowers, format!("{FOLLOWERS} follow the events already"))
     })?;
     let model = node.projections.read().await.model;
@@ -86,20 +96,14 @@ pub(super) async fn events(
     let after =
         if after == latest { after } else { model.timeline.at_revision(after).map_or(0, |at| at.revision) };
     let (queue, queued) = mpsc::channel(QUEUE);
-    let overflow = Arc::new(OnceLock::new());
-    let pump = Pump { log: Arc::downgrade(&node.log), live, at: after, queue };
-    let full = overflow.clone();
+    let pump = Pump { log: Arc::downgrade(&node.log), live, at: after, queue, stall: node.followers.stall };
+    let (told, follower) = Told::new(queued, observed);
     tokio::spawn(async move {
-        tokio::select! {
-            end = pump.run() => if let End::Overflow(resume_after) = end {
-                let _ = full.set(resume_after);
-            },
-            _ = ends.wait_for(|ends| *ends) => {}
-        }
+        follower.serve(pump, ends, &seat).await;
+        drop(place);
     });
     let heartbeat = KeepAlive::new().interval(Duration::from_secs(heartbeat_s)).text("heartbeat");
-    let told = told(Told { queued, overflow, place: Some(place), observed });
-    Ok(Sse::new(told).keep_alive(heartbeat).into_response())
+    Ok(Sse::new(told.events()).keep_alive(heartbeat).into_response())
 }
 
 /// Where a follower that comes back was: it says so by itself.
@@ -115,31 +119,68 @@ fn last_seen(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 struct Told {
     queued: mpsc::Receiver<Arc<Record>>,
     overflow: Arc<OnceLock<u64>>,
-    /// Without a place the last word was said.
-    place: Option<OwnedSemaphorePermit>,
+    /// The last word was said.
+    ended: bool,
     observed: Option<broadcast::Receiver<Arc<Observation>>>,
+    /// Gone when the follower has gone, or was told everything.
+    _here: oneshot::Sender<Infallible>,
 }
 
-/// The queue as events, with what is observed meanwhile; at its end the overflow, if that was why.
-fn told(told: Told) -> impl Stream<Item = Result<Event, Infallible>> {
-    unfold(told, |mut told| async move {
-        told.place.as_ref()?;
-        let event = tokio::select! {
-            // They are few, and older than a record that comes at the same time.
-            biased;
-            event = observation(&mut told.observed) => event,
-            record = told.queued.recv() => match record {
-                Some(record) => event(&record),
-                None => {
-                    let resume_after = told.overflow.get()?;
-                    told.place = None;
-                    let text = serde_json::json!({ "resume_after": resume_after }).to_string();
-                    Event::default().event("overflow").data(text)
-                }
-            },
+/// The other end of [`Told`].
+struct Follower {
+    overflow: Arc<OnceLock<u64>>,
+    here: oneshot::Receiver<Infallible>,
+}
+
+impl Told {
+    fn new(
+        queued: mpsc::Receiver<Arc<Record>>,
+        observed: Option<broadcast::Receiver<Arc<Observation>>>,
+    ) -> (Self, Follower) {
+        let overflow = Arc::new(OnceLock::new());
+        let (said, here) = oneshot::channel();
+        let told = Self { queued, overflow: overflow.clone(), ended: false, observed, _here: said };
+        (told, Follower { overflow, here })
+    }
+
+    /// The queue as events, with what is observed meanwhile; at its end the overflow, if that was why.
+    fn events(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        unfold(self, |mut told| async move {
+            if told.ended {
+                return None;
+            }
+            let event = tokio::select! {
+                // They are few, and older than a record that comes at the same time.
+                biased;
+                event = observation(&mut told.observed) => event,
+                record = told.queued.recv() => match record {
+                    Some(record) => event(&record),
+                    None => {
+                        let resume_after = told.overflow.get()?;
+                        told.ended = true;
+                        let text = serde_json::json!({ "resume_after": resume_after }).to_string();
+                        Event::default().event("overflow").data(text)
+                    }
+                },
+            };
+            Some((Ok(event), told))
+        })
+    }
+}
+
+impl Follower {
+    /// Fills the follower's queue until it has gone, or the daemon ends. A body that nobody reads is not polled, so who was
+    /// let go may never hear of it: it has the pump's patience for that, and then its connection ends.
+    async fn serve(self, pump: Pump, Ends(mut ends): Ends, seat: &Seat) {
+        let (stall, full) = (pump.stall, self.overflow);
+        let end = tokio::select! {
+            end = pump.run(&full) => end,
+            _ = ends.wait_for(|ends| *ends) => return,
         };
-        Some((Ok(event), told))
-    })
+        if end == End::Overflow && tokio::time::timeout(stall, self.here).await.is_err() {
+            seat.leave();
+        }
+    }
 }
 
 /// The next observation as an event, if there is ever another.
@@ -174,6 +215,8 @@ struct Pump {
     /// Revision of the last record in the queue.
     at: u64,
     queue: mpsc::Sender<Arc<Record>>,
+    /// How long the follower may take nothing.
+    stall: Duration,
 }
 
 /// Why a queue is filled no more.
@@ -181,20 +224,25 @@ struct Pump {
 enum End {
     /// The follower or the log is gone.
     Gone,
-    /// The follower was too slow; it can come back with this revision.
-    Overflow(u64),
+    /// The follower was too slow.
+    Overflow,
 }
 
 impl Pump {
-    async fn run(mut self) -> End {
-        loop {
+    /// Until it ends; of a follower that was too slow `overflow` says where it can come back, before the queue ends.
+    async fn run(mut self, overflow: &OnceLock<u64>) -> End {
+        let end = loop {
             if let Err(end) = self.catch_up().await {
-                return end;
+                break end;
             }
             if let Err(end) = self.listen().await {
-                return end;
+                break end;
             }
+        };
+        if end == End::Overflow {
+            let _ = overflow.set(self.at);
         }
+        end
     }
 
     /// What is old, at the follower's pace.
@@ -208,10 +256,10 @@ impl Pump {
             }
             for record in records {
                 let revision = record.revision;
-                match tokio::time::timeout(STALL, self.queue.send(record)).await {
+                match tokio::time::timeout(self.stall, self.queue.send(record)).await {
                     Ok(Ok(())) => self.at = revision,
                     Ok(Err(_)) => return Err(End::Gone),
-                    Err(_) => return Err(End::Overflow(self.at)),
+                    Err(_) => return Err(End::Overflow),
                 }
             }
         }
@@ -233,9 +281,76 @@ impl Pump {
             let revision = record.revision;
             match self.queue.try_send(record) {
                 Ok(()) => self.at = revision,
-                Err(mpsc::error::TrySendError::Full(_)) => return Err(End::Overflow(self.at)),
+                Err(mpsc::error::TrySendError::Full(_)) => return Err(End::Overflow),
                 Err(mpsc::error::TrySendError::Closed(_)) => return Err(End::Gone),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::connections::connection;
+    use crate::journal::{EventStore, MemoryStore};
+    use axum::Router;
+    use axum::routing::get;
+    use lb_control::event::{Change, EVENT_VERSION, Event};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixStream;
+    use tokio::sync::watch;
+    use tokio::time::timeout;
+
+    /// A record of a kilobyte.
+    fn record(revision: u64) -> Arc<Record> {
+        let event =
+            Event { v: EVENT_VERSION, at_ms: 0, change: Change::TenantRemoved { tenant: "t".to_owned() } };
+        Arc::new(Record {
+            v: 1,
+            revision,
+            at_ms: 0,
+            actor: "root".to_owned(),
+            command: "tenant_remove".to_owned(),
+            command_id: revision.to_string(),
+            correlation_id: revision.to_string(),
+            causation_id: None,
+            key: None,
+            reason: Some("x".repeat(1_000)),
+            events: vec![event],
+        })
+    }
+
+    #[tokio::test]
+    async fn one_who_never_reads_again_loses_place_and_connection() {
+        let mut store = MemoryStore::default();
+        let (log, followers) = (store.reader(), Followers::patient_for(Duration::from_millis(200)));
+        let (of, places) = (log.clone(), followers.clone());
+        let follow = move |Extension(ends): Extension<Ends>, Extension(seat): Extension<Arc<Seat>>| async move {
+            let place = places.places.clone().try_acquire_owned().unwrap();
+            let (queue, queued) = mpsc::channel(QUEUE);
+            let live = of.subscribe();
+            let pump = Pump { log: Arc::downgrade(&of), live, at: 0, queue, stall: places.stall };
+            let (told, follower) = Told::new(queued, None);
+            tokio::spawn(async move {
+                follower.serve(pump, ends, &seat).await;
+                drop(place);
+            });
+            Sse::new(told.events())
+        };
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let (_ends, told) = watch::channel(false);
+        let seat = Arc::new(Seat::default());
+        let router = Router::new().route("/", get(follow));
+        let serving = tokio::spawn(async move { connection(theirs, router, told, &seat).await });
+        ours.write_all(b"GET / HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
+        let mut head = [0; 8];
+        timeout(Duration::from_secs(20), ours.read_exact(&mut head)).await.unwrap().unwrap();
+        assert_eq!((&head, followers.count()), (b"HTTP/1.1", 1));
+        // More than queue and socket hold.
+        let records: Vec<Arc<Record>> = (1..=4_000).map(record).collect();
+        store.append(0, &records).unwrap();
+        timeout(Duration::from_secs(20), serving).await.expect("its connection ends").unwrap();
+        let all = timeout(Duration::from_secs(20), followers.places.acquire_many(FOLLOWERS as u32));
+        drop(all.await.expect("its place is free").unwrap());
     }
 }

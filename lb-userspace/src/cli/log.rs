@@ -1,10 +1,12 @@
 //! `lb log`: the log of a state directory itself: where it ends, whether it is whole, what is in it. Needs no daemon, and
 //! does not disturb one; only `repair` needs that none runs.
 
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::json;
+use tokio::sync::mpsc;
 
 use super::object::when;
 use super::text::{count, several};
@@ -14,6 +16,11 @@ use crate::journal::Head;
 use crate::journal::offline::{self, OfflineError};
 use crate::problem::{Code, Problem};
 use crate::projection::moment::rfc3339;
+
+/// Bytes of an export that are printed at a time.
+const PIECE: usize = 64 * 1024;
+/// Pieces that may wait to be printed: however long the log, no more of it is in memory.
+const PIECES: usize = 4;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -143,14 +150,34 @@ async fn verify(session: &mut Session<'_>, dir: &Path, head: Option<String>) -> 
 }
 
 async fn export(session: &mut Session<'_>, dir: &Path, after: u64) -> Done {
+    let (pieces, mut ready) = mpsc::channel(PIECES);
     let exported = reading(dir, move |dir| {
-        let mut text = Vec::new();
-        offline::export(dir, after, &mut text).map(|count| (count, text))
+        let mut output = BufWriter::with_capacity(PIECE, Pieces(pieces));
+        let count = offline::export(dir, after, &mut output)?;
+        output.flush()?;
+        Ok(count)
     });
-    let (records, text) = exported.await?;
-    session.out.bytes(&text);
-    session.out.say(&format!("{} records", count(records)));
+    let printed = async {
+        while let Some(piece) = ready.recv().await {
+            session.out.bytes(&piece);
+        }
+    };
+    let (records, ()) = tokio::join!(exported, printed);
+    session.out.say(&format!("{} records", count(records?)));
     Ok(None)
+}
+
+/// Hands on what is written, in pieces, and waits while [`PIECES`] of them are not printed.
+struct Pieces(mpsc::Sender<Vec<u8>>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.blocking_send(bytes.to_vec()).map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 async fn stats(session: &mut Session<'_>, dir: &Path) -> Done {
@@ -207,4 +234,33 @@ async fn repair(session: &mut Session<'_>, dir: &Path, at: u64, yes: bool) -> Do
     session.out.line(&format!("cut {} bytes; the log ends at {}", count(repaired.cut_bytes), repaired.head));
     session.out.line(&format!("as it was: {}", repaired.kept.display()));
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_waits_for_its_reader() {
+        let (pieces, mut ready) = mpsc::channel(PIECES);
+        let written = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let so_far = written.clone();
+        let line = [b'x'; 1_000];
+        let writing = std::thread::spawn(move || {
+            let mut output = BufWriter::with_capacity(PIECE, Pieces(pieces));
+            for _ in 0..2_000 {
+                output.write_all(&line).unwrap();
+                so_far.fetch_add(line.len(), std::sync::atomic::Ordering::SeqCst);
+            }
+            output.flush().unwrap();
+        });
+        let mut read = 0;
+        while let Some(piece) = ready.blocking_recv() {
+            read += piece.len();
+            let ahead = written.load(std::sync::atomic::Ordering::SeqCst).saturating_sub(read);
+            assert!(piece.len() <= PIECE && ahead <= (PIECES + 2) * PIECE, "{ahead} bytes ahead");
+        }
+        writing.join().unwrap();
+        assert_eq!(read, 2_000 * line.len());
+    }
 }

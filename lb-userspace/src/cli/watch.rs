@@ -121,7 +121,7 @@ fn seen(observation: &Observation) -> String {
     let at = when(&rfc3339(observation.at_ms));
     let object = match object {
         Seen::Node => object.to_string(),
-        Seen::Vip { .. } => format!("vip {object}"),
+        Seen::Vip { .. } | Seen::Pool { .. } => format!("vip {object}"),
         Seen::Backend { .. } => format!("backend {object}"),
     };
     format!("{:>7}  {at}  seen  {object}: {change}{evidence}", "")

@@ -155,17 +155,26 @@ pub fn write_all(file: &dyn DiskFile, bytes: &[u8], offset: u64) -> Result<(), (
 /// Writes a file so that its name leads to all of it or to what it led to before.
 ///
 /// # Errors
-/// The disk refused; the name leads to what it did.
+/// The disk refused; the name leads to what it did, and what was written takes no room.
 pub fn write_atomically(disk: &dyn Disk, name: &str, parts: &[&[u8]]) -> io::Result<()> {
     let fresh = format!("{name}{FRESH}");
-    let file = disk.open(&fresh, Access::Create)?;
+    let written = write_as(disk, &fresh, name, parts);
+    if written.is_err() {
+        // On a full disk a half file would take the room that the appends need. If it stays, the next start removes it.
+        let _ = disk.remove(&fresh);
+    }
+    written
+}
+
+fn write_as(disk: &dyn Disk, fresh: &str, name: &str, parts: &[&[u8]]) -> io::Result<()> {
+    let file = disk.open(fresh, Access::Create)?;
     let mut offset = 0;
     for part in parts {
         write_all(&*file, part, offset).map_err(|(_, error)| error)?;
         offset += part.len() as u64;
     }
     file.sync()?;
-    disk.rename(&fresh, name)?;
+    disk.rename(fresh, name)?;
     disk.sync("")
 }
 

@@ -172,12 +172,16 @@ impl FileStore {
         let sizes = movable.iter().map(|base| disk.open(&segment::name(*base), Access::Read)?.length());
         let sizes: Vec<u64> = sizes.collect::<io::Result<_>>().map_err(io("read"))?;
         let mut left: u64 = sizes.iter().sum();
+        let durable = || disk.sync(ARCHIVE).and_then(|()| disk.sync("")).map_err(io("move segments to"));
         let mut moved = 0;
         for (base, size) in movable.into_iter().zip(sizes) {
             if left <= retain_bytes {
                 break;
             }
             disk.make_folder(ARCHIVE).map_err(io("make"))?;
+            // Those before first, also what an earlier call left: else a power cut may keep this move and not theirs, and the
+            // log would have a gap.
+            durable()?;
             let mut extent = self.shared.extent();
             disk.rename(&segment::name(base), &segment::archived_name(base))
                 .map_err(io("move a segment to"))?;
@@ -188,7 +192,7 @@ impl FileStore {
             moved += 1;
         }
         if moved > 0 {
-            disk.sync(ARCHIVE).and_then(|()| disk.sync("")).map_err(io("move segments to"))?;
+            durable()?;
         }
         Ok(moved)
     }

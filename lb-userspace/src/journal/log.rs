@@ -102,14 +102,16 @@ pub(super) struct Found {
     pub(super) notes: Vec<String>,
 }
 
-/// Looks at a log: its newest snapshot that is whole, and everything after it. `None`: there is no log yet.
+/// Looks at a log: its newest snapshot that is whole, and everything after it. `None`: there is no log yet. With
+/// [`Access::Read`], a daemon may append meanwhile: what it has not finished by then is not damage.
 ///
 /// # Errors
 /// It cannot be read, is of another version, or what the start needs is damaged.
 pub(super) fn look(disk: &dyn Disk, access: Access) -> Result<Option<Found>, LogError> {
     let io = |source| LogError::Io { path: disk.path(""), doing: "read", source };
-    let bases = segment::bases(disk, "").map_err(io)?;
+    // Snapshots first: the segment that one was taken in is then among those that are found, also if a daemon goes on.
     let snapshots = snapshot::revisions(disk).map_err(io)?;
+    let bases = segment::bases(disk, "").map_err(io)?;
     let archived = segment::bases(disk, ARCHIVE).map_err(io)?;
     let Some(&first) = bases.first() else {
         return match snapshots.last().or(archived.last()) {
@@ -134,10 +136,12 @@ pub(super) fn look(disk: &dyn Disk, access: Access) -> Result<Option<Found>, Log
     if start.is_none() && first > 0 {
         return Err(LogError::Archived { first, archive: disk.path(ARCHIVE) });
     }
-    let (last, reached) = read_on(disk, access, &bases, start)?;
+    let (last, mut reached) = read_on(disk, access, &bases, start)?;
     let tail = read_from(&*last.file, reached.offset).map_err(io)?;
     let torn = match frame::judge(&tail, reached.offset, reached.head) {
         Tail::Clean => Vec::new(),
+        // Only who holds the log knows that it stands still: under another's eyes the tail may have become whole.
+        Tail::Damaged(_) if access == Access::Read && moved_on(disk, &last, &mut reached)? => Vec::new(),
         Tail::Torn => tail[..tail.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)].to_vec(),
         Tail::Damaged(reason) => {
             let (path, reason) = (disk.path(&last.name), reason.to_owned());
@@ -146,6 +150,14 @@ pub(super) fn look(disk: &dyn Disk, access: Access) -> Result<Option<Found>, Log
         }
     };
     Ok(Some(Found { bases, last, reached, torn, notes }))
+}
+
+/// Walks on from where no whole frame was, and says whether one is there by now.
+fn moved_on(disk: &dyn Disk, last: &Segment, reached: &mut Reached) -> Result<bool, LogError> {
+    let before = reached.offset;
+    let pass = Pass { offset: before, head: reached.head, chain: true };
+    *reached = segment::walk(disk, last, pass, |_| Ok::<_, LogError>(()))?;
+    Ok(reached.offset > before)
 }
 
 /// Reads from a snapshot (else from the first segment) to the last whole frame.

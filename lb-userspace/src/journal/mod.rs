@@ -14,9 +14,11 @@ mod memory;
 pub mod observation;
 pub mod offline;
 mod page;
+mod ring;
 mod segment;
 mod snapshot;
 mod verify;
+mod waiting;
 
 #[cfg(test)]
 mod contract;

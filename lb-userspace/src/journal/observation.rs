@@ -1,34 +1,25 @@
 //! What the node saw, kept in a ring of files: bounded, not chained, not waited for.
 //!
-//! Whoever observes puts the observation into a bounded queue and goes on; a thread of its own writes. So neither a slow
-//! nor a full disk ever holds up what follows from an observation. It is written in batches, at most
-//! [`Limits::batches_per_s`] a second and [`Limits::batch_max`] observations each; what is beyond that, or did not fit
-//! into the queue, is counted, and the count kept as one observation. Subscribers hear what is kept, whether the disk
-//! took it or not.
-//!
-//! A file holds lines: the CRC-32C of the JSON behind it in eight hexadecimal digits, a space, the JSON. A line that is
-//! not whole is passed over. Nothing is synced but a file that is full: a power cut costs the last moments.
+//! Whoever observes puts the observation into a bounded queue (`waiting.rs`) and goes on; a thread of its own writes. So
+//! neither a slow nor a full disk ever holds up what follows from an observation. It is written in batches, at most
+//! [`Limits::batches_per_s`] a second and [`Limits::batch_max`] observations each; what finds no room in the queue
+//! meanwhile is counted, and the count kept as an observation. Subscribers hear what is kept, whether the disk took it or
+//! not. How the files are kept is `ring.rs`'s business.
 
-use std::collections::VecDeque;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::clock::unix_ms;
-use lb_control::observation::{Cause, Change, OBSERVATION_VERSION, Object, Observation};
-use nix::libc;
+use lb_control::observation::Observation;
 use tokio::sync::broadcast;
+
+use super::ring::{self, Ring};
+use super::waiting::Waiting;
 
 /// Name of the ring's directory within the state directory.
 pub const FOLDER: &str = "observations";
-/// How the name of a file of the ring ends; before it stands the number of its first observation.
-const ENDING: &str = ".jsonl";
 
 /// Sizes of the ring.
 #[derive(Clone, Copy, Debug)]
@@ -58,12 +49,52 @@ pub struct ObservationJournal(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
-    queue: Mutex<Option<SyncSender<Observation>>>,
-    /// Observations that did not fit into the queue.
-    lost: Arc<AtomicU64>,
+    queue: Arc<Queue>,
+    /// Held while the ring is read for a question: however many ask, they take one processor, and memory for one.
+    asked: Mutex<()>,
     subscribers: broadcast::Sender<Arc<Observation>>,
     fault: Arc<Mutex<Option<String>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// What waits to be written.
+#[derive(Debug)]
+struct Queue {
+    /// Nobody holds it for longer than a batch takes to be put together.
+    waiting: Mutex<(Waiting, Door)>,
+    rung: Condvar,
+}
+
+/// Whether more is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Open,
+    Closed,
+}
+
+impl Queue {
+    fn waiting(&self) -> MutexGuard<'_, (Waiting, Door)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.waiting().1 = Door::Closed;
+        self.rung.notify_one();
+    }
+
+    /// The next batch, once there is one; empty: there is never another.
+    fn batch(&self, most: usize) -> (Vec<Observation>, Door) {
+        let none = |(waiting, door): &mut (Waiting, Door)| waiting.is_empty() && *door == Door::Open;
+        let held = self.rung.wait_while(self.waiting(), none);
+        let mut held = held.unwrap_or_else(PoisonError::into_inner);
+        (held.0.take(most), held.1)
+    }
 }
 
 impl ObservationJournal {
@@ -74,27 +105,29 @@ impl ObservationJournal {
     /// No thread can be started.
     pub fn open(state_dir: &Path, limits: Limits) -> io::Result<Self> {
         let folder = state_dir.join(FOLDER);
-        let (queue, waiting) = sync_channel(limits.queue);
+        let waiting = Mutex::new((Waiting::new(limits.queue), Door::Open));
+        let queue = Arc::new(Queue { waiting, rung: Condvar::new() });
         let (subscribers, _) = broadcast::channel(super::SUBSCRIBER_BACKLOG);
-        let (lost, fault) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
+        let fault = Arc::new(Mutex::new(None));
         let writer = Writer {
-            ring: Ring { folder: folder.clone(), limits, file: None },
-            next: numbers_from(&folder),
-            lost: lost.clone(),
+            ring: Ring::new(folder.clone(), limits.file_bytes, limits.files),
+            limits,
+            next: ring::numbers_from(&folder),
             subscribers: subscribers.clone(),
             fault: fault.clone(),
         };
+        let waits = queue.clone();
         let thread = std::thread::Builder::new().name("observations".to_owned());
-        let writer = thread.spawn(move || writer.run(&waiting))?;
-        let (queue, writer) = (Mutex::new(Some(queue)), Mutex::new(Some(writer)));
-        Ok(Self(Arc::new(Shared { folder, queue, lost, subscribers, fault, writer })))
+        let writer = Mutex::new(Some(thread.spawn(move || writer.run(&waits))?));
+        Ok(Self(Arc::new(Shared { folder, queue, asked: Mutex::default(), subscribers, fault, writer })))
     }
 
-    /// Takes an observation to be kept; its `seq` is given here. Never waits.
+    /// Takes an observation to be kept; its `seq` is given later. Never waits for the disk.
     pub fn record(&self, observation: Observation) {
-        let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if queue.as_ref().is_none_or(|queue| queue.try_send(observation).is_err()) {
-            self.0.lost.fetch_add(1, Ordering::Relaxed);
+        let (waiting, door) = &mut *self.0.queue.waiting();
+        if *door == Door::Open {
+            waiting.push(observation);
+            self.0.queue.rung.notify_one();
         }
     }
 
@@ -103,7 +136,21 @@ impl ObservationJournal {
     /// # Errors
     /// The ring cannot be read.
     pub fn read(&self, since_ms: u64, limit: usize) -> io::Result<Vec<Observation>> {
-        read(&self.0.folder, since_ms, limit)
+        self.find(since_ms, limit, |_| true)
+    }
+
+    /// Those of them that are wanted. One search at a time: whoever else asks waits.
+    ///
+    /// # Errors
+    /// The ring cannot be read.
+    pub fn find(
+        &self,
+        since_ms: u64,
+        limit: usize,
+        wanted: impl Fn(&Observation) -> bool,
+    ) -> io::Result<Vec<Observation>> {
+        let _turn = self.0.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        ring::find(&self.0.folder, since_ms, limit, wanted)
     }
 
     /// Every observation that is kept from now on; who falls behind is told so.
@@ -118,170 +165,47 @@ impl ObservationJournal {
 
     /// Writes what waits and ends; what is recorded later is lost.
     pub fn close(&self) {
-        drop(self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).take());
+        self.0.queue.close();
         let writer = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         // A writer that panicked has nothing more to write.
         let _ = writer.map(JoinHandle::join);
     }
 }
 
-/// The files of a ring, by the number of their first observation, ascending.
-fn files(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
-        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(ENDING)?.parse().ok());
-        found.extend(number.map(|number| (number, path)));
-    }
-    found.sort_unstable();
-    Ok(found)
-}
-
-/// The newest observations of a state directory's ring, without its daemon.
-///
-/// # Errors
-/// The ring cannot be read.
-pub fn read(folder: &Path, since_ms: u64, limit: usize) -> io::Result<Vec<Observation>> {
-    let mut newest = VecDeque::new();
-    for (_, path) in files(folder)?.into_iter().rev() {
-        let room = limit - newest.len();
-        let mut lines = match lines(&path) {
-            // The ring went on meanwhile.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            lines => lines?,
-        };
-        lines.retain(|line| line.at_ms >= since_ms);
-        lines.drain(..lines.len().saturating_sub(room));
-        lines.into_iter().rev().for_each(|line| newest.push_front(line));
-        if newest.len() == limit {
-            break;
-        }
-    }
-    Ok(newest.into())
-}
-
-/// The whole lines of a file.
-fn lines(path: &Path) -> io::Result<Vec<Observation>> {
-    let lines = BufReader::new(File::open(path)?).split(b'\n');
-    let whole = |line: &[u8]| {
-        let (sum, json) = line.split_at_checked(9)?;
-        let sum = u32::from_str_radix(std::str::from_utf8(&sum[..8]).ok()?, 16).ok()?;
-        (crc32c::crc32c(json) == sum).then(|| serde_json::from_slice(json).ok()).flatten()
-    };
-    let mut found = Vec::new();
-    for line in lines {
-        found.extend(whole(&line?));
-    }
-    Ok(found)
-}
-
-/// The number of the next observation.
-fn numbers_from(folder: &Path) -> u64 {
-    let last = files(folder).ok().and_then(|mut files| files.pop());
-    let Some((first, path)) = last else { return 1 };
-    lines(&path).ok().and_then(|lines| Some(lines.last()?.seq + 1)).unwrap_or(first + 1)
-}
-
-/// The end of the ring that is written.
-struct Ring {
-    folder: PathBuf,
-    limits: Limits,
-    file: Option<(File, u64)>,
-}
-
-impl Ring {
-    /// Writes a batch that begins with an observation of this number.
-    fn write(&mut self, first: u64, bytes: &[u8]) -> io::Result<()> {
-        let written = self.try_write(first, bytes);
-        if written.is_err() {
-            // What the file ends in is not known: the next batch begins another.
-            self.file = None;
-        }
-        written
-    }
-
-    fn try_write(&mut self, first: u64, bytes: &[u8]) -> io::Result<()> {
-        if let Some((full, _)) = self.file.take_if(|(_, size)| *size >= self.limits.file_bytes) {
-            full.sync_data()?;
-        }
-        let (file, size) = match &mut self.file {
-            Some(open) => open,
-            none => none.insert((begin(&self.folder, first, self.limits.files)?, 0)),
-        };
-        file.write_all(bytes)?;
-        *size += bytes.len() as u64;
-        Ok(())
-    }
-}
-
-/// Begins a file, and lets go of the oldest.
-fn begin(folder: &Path, first: u64, keep: usize) -> io::Result<File> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let found = files(folder)?;
-    for (_, old) in found.iter().take((found.len() + 1).saturating_sub(keep.max(1))) {
-        std::fs::remove_file(old)?;
-    }
-    let flags = libc::O_NOFOLLOW | libc::O_CLOEXEC;
-    let path = folder.join(format!("{first:020}{ENDING}"));
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(flags).open(path)
-}
-
 /// The thread that writes.
 struct Writer {
     ring: Ring,
+    limits: Limits,
     /// Number of the next observation.
     next: u64,
-    lost: Arc<AtomicU64>,
     subscribers: broadcast::Sender<Arc<Observation>>,
     fault: Arc<Mutex<Option<String>>>,
 }
 
 impl Writer {
-    fn run(mut self, waiting: &Receiver<Observation>) {
-        let pause = Duration::from_secs(1) / self.ring.limits.batches_per_s.max(1);
-        while let Ok(first) = waiting.recv() {
+    fn run(mut self, queue: &Queue) {
+        let pause = Duration::from_secs(1) / self.limits.batches_per_s.max(1);
+        loop {
+            let (batch, door) = queue.batch(self.limits.batch_max.max(1));
+            if batch.is_empty() {
+                return;
+            }
             let began = Instant::now();
-            self.keep(first, waiting);
-            // The pause is also the time in which the next batch gathers.
-            std::thread::sleep(pause.saturating_sub(began.elapsed()));
+            self.keep(batch);
+            if door == Door::Open {
+                // The pause is also the time in which the next batch gathers.
+                std::thread::sleep(pause.saturating_sub(began.elapsed()));
+            }
         }
     }
 
-    /// Keeps what waits, up to a batch; the rest of it is counted.
-    fn keep(&mut self, first: Observation, waiting: &Receiver<Observation>) {
-        let mut batch = vec![first];
-        let mut suppressed = self.lost.swap(0, Ordering::Relaxed);
-        while let Ok(more) = waiting.try_recv() {
-            if batch.len() < self.ring.limits.batch_max {
-                batch.push(more);
-            } else {
-                suppressed += 1;
-            }
-        }
-        if suppressed > 0 {
-            batch.push(Observation {
-                v: OBSERVATION_VERSION,
-                at_ms: unix_ms(),
-                seq: 0,
-                object: Object::Node,
-                change: Change::Suppressed { count: suppressed },
-                cause: Cause::Rate,
-                evidence: String::new(),
-            });
-        }
+    fn keep(&mut self, mut batch: Vec<Observation>) {
         let first = self.next;
         let mut bytes = Vec::new();
         for observation in &mut batch {
             observation.seq = self.next;
             self.next += 1;
-            let json = serde_json::to_vec(observation).unwrap_or_default();
-            bytes.extend(format!("{:08x} ", crc32c::crc32c(&json)).bytes());
-            bytes.extend(json);
-            bytes.push(b'\n');
+            bytes.extend(ring::line(observation));
         }
         let error = self.ring.write(first, &bytes).err();
         self.said(error);
@@ -307,8 +231,10 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ring::files;
     use super::*;
     use lb_control::health::{Health, Outcome};
+    use lb_control::observation::{Cause, Change, Object};
 
     fn observed(at_ms: u64) -> Observation {
         let change = Change::HealthChanged { from: Health::Up, to: Health::Down };
@@ -338,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_storm_is_kept_up_to_a_batch_and_the_rest_is_counted() {
+    fn a_storm_is_kept_up_to_the_room_and_the_rest_is_counted() {
         let directory = tempfile::tempdir().unwrap();
         let limits = Limits { batch_max: 10, queue: 50, ..Limits::default() };
         let journal = ObservationJournal::open(directory.path(), limits).unwrap();
@@ -354,8 +280,7 @@ mod tests {
             }
             assert_eq!(*heard.try_recv().unwrap(), one);
         }
-        let unsaid = journal.0.lost.load(Ordering::Relaxed);
-        assert_eq!(kept + suppressed + unsaid, 10_001);
+        assert_eq!(kept + suppressed, 10_001);
         assert!(suppressed > 0 && kept < 5_000, "{kept} kept, {suppressed} suppressed");
     }
 

@@ -141,11 +141,27 @@ fn io_error(disk: &Directory, name: &str, source: io::Error) -> OfflineError {
     LogError::Io { path: disk.path(name), doing: "read", source }.into()
 }
 
+/// What a look says. A daemon that goes on meanwhile may take away what was about to be read, such as the oldest
+/// snapshot; what is truly wrong is so again, in the same words.
+fn steady<T>(look: impl Fn() -> Result<T, OfflineError>) -> Result<T, OfflineError> {
+    let mut said = String::new();
+    loop {
+        match look() {
+            Err(OfflineError::Store(error)) if error.to_string() != said => said = error.to_string(),
+            seen => return seen,
+        }
+    }
+}
+
 /// Where the log of a state directory ends.
 ///
 /// # Errors
 /// The log cannot be read, or its end is damaged.
 pub fn head(state_dir: &Path) -> Result<Head, OfflineError> {
+    steady(|| head_now(state_dir))
+}
+
+fn head_now(state_dir: &Path) -> Result<Head, OfflineError> {
     let disk = Directory::at(&folder(state_dir)?);
     match disk.list("") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Head::default()),
@@ -160,10 +176,14 @@ pub fn head(state_dir: &Path) -> Result<Head, OfflineError> {
 /// # Errors
 /// Where it breaks, or that it is not the log of that head.
 pub fn verify(state_dir: &Path, expected: Option<(u64, [u8; 32])>) -> Result<Verified, OfflineError> {
-    // What the start would refuse is refused here, too.
-    let end = head(state_dir)?;
-    let files = Files::of(state_dir)?;
     let expected = expected.map(|(revision, hash)| Head { revision, hash });
+    steady(|| verify_now(state_dir, expected))
+}
+
+fn verify_now(state_dir: &Path, expected: Option<Head>) -> Result<Verified, OfflineError> {
+    // What the start would refuse is refused here, too.
+    let end = head_now(state_dir)?;
+    let files = Files::of(state_dir)?;
     let (mut records, mut met) = (0, Some(Head::default()).filter(|start| expected == Some(*start)));
     let walked = files.walk(|frame| {
         records += frame.records().count() as u64;
@@ -236,6 +256,10 @@ fn parse(bytes: &[u8], after: u64) -> Result<Record, OfflineError> {
 /// # Errors
 /// The log cannot be read.
 pub fn stats(state_dir: &Path) -> Result<Stats, OfflineError> {
+    steady(|| stats_now(state_dir))
+}
+
+fn stats_now(state_dir: &Path) -> Result<Stats, OfflineError> {
     let files = Files::of(state_dir)?;
     let (mut records, mut bytes, mut first_ms, mut last_ms) = (0, 0, None, None);
     let walked = files.walk(|frame| {

@@ -2,7 +2,7 @@
 //!
 //! What it assumes is what `disk.rs` says, and nothing kinder. Each sector that was not synced is on the disk in any
 //! of the forms it has had since the last sync; a file's length likewise; names are there up to any one of those that
-//! were not synced. A sync that fails leaves the unsynced sectors on the disk or not, and takes them for written from
+//! were not synced, and of those any move from folder to folder may be missing. A sync that fails leaves the unsynced sectors on the disk or not, and takes them for written from
 //! then on, as Linux does; reads go on to show them.
 
 use std::collections::BTreeMap;
@@ -103,6 +103,11 @@ impl Naming {
         }
     }
 
+    /// Whether it is of two folders.
+    fn moves(&self) -> bool {
+        matches!(self, Self::Renamed(from, to) if folder(from) != folder(to))
+    }
+
     fn apply(&self, names: &mut BTreeMap<String, usize>) {
         match self {
             Self::Made(name, inode) => drop(names.insert(name.clone(), *inode)),
@@ -123,6 +128,8 @@ pub(super) enum Failing {
     Nothing,
     /// One call in so many: writes take a part and say that the disk is full, syncs and all else fail.
     OneIn(u32),
+    /// All room but so many bytes: writes take what there is, and nothing after that.
+    Full(usize),
     /// Everything from a call on, as if the process had been killed there.
     After(u32),
 }
@@ -140,7 +147,7 @@ struct World {
 impl World {
     fn refuse(&mut self, number: i32) -> io::Result<()> {
         let failed = match &mut self.failing {
-            Failing::Nothing => false,
+            Failing::Nothing | Failing::Full(_) => false,
             Failing::OneIn(n) => self.rng.u32(..*n) == 0,
             Failing::After(left) => {
                 *left = left.saturating_sub(1);
@@ -153,7 +160,11 @@ impl World {
     fn crash(&self, rng: &mut Rng) -> Self {
         let mut names = self.durable_names.clone();
         let kept = rng.usize(..=self.pending_names.len());
-        self.pending_names[..kept].iter().for_each(|naming| naming.apply(&mut names));
+        for naming in &self.pending_names[..kept] {
+            if !naming.moves() || rng.bool() {
+                naming.apply(&mut names);
+            }
+        }
         // Files that have lost their names are gone.
         let named = |number: usize| names.values().any(|inode| *inode == number);
         let inode = |(inode, number): (&Inode, usize)| {
@@ -328,7 +339,14 @@ impl DiskFile for RecordedFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let mut world = self.disk.changing(libc::ENOSPC)?;
         let part = matches!(world.failing, Failing::OneIn(_)) && world.rng.bool();
-        let length = if part { world.rng.usize(1..=bytes.len()) } else { bytes.len() };
+        let mut length = if part { world.rng.usize(1..=bytes.len()) } else { bytes.len() };
+        if let Failing::Full(left) = &mut world.failing {
+            length = length.min(*left);
+            *left -= length;
+            if length == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+        }
         let inode = &mut world.inodes[self.inode];
         let offset = offset as usize;
         if inode.cache.len() < offset + length {

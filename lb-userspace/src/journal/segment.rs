@@ -89,13 +89,18 @@ pub(super) struct Segment {
     pub(super) begins: Head,
 }
 
-/// Opens a segment and reads its header.
+/// Opens a segment and reads its header. To be read, one that a daemon has archived meanwhile is found there.
 ///
 /// # Errors
 /// It cannot be read, is of another version, or its header is damaged.
 pub(super) fn open(disk: &dyn Disk, name: String, access: Access) -> Result<Segment, LogError> {
     let io = |source| LogError::Io { path: disk.path(&name), doing: "read", source };
-    let file = disk.open(&name, access).map_err(io)?;
+    let file = match disk.open(&name, access) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && access == Access::Read => {
+            disk.open(&format!("{ARCHIVE}/{name}"), access).map_err(|_| io(error))?
+        }
+        opened => opened.map_err(io)?,
+    };
     let mut bytes = [0; HEADER as usize];
     let filled = file.read_at(&mut bytes, 0).map_err(io)?;
     let path = || disk.path(&name);

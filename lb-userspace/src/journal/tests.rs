@@ -1,11 +1,16 @@
 //! The log in files: what is done about tails, flipped bits, other versions, snapshots and archives.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use super::contract::{ids, record};
+use super::disk::{Access, Directory, Disk, DiskFile};
 use super::frame::HEAD;
-use super::log::{Limits, LogError};
+use super::log::{self, Limits, LogError};
+use super::recording::{Failing, RecordingDisk};
 use super::segment::HEADER;
 use super::{EventStore, FileStore, Head, StoreError, Verification, offline, read_all};
 
@@ -168,6 +173,123 @@ fn a_snapshot_spares_the_start_the_older_segments_and_the_background_finds_their
     assert!(matches!(read_all(&*reader, 0), Err(StoreError::Log(LogError::Damaged { .. }))));
 }
 
+/// A directory whose daemon appends a record whenever somebody asks for a file's length, so many times.
+#[derive(Debug)]
+struct Busy {
+    directory: Arc<Directory>,
+    daemon: Arc<Mutex<(FileStore, u32)>>,
+}
+
+#[derive(Debug)]
+struct BusyFile(Arc<dyn DiskFile>, Arc<Mutex<(FileStore, u32)>>);
+
+impl Disk for Busy {
+    fn list(&self, folder: &str) -> io::Result<Vec<String>> {
+        self.directory.list(folder)
+    }
+    fn make_folder(&self, folder: &str) -> io::Result<()> {
+        self.directory.make_folder(folder)
+    }
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        Ok(Arc::new(BusyFile(self.directory.open(name, access)?, self.daemon.clone())))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.directory.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.directory.remove(name)
+    }
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        self.directory.sync(folder)
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path(name)
+    }
+}
+
+impl DiskFile for BusyFile {
+    fn length(&self) -> io::Result<u64> {
+        let mut daemon = self.1.lock().unwrap();
+        if let Some(left) = daemon.1.checked_sub(1) {
+            daemon.1 = left;
+            let next = daemon.0.reader().latest().revision + 1;
+            fill(&mut daemon.0, next);
+        }
+        self.0.length()
+    }
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buffer, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(bytes, offset)
+    }
+    fn reserve(&self, end: u64) -> io::Result<()> {
+        self.0.reserve(end)
+    }
+    fn cut(&self, length: u64) -> io::Result<()> {
+        self.0.cut(length)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
+
+#[test]
+fn a_log_that_is_appended_to_while_it_is_looked_at_is_not_damaged() {
+    for appends in 0..6 {
+        let (directory, _) = written(3);
+        let daemon = Arc::new(Mutex::new((open(directory.path()).unwrap(), appends)));
+        let inner = Arc::new(Directory::at(&directory.path().join("journal")));
+        let disk = Busy { directory: inner, daemon: daemon.clone() };
+        let found =
+            log::look(&disk, Access::Read).unwrap_or_else(|error| panic!("{appends}: {error}")).unwrap();
+        let revision = found.reached.head.revision;
+        let latest = daemon.lock().unwrap().0.reader().latest();
+        assert!((3..=latest.revision).contains(&revision) && found.torn.is_empty(), "{revision}");
+        // What is damaged stays so, however busy the daemon is.
+        daemon.lock().unwrap().1 = appends;
+        change(&files(directory.path(), ".log")[0], |bytes| bytes[HEADER as usize + HEAD + 20] ^= 1);
+        assert!(matches!(log::look(&disk, Access::Read), Err(LogError::Damaged { offset: HEADER, .. })));
+    }
+}
+
+#[test]
+fn the_log_of_a_daemon_under_load_is_whole_whenever_it_is_verified() {
+    let (directory, _) = written(3);
+    let mut store = open(directory.path()).unwrap();
+    let ends = Arc::new(AtomicBool::new(false));
+    let (path, told) = (directory.path().to_owned(), ends.clone());
+    let looks = std::thread::spawn(move || {
+        let mut looks = 0;
+        while !told.load(Ordering::Relaxed) {
+            offline::head(&path).unwrap();
+            offline::verify(&path, None).unwrap();
+            looks += 1;
+        }
+        looks
+    });
+    for revision in (10..800).step_by(10) {
+        fill(&mut store, revision);
+        store.save_snapshot(store.reader().latest(), b"").unwrap();
+        store.archive(20_000).unwrap();
+    }
+    ends.store(true, Ordering::Relaxed);
+    assert!(looks.join().unwrap() > 3);
+}
+
+#[test]
+fn a_snapshot_that_finds_no_room_takes_none() {
+    let disk = RecordingDisk::empty(1);
+    let mut store = FileStore::open_on(Arc::new(disk.clone()), SMALL).unwrap().store;
+    fill(&mut store, 3);
+    let mut before = disk.list("").unwrap();
+    disk.fail(Failing::Full(1_000));
+    assert!(store.save_snapshot(store.reader().latest(), &[7; 5_000]).is_err());
+    let mut after = disk.list("").unwrap();
+    (before.sort(), after.sort());
+    assert_eq!(after, before, "what was written of it is gone");
+}
+
 #[test]
 fn a_damaged_snapshot_is_passed_over_and_said() {
     let (directory, head) = written(10);
@@ -232,6 +354,33 @@ fn archived_segments_are_moved_whole_and_still_read_while_they_are_there() {
     }
     std::fs::remove_file(&files(directory.path(), ".snapshot")[0]).unwrap();
     assert!(matches!(open(directory.path()), Err(StoreError::Log(LogError::Archived { .. }))));
+}
+
+#[test]
+fn a_power_cut_between_moves_to_the_archive_leaves_no_gap() {
+    let disk = RecordingDisk::empty(1);
+    let mut store = FileStore::open_on(Arc::new(disk.clone()), SMALL).unwrap().store;
+    fill(&mut store, 60);
+    store.save_snapshot(store.reader().latest(), b"sixty").unwrap();
+    let images = Arc::new(Mutex::new((fastrand::Rng::with_seed(1), Vec::new())));
+    let kept = images.clone();
+    disk.watch(Some(Arc::new(move |disk: &RecordingDisk| {
+        let (rng, images) = &mut *kept.lock().unwrap();
+        images.extend((0..8).map(|_| disk.crash(rng)));
+    })));
+    // The first sync of a move fails: the next call goes on where that one stopped.
+    disk.fail(Failing::After(3));
+    store.archive(0).unwrap_err();
+    disk.fail(Failing::Nothing);
+    assert!(store.archive(0).unwrap() > 3);
+    disk.watch(None);
+    let images = std::mem::take(&mut images.lock().unwrap().1);
+    assert!(images.len() > 50);
+    for image in images {
+        let store = FileStore::open_on(Arc::new(image), SMALL).unwrap().store;
+        let records = read_all(&*store.reader(), 0).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(records.len(), 60);
+    }
 }
 
 #[test]

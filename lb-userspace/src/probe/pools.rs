@@ -1,9 +1,12 @@
 //! Which tenant's pool probes which backends, and how large each pool is. Follows the published states.
 //!
 //! A pool is a bulkhead: it has a thread, timers and places of its own. What pools have in common is the process's
-//! descriptors, so no pool gets more places than its share of them ([`Size`]).
+//! descriptors, so no pool gets more places than its share of them, and there are no more pools than can work ([`Size`]).
+//! Tenants beyond that share one, and so do those for whom none can be started: they are probed, without a bulkhead
+//! between them and without their own limits, until there is a pool for them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 
 use lb_common::ids::BackendId;
@@ -26,6 +29,10 @@ const RESERVED_DESCRIPTORS: usize = 1_024;
 const URGENT: usize = 1_024;
 /// Places that a pool has at least.
 const WORKERS_MIN: usize = 8;
+/// Descriptors that a pool's runtime takes.
+const RUNTIME_DESCRIPTORS: usize = 4;
+/// Pools at most: each is a thread, and systems commonly let a process have some 4,900.
+const POOLS_MAX: usize = 1_024;
 
 /// How large pools may be.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +55,11 @@ impl Size {
         Self { concurrency, descriptors: descriptors.saturating_sub(RESERVED_DESCRIPTORS) }
     }
 
+    /// Tenants that can have a pool of their own.
+    fn pools(self) -> usize {
+        POOLS_MAX.min(self.descriptors / (WORKERS_MIN + RUNTIME_DESCRIPTORS))
+    }
+
     /// Attempts of one tenant under way at once, if so many tenants have pools: the one place that decides it. `limit`: the
     /// tenant's own, if it has one.
     fn workers(self, limit: Option<u64>, pools: usize) -> usize {
@@ -64,6 +76,13 @@ pub(super) struct Pools {
     roots: Roots,
     vips: BTreeMap<String, Probed>,
     pools: BTreeMap<String, Handle>,
+    /// The pool of tenants without one. There from the start: when it is needed, it could not be had.
+    shared: Handle,
+    /// Whom it probes, by tenant.
+    sharing: BTreeMap<String, BTreeMap<BackendId, Target>>,
+    start: StartPool,
+    /// How many share a pool, as the daemon's own log says.
+    said: usize,
     /// The tenants as they were last looked at: their limits say how large pools are.
     tenants: Arc<BTreeMap<String, Tenant>>,
 }
@@ -81,10 +100,28 @@ struct Handle {
     urgent: mpsc::Sender<BackendId>,
 }
 
+/// Starts a pool with a name.
+type StartPool = fn(&str, &Arc<Board>) -> io::Result<Handle>;
+
+impl Handle {
+    fn probes(&self, id: BackendId) -> bool {
+        self.wanted.borrow().targets.contains_key(&id)
+    }
+
+    fn take(&self, targets: BTreeMap<BackendId, Target>) {
+        self.wanted.send_modify(|wanted| wanted.targets = Arc::new(targets));
+    }
+
+    fn resize(&self, workers: usize) {
+        self.wanted.send_if_modified(|wanted| std::mem::replace(&mut wanted.workers, workers) != workers);
+    }
+}
+
 impl Pools {
     pub(super) fn new(board: Arc<Board>, size: Size) -> Self {
-        let (roots, vips, pools, tenants) = Default::default();
-        Self { board, size, roots, vips, pools, tenants }
+        let shared = start_pool("shared", &board).expect("a daemon that starts can have a pool");
+        let (roots, vips, pools, sharing, tenants) = Default::default();
+        Self { board, size, roots, vips, pools, shared, sharing, start: start_pool, said: 0, tenants }
     }
 
     /// Follows the states until they end. `urgent`: backends to be asked now.
@@ -110,8 +147,8 @@ impl Pools {
     }
 
     fn hasten(&self, id: BackendId) {
-        let mut pools = self.pools.values();
-        if let Some(pool) = pools.find(|pool| pool.wanted.borrow().targets.contains_key(&id)) {
+        let mut pools = self.pools.values().chain([&self.shared]);
+        if let Some(pool) = pools.find(|pool| pool.probes(id)) {
             // One that is full has more urgent work than it can do; each waits for its turn then.
             let _ = pool.urgent.try_send(id);
         }
@@ -124,24 +161,69 @@ impl Pools {
             return;
         }
         self.tenants = state.tenants.clone();
-        for tenant in &touched {
-            let targets = self.targets(tenant);
+        let mut shared = false;
+        for tenant in touched {
+            let targets = self.targets(&tenant);
             if targets.is_empty() {
-                self.pools.remove(tenant);
-                continue;
+                self.pools.remove(&tenant);
+                shared |= self.sharing.remove(&tenant).is_some();
+            } else if let Some(pool) = self.pools.get(&tenant) {
+                pool.take(targets);
+            } else {
+                self.sharing.insert(tenant, targets);
+                shared = true;
             }
-            let pool = self.pools.entry(tenant.clone()).or_insert_with(|| start_pool(tenant, &self.board));
-            pool.wanted.send_modify(|wanted| wanted.targets = Arc::new(targets));
         }
-        let count = self.pools.len();
+        let before = self.sharing.len();
+        self.give_pools();
+        if shared || self.sharing.len() != before {
+            self.shared
+                .take(self.sharing.values().flatten().map(|(id, target)| (*id, target.clone())).collect());
+        }
+        self.resize();
+        let probed = |pool: &Handle| pool.wanted.borrow().targets.keys().copied().collect::<Vec<_>>();
+        let all: BTreeSet<BackendId> = self.pools.values().chain([&self.shared]).flat_map(probed).collect();
+        self.board.keep(|id| all.contains(&id));
+    }
+
+    /// Gives tenants without a pool one of their own, as long as there are some to have.
+    fn give_pools(&mut self) {
+        let (most, mut refused) = (self.size.pools(), None);
+        while self.pools.len() < most
+            && let Some((tenant, _)) = self.sharing.first_key_value()
+        {
+            match (self.start)(tenant, &self.board) {
+                Ok(pool) => {
+                    let Some((tenant, targets)) = self.sharing.pop_first() else { return };
+                    pool.take(targets);
+                    self.pools.insert(tenant, pool);
+                }
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        let (sharing, own) = (self.sharing.len(), self.pools.len());
+        if sharing > 0 && sharing != self.said {
+            tracing::warn!(
+                sharing,
+                own,
+                ?refused,
+                "more tenants are probed than have a pool: the rest share one"
+            );
+        }
+        self.said = sharing;
+    }
+
+    /// Tells each pool how many attempts it may have under way.
+    fn resize(&self) {
+        let count = self.pools.len() + usize::from(!self.sharing.is_empty());
         for (tenant, pool) in &self.pools {
             let limit = self.tenants.get(tenant).and_then(|tenant| tenant.limits.of(Limit::ProbeWorkers));
-            let workers = self.size.workers(limit, count);
-            pool.wanted.send_if_modified(|wanted| std::mem::replace(&mut wanted.workers, workers) != workers);
+            pool.resize(self.size.workers(limit, count));
         }
-        let probed = |pool: &Handle| pool.wanted.borrow().targets.keys().copied().collect::<Vec<_>>();
-        let all: BTreeSet<BackendId> = self.pools.values().flat_map(probed).collect();
-        self.board.keep(|id| all.contains(&id));
+        self.shared.resize(self.size.workers(None, count));
     }
 
     /// Makes plans for what is new; the tenants whose vips or backends changed.
@@ -194,12 +276,12 @@ impl Pools {
     }
 }
 
-fn start_pool(tenant: &str, board: &Arc<Board>) -> Handle {
+fn start_pool(name: &str, board: &Arc<Board>) -> io::Result<Handle> {
     let (wanted, wants) = watch::channel(Wanted::default());
     let (urgent, urgents) = mpsc::channel(URGENT);
     let pool = Pool::new(board.clone());
-    vital::spawn_async(&format!("probe-{tenant}"), pool.run(wants, urgents));
-    Handle { wanted, urgent }
+    vital::try_spawn_async(&format!("probe-{name}"), pool.run(wants, urgents))?;
+    Ok(Handle { wanted, urgent })
 }
 
 #[cfg(test)]
@@ -238,5 +320,58 @@ mod tests {
             pools.follow(&state);
             assert_eq!(pools.pools["default"].wanted.borrow().workers, places);
         }
+    }
+
+    /// Tenants `t1`, `t2`, …, each with a vip and a backend.
+    fn tenants(count: usize) -> State {
+        let mut state = State::default();
+        let mut run = |text: String| {
+            let command = serde_json::from_str(&text).unwrap();
+            let events = decide(&state, &Limits::default(), Now(0), &command).unwrap();
+            events.iter().for_each(|event| state.apply(event));
+        };
+        for n in 1..=count {
+            run(format!(r#"{{"kind":"tenant_add","name":"t{n}"}}"#));
+            run(format!(
+                r#"{{"kind":"vip_add","name":"v{n}","tenant":"t{n}","address":"203.0.113.{n}","port":80,"mode":"l2",
+                    "backend":[{{"name":"b","address":"192.0.2.{n}"}}]}}"#
+            ));
+        }
+        state
+    }
+
+    fn probed(pools: &Pools) -> (Vec<String>, usize, usize) {
+        let own = pools.pools.values().map(|pool| pool.wanted.borrow().targets.len()).sum();
+        (pools.pools.keys().cloned().collect(), own, pools.shared.wanted.borrow().targets.len())
+    }
+
+    #[tokio::test]
+    async fn more_tenants_than_pools_share_one_until_there_is_another() {
+        let (board, _seen) = Board::new(BTreeMap::new(), Arc::new(|_| ()), Arc::new(|_, _| ()));
+        let descriptors = 3 * (WORKERS_MIN + RUNTIME_DESCRIPTORS);
+        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors });
+        let mut state = tenants(5);
+        pools.follow(&state);
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(probed(&pools), (own(&["t1", "t2", "t3"]), 3, 2));
+        assert_eq!(pools.shared.wanted.borrow().workers, 9, "it works, and is one of four");
+        let gone =
+            serde_json::from_str(r#"{"kind":"vip_remove","name":"v2","allow_disruption":true}"#).unwrap();
+        let events = decide(&state, &Limits::default(), Now(0), &gone).unwrap();
+        events.iter().for_each(|event| state.apply(event));
+        pools.follow(&state);
+        assert_eq!(probed(&pools), (own(&["t1", "t3", "t4"]), 3, 1));
+    }
+
+    #[tokio::test]
+    async fn a_pool_that_cannot_be_started_ends_nothing_and_is_tried_again() {
+        let (board, _seen) = Board::new(BTreeMap::new(), Arc::new(|_| ()), Arc::new(|_, _| ()));
+        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors: 4_096 });
+        pools.start = |_, _| Err(io::Error::from_raw_os_error(nix::libc::EAGAIN));
+        pools.follow(&tenants(3));
+        assert_eq!(probed(&pools), (Vec::new(), 0, 3), "they are probed all the same");
+        pools.start = start_pool;
+        pools.follow(&tenants(4));
+        assert_eq!((probed(&pools).1, probed(&pools).2), (4, 0));
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::response::Response;
 use lb_control::observation::{self, Observation};
+use lb_control::projection::health::Observed;
 use lb_control::projection::object::Object;
 
 use super::super::Node;
 use super::super::params::Params;
 use super::super::views::past::{HealthView, ObservationView};
 use super::answer::basis;
+use crate::probe::Seen;
 use crate::problem::{Code, Problem};
 use crate::projection::Model;
 use crate::projection::moment::rfc3339;
@@ -30,18 +32,18 @@ pub(super) fn within(
     let unread = |error: std::io::Error| {
         Problem::new(Code::LogUnread, format!("what was observed cannot be read: {error}"))
     };
-    let kept = journal.read(from_ms, usize::MAX).map_err(unread)?;
-    let wanted = kept.into_iter().filter(|one| one.at_ms <= until_ms && about(model, object, one));
-    let mut views: Vec<ObservationView> = wanted.map(|one| view(&one)).collect();
-    views.drain(..views.len().saturating_sub(LIMIT));
-    Ok(views)
+    let wanted = |one: &Observation| one.at_ms <= until_ms && about(model, object, one);
+    let kept = journal.find(from_ms, LIMIT, wanted).map_err(unread)?;
+    Ok(kept.iter().map(view).collect())
 }
 
 fn about(model: &Model, object: Option<&Object>, one: &Observation) -> bool {
     let Some(object) = object else { return true };
     let (vip, seen) = match &one.object {
         observation::Object::Node => return false,
-        observation::Object::Vip { vip, .. } => (vip, Object::Vip(vip.as_str().into())),
+        observation::Object::Vip { vip, .. } | observation::Object::Pool { vip } => {
+            (vip, Object::Vip(vip.as_str().into()))
+        }
         observation::Object::Backend { vip, backend, .. } => {
             (vip, Object::Backend(vip.as_str().into(), backend.as_str().into()))
         }
@@ -57,7 +59,7 @@ fn about(model: &Model, object: Option<&Object>, one: &Observation) -> bool {
 fn view(one: &Observation) -> ObservationView {
     let object = match &one.object {
         observation::Object::Node => "node".to_owned(),
-        vip @ observation::Object::Vip { .. } => format!("vip {vip}"),
+        vip @ (observation::Object::Vip { .. } | observation::Object::Pool { .. }) => format!("vip {vip}"),
         backend => format!("backend {backend}"),
     };
     let text = match one.change {
@@ -69,24 +71,72 @@ fn view(one: &Observation) -> ObservationView {
     ObservationView { seq: one.seq, at: rfc3339(one.at_ms), object, text, evidence: one.evidence.clone() }
 }
 
-/// Of the backends that there are, what was observed; of one without a probe, nothing.
+/// Of the backends that there are, what is known of their health; of one without a probe, nothing.
 pub(in crate::api) async fn health(
     State(node): State<Arc<Node>>,
     mut params: Params,
 ) -> Result<Response, Problem> {
     let basis = basis(&node, &mut params).await?;
     params.end()?;
-    let health = node.projections.health();
+    let (now, observed) = (node.health.borrow().clone(), node.projections.health());
     let backends = basis.model.inventory.backends().filter_map(|(vip, _, name, backend)| {
-        let seen = health.backends.get(&backend.id)?;
-        Some(HealthView {
-            vip: vip.to_owned(),
-            backend: name.to_owned(),
-            health: seen.health,
-            since: rfc3339(seen.since_ms),
-            changes: seen.changes,
-            evidence: seen.evidence.clone(),
-        })
+        Some(known(vip, name, now.get(&backend.id)?, observed.backends.get(&backend.id)))
     });
     Ok(basis.mixed(&basis.list(backends.collect())))
+}
+
+/// A backend's health as the node knows it, with what is kept of how it came to that: some observations are missing, so
+/// they may speak of an older change.
+fn known(vip: &str, name: &str, now: &Seen, observed: Option<&Observed>) -> HealthView {
+    let changed_ms = now.last.map(|last| last.at_ms);
+    let of_this = observed.filter(|observed| {
+        observed.health == now.health && changed_ms.is_none_or(|at_ms| at_ms == observed.since_ms)
+    });
+    HealthView {
+        vip: vip.to_owned(),
+        backend: name.to_owned(),
+        health: now.health,
+        since: changed_ms.or(of_this.map(|observed| observed.since_ms)).map(rfc3339),
+        changes: observed.map_or(0, |observed| observed.changes),
+        evidence: of_this.map_or_else(String::new, |observed| observed.evidence.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lb_control::health::{Health, Outcome, Transition};
+
+    #[test]
+    fn health_is_what_the_node_knows_whatever_was_kept_of_it() {
+        let observed = Observed {
+            vip: "web".to_owned(),
+            backend: "b1".to_owned(),
+            health: Health::Up,
+            since_ms: 5_000,
+            changes: 3,
+            evidence: "2 probes in a row".to_owned(),
+        };
+        let cause = Outcome::Refused;
+        let change = |from, to, at_ms| Some(Transition { from, to, at_ms, cause });
+        let view = |health, last, observed| known("web", "b1", &Seen { health, last }, observed);
+        let down = view(Health::Down, change(Health::Up, Health::Down, 9_000), Some(&observed));
+        assert_eq!((down.health, down.since.as_deref()), (Health::Down, Some(&*rfc3339(9_000))));
+        assert_eq!(
+            (down.changes, &*down.evidence),
+            (3, ""),
+            "what led to another change says nothing of this"
+        );
+        let again = view(Health::Up, change(Health::Down, Health::Up, 9_000), Some(&observed));
+        assert_eq!((again.since.as_deref(), &*again.evidence), (Some(&*rfc3339(9_000)), ""));
+        let up = view(Health::Up, change(Health::Down, Health::Up, 5_000), Some(&observed));
+        assert_eq!((up.since.as_deref(), &*up.evidence), (Some(&*rfc3339(5_000)), "2 probes in a row"));
+        let adopted = view(Health::Up, None, Some(&observed));
+        assert_eq!(
+            (adopted.since.as_deref(), &*adopted.evidence),
+            (Some(&*rfc3339(5_000)), "2 probes in a row")
+        );
+        assert_eq!(view(Health::Down, None, Some(&observed)).since, None);
+        assert_eq!((view(Health::Down, None, None).since, view(Health::Down, None, None).changes), (None, 0));
+    }
 }

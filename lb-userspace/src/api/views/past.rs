@@ -121,13 +121,13 @@ pub struct HealthView {
     pub vip: String,
     /// Its name.
     pub backend: String,
-    /// Its health.
+    /// Its health, as the node knows it now.
     pub health: lb_control::health::Health,
-    /// Since when.
-    pub since: String,
+    /// Since when; none: it was adopted from the maps, and no observation of it is kept.
+    pub since: Option<String>,
     /// Changes that are known of.
     pub changes: u64,
-    /// What it was seen by.
+    /// What it was seen by; empty if that is not kept.
     pub evidence: String,
 }
 
