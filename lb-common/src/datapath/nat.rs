@@ -132,9 +132,11 @@ fn client_port<P: Packet, T: Tables>(
         return take(parsed, search, &back, tables);
     }
     let row = tables.nat(search.first + u32::from(search.found)).ok_or(CUT)?;
-    touch(row, parsed, search.now_s, true, tables);
-    let same = NextHop(row.back.load()).mac() == back.dst && row.ports.load() == ports_of(parsed, &back);
-    if !same && let Some(egress) = tables.port(tables.ingress_ifindex()) {
+    // A device gets a fresh egress row when its MTU changes: looked up once a second.
+    let due = touch(row, parsed, search.now_s, true, tables);
+    if (due || moved(row, parsed, &back, tables))
+        && let Some(egress) = tables.port(tables.ingress_ifindex())
+    {
         remember_way_back(row, parsed, &back, egress);
     }
     Ok(search.found)
@@ -219,6 +221,19 @@ fn take<T: Tables>(parsed: &Parsed, search: &Search, back: &Link, tables: &T) ->
     Ok(search.best)
 }
 
+/// Whether a client's packet came another way than the one before: by another device, router or tag, or to another
+/// MAC. Two devices may well lead to routers of one MAC.
+#[inline(always)]
+fn moved<T: Tables>(row: &NatRow, parsed: &Parsed, back: &Link, tables: &T) -> bool {
+    let hop = NextHop(row.back.load());
+    let Some(out) = tables.egress(hop.egress().into()) else { return true };
+    let differs = hop.mac().0 ^ back.dst.0
+        | row.own_mac.load() ^ back.src.0
+        | row.ports.load() ^ ports_of(parsed, back)
+        | u64::from(out.ifindex() ^ tables.ingress_ifindex());
+    differs != 0
+}
+
 /// Where the client's packets come from is where the replies go.
 #[inline(always)]
 fn remember_way_back(row: &NatRow, parsed: &Parsed, back: &Link, egress: u16) {
@@ -227,18 +242,21 @@ fn remember_way_back(row: &NatRow, parsed: &Parsed, back: &Link, egress: u16) {
     row.own_mac.store(back.src.0);
 }
 
-/// Notes a packet of a flow: its time, whether it closes the flow or opens it again.
+/// Notes a packet of a flow: its time, whether it closes the flow or opens it again. Whether there was something new
+/// to note: at least once a second of a flow that goes on.
 #[inline(always)]
-fn touch<T: Tables>(row: &NatRow, parsed: &Parsed, now_s: u32, from_client: bool, tables: &T) {
+fn touch<T: Tables>(row: &NatRow, parsed: &Parsed, now_s: u32, from_client: bool, tables: &T) -> bool {
     let old = NatControl(row.control.load());
     if !parsed.teaches() || !old.is_flow() {
-        return;
+        return false;
     }
     let state = after(old.state(), parsed, from_client);
-    if state != old.state() || old.seen_s() != now_s {
+    let news = state != old.state() || old.seen_s() != now_s;
+    if news {
         let new = NatControl::new(old.backend(), state, old.generation(), now_s);
         tables.compare_swap(&row.control, old.0, new.0);
     }
+    news
 }
 
 /// What a packet makes of its flow. Of a flow that goes on, one FIN leaves the other side's half (RFC 9293 section 3.6),

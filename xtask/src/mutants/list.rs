@@ -76,8 +76,10 @@ mutations! {
         "data does not take a forged end back": "        Closing | Reset if parsed.has_data => Live,\n" => "";
         "the last acknowledgement revives a flow": "Closing | Reset if parsed.has_data => Live," => "Closing | Reset => Live,";
         "a FIN after the end opens a half": "        Closing | Reset if parsed.closes() => state,\n" => "";
-        "the way back stays the first one": "let same = NextHop(row.back.load()).mac() == back.dst"
-            => "let same = true || NextHop(row.back.load()).mac() == back.dst";
+        "the way back stays the first one": "if (due || moved(row, parsed, &back, tables))" => "if false";
+        "the way back keeps the device": "        | u64::from(out.ifindex() ^ tables.ingress_ifindex());" => ";";
+        "the way back keeps the node's MAC": "        | row.own_mac.load() ^ back.src.0\n" => "";
+        "the way back keeps the device's old row": "if (due || moved(" => "if (moved(";
         "a reply larger than the client's side is sent": "if parsed.ip_length > out.mtu() {" => "if false {";
         "a reply's last hop is forwarded": "    if hops_left(packet, parsed)? <= 1 {" => "    if false {";
     }

@@ -394,14 +394,43 @@ fn a_reply_that_is_too_big_for_the_clients_side_is_told_to_the_backend() {
 
 #[test]
 fn the_way_back_follows_the_client() {
-    let site = site(V4);
+    let mut site = site(V4);
     let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
+    let from = |site: &Site, router, node| {
+        site.send(&frame(router, node, &[], &site.packet(tcp("A", 8, 0)).bytes()));
+        send_reply(site, &reply(site, &tcp("A", 7, 0), port))
+    };
     let moved = [2, 0, 0, 0, 8, 8];
-    site.send(&frame(moved, NODE_MAC, &[], &site.packet(tcp("A", 8, 0)).bytes()));
-    let back = send_reply(&site, &reply(&site, &tcp("A", 7, 0), port));
+    let back = from(&site, moved, NODE_MAC);
     assert_eq!((back.verdict, &back.bytes[..6]), (REPLIED, &moved[..]));
     // Out by another device than the reply's.
     site.way(PORT, super::site::THERE, 1500, crate::abi::egress::Tags::NONE);
     let back = send_reply(&site, &reply(&site, &tcp("A", 7, 0), port));
     assert_eq!(back.verdict, Verdict::Redirect(Reason::NatReply, PORT));
+    // In by another device whose router has the same MAC, as leaf switches do.
+    let (second, second_row) = (9, 6);
+    site.way(PORT, super::site::HERE, 1500, crate::abi::egress::Tags::NONE);
+    site.way(second_row, second, 1500, crate::abi::egress::Tags::NONE);
+    site.tables.ports.insert(second, second_row);
+    site.tables.ingress.set(second);
+    assert_eq!(from(&site, moved, NODE_MAC).verdict, REPLIED);
+    site.tables.ingress.set(super::site::HERE);
+    let back = send_reply(&site, &reply(&site, &tcp("A", 7, 0), port));
+    assert_eq!(back.verdict, Verdict::Redirect(Reason::NatReply, second_row));
+    // To another MAC of the node's.
+    let ours = [2, 0, 0, 0, 0, 9];
+    assert_eq!(from(&site, moved, ours).bytes[6..12], ours);
+}
+
+#[test]
+fn the_way_back_takes_the_devices_new_row_within_a_second() {
+    let mut site = site(V4);
+    let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
+    // The device's MTU changed: a row of its own, and the old one stays until nothing names it.
+    let fresh = 6;
+    site.way(fresh, super::site::HERE, 9000, crate::abi::egress::Tags::NONE);
+    site.tables.ports.insert(super::site::HERE, fresh);
+    site.tables.now_ns.set(site.tables.now_ns.get() + 1_000_000_000);
+    site.send_packet(&site.packet(tcp("A", 8, 0)));
+    assert_eq!(send_reply(&site, &reply(&site, &tcp("A", 7, 5_000), port)).verdict, REPLIED);
 }
