@@ -133,7 +133,7 @@ pub struct NatRow {
     /// [`NatControl`].
     pub control: Word,
     /// Client port (bits 0-15) and vip port (16-31) as they lie in memory, number of VLAN tags towards the client
-    /// (32-33), their VLAN ids, outer (36-47) and inner (48-59).
+    /// (32-33), whether the first one's kind is unusual (34), their VLAN ids, outer (36-47) and inner (48-59).
     pub ports: Word,
     /// The client's address.
     pub client: [Word; 2],
@@ -190,11 +190,12 @@ pub const fn port_pair(client: Be16, vip: Be16) -> u32 {
     client.raw() as u32 | (vip.raw() as u32) << 16
 }
 
-/// The `ports` word: ports, and VLAN ids without their priorities.
+/// The `ports` word: ports, and VLAN tags without their priorities.
 #[inline(always)]
 pub const fn ports_word(client: Be16, vip: Be16, tags: Tags) -> u64 {
     port_pair(client, vip) as u64
         | (tags.count() as u64 & 3) << 32
+        | (tags.is_unusual() as u64) << 34
         | (tags.first() as u64 & 0xfff) << 36
         | (tags.second() as u64 & 0xfff) << 48
 }
@@ -203,11 +204,12 @@ pub const fn ports_word(client: Be16, vip: Be16, tags: Tags) -> u64 {
 #[inline(always)]
 pub const fn tags_of(ports: u64) -> Tags {
     let (outer, inner) = (field(ports, 36, 12) as u16, field(ports, 48, 12) as u16);
-    match field(ports, 32, 2) {
+    let tags = match field(ports, 32, 2) {
         0 => Tags::NONE,
         1 => Tags::one(outer),
         _ => Tags::two(outer, inner),
-    }
+    };
+    tags.with_unusual(field(ports, 34, 1) != 0)
 }
 
 #[cfg(test)]
@@ -218,8 +220,10 @@ mod tests {
     fn ports_and_tags_share_a_word() {
         let (client, vip) = (Be16::new(40_001), Be16::new(80));
         for tags in [Tags::NONE, Tags::one(0xfff), Tags::two(0xabc, 0x123)] {
-            let word = ports_word(client, vip, tags);
-            assert_eq!((word as u32, tags_of(word)), (port_pair(client, vip), tags));
+            for tags in [tags, tags.with_unusual(true)] {
+                let word = ports_word(client, vip, tags);
+                assert_eq!((word as u32, tags_of(word)), (port_pair(client, vip), tags));
+            }
         }
     }
 

@@ -179,7 +179,8 @@ mutations! {
     "datapath/link.rs" {
         "the inner VLAN tag is the outer one": "Be16::new(self.tags.second())" => "Be16::new(self.tags.first())";
         "one VLAN tag has no room": "1 => ETHERNET + VLAN_TAG," => "1 => ETHERNET,";
-        "an answer goes back without its tag": "VLAN_TAG => Tags::one(tci(ETHERNET)?)," => "VLAN_TAG => Tags::NONE,";
+        "an answer goes back without its tag": "VLAN_TAG => Tags::one(tci(ETHERNET)?).with_unusual(ad)," => "VLAN_TAG => Tags::NONE,";
+        "an answer's outer tag is always of the usual kind": "_ if self.tags.is_ad() => TYPE_QINQ," => "2 => TYPE_QINQ,";
     }
     "datapath/icmp.rs" {
         "groups are answered": "!group && tables.with_icmp_meter(" => "tables.with_icmp_meter(";

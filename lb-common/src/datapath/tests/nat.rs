@@ -86,6 +86,27 @@ fn there_and_back() {
 }
 
 #[test]
+fn answers_carry_the_kinds_of_tags_that_came() {
+    for (tags, kinds) in [(&[100][..], [0x8100, 0x88a8]), (&[100, 7], [0x8100, 0x88a8])] {
+        for kind in kinds {
+            let site = site(V4);
+            let tagged = |packet: &Packet, src, dst| {
+                let mut bytes = frame(src, dst, tags, &packet.bytes());
+                bytes[12..14].copy_from_slice(&u16::to_be_bytes(kind));
+                bytes
+            };
+            let packet = site.packet(tcp("S", 7, 0));
+            let out = site.send(&tagged(&packet, CLIENT_MAC, NODE_MAC));
+            assert_eq!(out.verdict, FORWARDED);
+            let back = send_reply(&site, &reply(&site, &tcp("SA", 7, 0), port_of(&site, &out.bytes)));
+            let expected = Packet::new(V4.vip, V4.client, ported(&tcp("SA", 7, 0), (80, 40_001)));
+            let expected = Packet { hops: 63, ..expected };
+            assert_eq!(back.bytes, tagged(&expected, NODE_MAC, CLIENT_MAC), "{kind:x}");
+        }
+    }
+}
+
+#[test]
 fn a_backends_own_port_is_translated_both_ways() {
     for family in [V4, V6] {
         let site = site(family);
