@@ -71,9 +71,6 @@ impl From<IpAddr> for Addr {
     }
 }
 
-/// The words of an IPv6 source and destination field, for [`Addr::v6`].
-pub type V6Field = [Be32; 4];
-
 /// A hardware address in the low 48 bits, first octet lowest, as it lies in memory on a little-endian machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Mac(pub u64);

@@ -49,10 +49,14 @@ pub const NAT_PORTS: u32 = 32_768;
 /// Planes of the NAT table, a power of two; each holds every port of both protocols in 4 MiB. Backends are spread
 /// over them, and only backends of one plane compete for ports.
 pub const NAT_PLANES: u32 = 4;
-/// A closed NAT flow's port is used again after this long without a packet, seconds.
+/// The port of a NAT flow that both sides closed is used again after this long without a packet, seconds.
 pub const NAT_CLOSING_S: u32 = 2;
+/// A NAT flow that one side closed keeps its port for this long without a packet at least, seconds. RFC 5382, REQ-5:
+/// "the transitory connection idle-timeout [...] MUST NOT be less than 4 minutes".
+pub const NAT_HALF_CLOSED_S: u32 = 240;
 /// While there is another, a port without a packet for less than this is not given to a new flow, seconds: a backend
-/// remembers a closed connection so long (Linux' TIME-WAIT) and may refuse another one of the same ports.
+/// remembers a closed connection so long (Linux' TIME-WAIT) and may refuse another one of the same ports. A flow that was
+/// reset keeps its port as long.
 pub const NAT_REST_S: u32 = 60;
 /// ICMP messages that the node itself sends, per CPU and second.
 pub const ICMP_RATE_PPS: u64 = 1_000;

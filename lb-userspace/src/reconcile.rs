@@ -1,9 +1,11 @@
 //! Makes the maps hold what they should: desired against what was read back from the kernel, again and again.
 //!
 //! A pass runs when the state, a health, a breaker, a way or a device changed, after a sweep that may have freed something, and
-//! every [`RESYNC_S`] seconds in any case. One thread passes, another sweeps; nobody else writes to the maps. What cannot be
-//! done now stays pending with its reason and is tried again. Nothing here decides what the maps should hold; [`known`]
-//! says when a pass need not look at everything.
+//! every [`RESYNC_S`] seconds in any case. One thread passes, another sweeps. Nobody else writes to the maps but who attaches a
+//! device: it gets its way out and its port before its first packet, in the last free row, while a pass takes the first. A
+//! pass that does not know of the device yet may remove them; the next one adds them again. What cannot be done now stays
+//! pending with its reason and is tried again. Nothing here decides what the maps should hold; [`known`] says when a pass need
+//! not look at everything.
 
 mod known;
 mod lent;

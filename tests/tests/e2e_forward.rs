@@ -1,6 +1,8 @@
 //! Real traffic through the real balancer, in each mode and each layout that carries it: HTTP and UDP over both
 //! families, all backends used, a large download intact.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use lb_control::vip::Mode;
@@ -112,5 +114,26 @@ fn nat_to_backends_one_hop_away() {
 #[test]
 fn nat_on_cables_of_their_own() {
     require_root!("e2e_forward::nat_on_cables_of_their_own", "nginx", "curl");
-    check(Site::builder(network(Layout::Direct, BackendSetup::Plain), Mode::Nat));
+    let mut site = check(Site::builder(network(Layout::Direct, BackendSetup::Plain), Mode::Nat));
+    half_close(&mut site);
+}
+
+/// A client that has said all that it has to say is answered, however long the backend takes.
+fn half_close(site: &mut Site) {
+    let vip = site.vip(Served::Echo, Family::V4);
+    let connect = || Ok(BufReader::new(TcpStream::connect_timeout(&vip, 5 * SECOND)?));
+    let mut client = site.client().run(connect).unwrap();
+    client.get_ref().set_read_timeout(Some(10 * SECOND)).unwrap();
+    let mut name = String::new();
+    client.read_line(&mut name).unwrap();
+    let at = site.net.backends().iter().position(|one| one.name() == name.trim()).unwrap();
+    site.net.backend_mut(at).pause().unwrap();
+    client.get_mut().write_all(b"and that is all").unwrap();
+    client.get_mut().shutdown(Shutdown::Write).unwrap();
+    // The silence is what is tested: several sweeps pass in it.
+    std::thread::sleep(5 * SECOND);
+    site.net.backend_mut(at).resume().unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "and that is all");
 }

@@ -11,7 +11,7 @@ pub struct ConfigRow {
     pub bypass: Word,
     /// [`super::ABI_VERSION`] of who made the maps, in the low 32 bits.
     pub version: Word,
-    /// The hash key that the loaded program was given, first word: an adopting daemon must use the same.
+    /// The hash key that the loaded program was given: an adopting daemon must use the same.
     pub hash_key: [Word; 2],
 }
 

@@ -44,7 +44,8 @@ impl EgressRow {
 }
 
 /// Up to two VLAN tags: how many (bits 0-7), then for each, outer first, its tag control information in host order
-/// (8-23, 24-39). The outer one of two is an 802.1ad tag (0x88a8), the other an 802.1Q one (0x8100).
+/// (8-23, 24-39). The outer one of two is an 802.1ad tag (0x88a8), the other an 802.1Q one (0x8100); where the first one
+/// is of the other kind, bit 40 is set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tags(pub u64);
 
@@ -59,6 +60,21 @@ impl Tags {
     /// An 802.1ad tag around an 802.1Q one.
     pub const fn two(outer: u16, inner: u16) -> Self {
         Self(2 | (outer as u64) << 8 | (inner as u64) << 24)
+    }
+    /// These tags, the first one of the kind that is not usual in its place, if `unusual`.
+    #[inline(always)]
+    pub const fn with_unusual(self, unusual: bool) -> Self {
+        Self(self.0 | (unusual as u64) << 40)
+    }
+    /// Whether the first tag is of the kind that is not usual in its place.
+    #[inline(always)]
+    pub const fn is_unusual(self) -> bool {
+        self.0 >> 40 & 1 != 0
+    }
+    /// Whether the first tag is an 802.1ad one.
+    #[inline(always)]
+    pub const fn is_ad(self) -> bool {
+        (self.count() == 2) != self.is_unusual()
     }
     /// Number of tags.
     #[inline(always)]

@@ -1,8 +1,9 @@
 //! The flow table: set-associative, four entries to a cache line, shared by all CPUs.
 //!
 //! An entry is one word for compare-and-swap, [`Entry`], and one advisory word, [`Trace`]. An entry is found by the
-//! bucket (low bits of the flow hash), the slot and the tag: together the whole 64-bit keyed hash, so that two flows
-//! share an entry only if their hashes are equal. Who writes: the data plane; the daemon's sweep deletes.
+//! bucket (low bits of the flow hash), the slot (high bits) and the tag (28 bits from the 20th on): with a million buckets and
+//! a table of the default size the whole 64-bit keyed hash, so that two flows share an entry only if their hashes are equal;
+//! with fewer buckets or slots, the bits that these have in common. Who writes: the data plane; the daemon's sweep deletes.
 
 use super::word::{Word, field};
 use crate::limits::FLOW_WAYS;

@@ -9,7 +9,7 @@ use super::egress::Tags;
 use super::word::{Word, field};
 use crate::addr::Addr;
 use crate::be::Be16;
-use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, SYN_TIMEOUT_S};
+use crate::limits::{NAT_CLOSING_S, NAT_HALF_CLOSED_S, NAT_PORT_FIRST, NAT_PORTS, NAT_REST_S, SYN_TIMEOUT_S};
 
 /// What a NAT row holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,19 +20,29 @@ pub enum NatState {
     Claimed = 1,
     /// A flow.
     Live = 2,
-    /// A flow that one side closed or reset.
+    /// A flow that both sides closed, or that was refused.
     Closing = 3,
     /// A flow of which the client has sent nothing but its beginning: the first to go where ports are short.
     Opening = 4,
+    /// A flow that one side reset, or somebody else in its name: it goes before others do where ports are short.
+    Reset = 5,
+    /// A flow that its client closed: the backend may still answer.
+    ClientClosed = 6,
+    /// A flow that its backend closed: the client may still send.
+    BackendClosed = 7,
 }
 
 impl NatState {
     /// By state: after so long without a packet a row may go to another flow, seconds; `idle_s` is the vip's time.
+    ///
+    /// A NAT cannot tell a forged FIN or RST from a true one, so what one packet says does not end a flow at once.
     #[inline(always)]
     pub const fn rest_s(udp: bool, idle_s: u32) -> [u32; 8] {
         let opening_s = if udp || idle_s < SYN_TIMEOUT_S { idle_s } else { SYN_TIMEOUT_S };
-        let (live_s, opening_s) = (idle_s.saturating_add(1), opening_s.saturating_add(1));
-        [0, u32::MAX, live_s, NAT_CLOSING_S + 1, opening_s, opening_s, opening_s, opening_s]
+        let reset_s = if idle_s < NAT_REST_S { idle_s } else { NAT_REST_S };
+        let half_s = if idle_s > NAT_HALF_CLOSED_S { idle_s } else { NAT_HALF_CLOSED_S };
+        let (live_s, half_s) = (idle_s.saturating_add(1), half_s.saturating_add(1));
+        [0, u32::MAX, live_s, NAT_CLOSING_S + 1, opening_s.saturating_add(1), reset_s + 1, half_s, half_s]
     }
 }
 
@@ -73,6 +83,11 @@ impl NatControl {
     pub const fn is_flow(self) -> bool {
         self.state_bits() >= NatState::Live as usize
     }
+    /// Whether the flow gives its port to a new one where there is no other: it opens, or was reset.
+    #[inline(always)]
+    pub const fn yields(self) -> bool {
+        self.state_bits() | 1 == NatState::Reset as usize
+    }
     /// State.
     #[inline(always)]
     pub const fn state(self) -> NatState {
@@ -81,7 +96,10 @@ impl NatControl {
             1 => NatState::Claimed,
             2 => NatState::Live,
             3 => NatState::Closing,
-            _ => NatState::Opening,
+            4 => NatState::Opening,
+            5 => NatState::Reset,
+            6 => NatState::ClientClosed,
+            _ => NatState::BackendClosed,
         }
     }
     /// Generation.
@@ -115,7 +133,7 @@ pub struct NatRow {
     /// [`NatControl`].
     pub control: Word,
     /// Client port (bits 0-15) and vip port (16-31) as they lie in memory, number of VLAN tags towards the client
-    /// (32-33), their VLAN ids, outer (36-47) and inner (48-59).
+    /// (32-33), whether the first one's kind is unusual (34), their VLAN ids, outer (36-47) and inner (48-59).
     pub ports: Word,
     /// The client's address.
     pub client: [Word; 2],
@@ -172,11 +190,12 @@ pub const fn port_pair(client: Be16, vip: Be16) -> u32 {
     client.raw() as u32 | (vip.raw() as u32) << 16
 }
 
-/// The `ports` word: ports, and VLAN ids without their priorities.
+/// The `ports` word: ports, and VLAN tags without their priorities.
 #[inline(always)]
 pub const fn ports_word(client: Be16, vip: Be16, tags: Tags) -> u64 {
     port_pair(client, vip) as u64
         | (tags.count() as u64 & 3) << 32
+        | (tags.is_unusual() as u64) << 34
         | (tags.first() as u64 & 0xfff) << 36
         | (tags.second() as u64 & 0xfff) << 48
 }
@@ -185,11 +204,12 @@ pub const fn ports_word(client: Be16, vip: Be16, tags: Tags) -> u64 {
 #[inline(always)]
 pub const fn tags_of(ports: u64) -> Tags {
     let (outer, inner) = (field(ports, 36, 12) as u16, field(ports, 48, 12) as u16);
-    match field(ports, 32, 2) {
+    let tags = match field(ports, 32, 2) {
         0 => Tags::NONE,
         1 => Tags::one(outer),
         _ => Tags::two(outer, inner),
-    }
+    };
+    tags.with_unusual(field(ports, 34, 1) != 0)
 }
 
 #[cfg(test)]
@@ -200,8 +220,10 @@ mod tests {
     fn ports_and_tags_share_a_word() {
         let (client, vip) = (Be16::new(40_001), Be16::new(80));
         for tags in [Tags::NONE, Tags::one(0xfff), Tags::two(0xabc, 0x123)] {
-            let word = ports_word(client, vip, tags);
-            assert_eq!((word as u32, tags_of(word)), (port_pair(client, vip), tags));
+            for tags in [tags, tags.with_unusual(true)] {
+                let word = ports_word(client, vip, tags);
+                assert_eq!((word as u32, tags_of(word)), (port_pair(client, vip), tags));
+            }
         }
     }
 

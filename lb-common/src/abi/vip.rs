@@ -153,21 +153,6 @@ impl Policy {
     pub const UDP_STATELESS: u64 = 1 << 2;
     /// Bit of NAT.
     pub const NAT: u64 = 1 << 3;
-    /// Where `idle_s` lies: shift and mask, for [`Policy::time_s`].
-    pub const IDLE: (u32, u64) = (16, 0xffff);
-    /// Where [`Timeouts::syn_s`] lies.
-    pub const SYN: (u32, u64) = (32, 0xff);
-    /// Where [`Timeouts::closing_s`] lies.
-    pub const CLOSING: (u32, u64) = (40, 0xff);
-    /// Where [`Timeouts::affinity_s`] lies.
-    pub const AFFINITY: (u32, u64) = (48, 0xffff);
-
-    /// One of its times, seconds. Drawn from the word anew each time: what a comparison tells the kernel's verifier about
-    /// a number that lives on doubles what it has to look at.
-    #[inline(always)]
-    pub const fn time_s(self, (shift, mask): (u32, u64)) -> u32 {
-        (self.0 >> (shift & 63) & mask) as u32
-    }
 
     /// Packs a policy; `idle_s` in seconds.
     pub const fn new(tracking: Tracking, udp_stateless: bool, nat: bool, idle_s: u16) -> Self {

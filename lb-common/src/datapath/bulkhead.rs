@@ -23,7 +23,7 @@ use core::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 /// Billionths in a unit: credit is counted in them, so that nanoseconds times a rate need no division.
 const UNIT: u64 = 1_000_000_000;
-/// How often a CPU tries to take credit before it lets the packet pass unpaid: others were quicker, so there is credit.
+/// How often a CPU tries to take credit before it lets the packet pass unpaid: others were quicker, so there was credit.
 const TRIES: usize = 3;
 
 /// Lets a packet of a vip pass, or drops it because its tenant has had its share.
@@ -108,15 +108,30 @@ impl Bucket<'_> {
         }
         let need = cost - saved;
         let take_ns = if need <= slice { TENANT_SLICE_NS } else { need.div_ceil(self.per_s) };
-        let allowed = hand_out(self.handed_ns, take_ns, self.burst_ns.load(), tables);
-        *credit = if allowed { saved + take_ns * self.per_s - cost } else { saved };
-        allowed
+        let handed = hand_out(self.handed_ns, take_ns, self.burst_ns.load(), tables);
+        *credit = match handed {
+            Handed::All => saved + take_ns * self.per_s - cost,
+            Handed::Nothing => saved,
+            Handed::Outrun => 0,
+        };
+        handed != Handed::Nothing
     }
+}
+
+/// What a CPU got of a bucket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handed {
+    /// What it asked for.
+    All,
+    /// Nothing: there is not so much.
+    Nothing,
+    /// Nothing, for others were quicker each time.
+    Outrun,
 }
 
 /// Moves a bucket's time on by `take_ns`, unless that would pass the clock.
 #[inline(never)]
-fn hand_out<T: Tables>(handed_ns: &Word, take_ns: u64, burst_ns: u64, tables: &T) -> bool {
+fn hand_out<T: Tables>(handed_ns: &Word, take_ns: u64, burst_ns: u64, tables: &T) -> Handed {
     let now_ns = tables.now_ns();
     // A burst that is shorter than what is taken at once would never let it pass.
     let lag_ns = if burst_ns > take_ns { burst_ns } else { take_ns };
@@ -126,13 +141,13 @@ fn hand_out<T: Tables>(handed_ns: &Word, take_ns: u64, burst_ns: u64, tables: &T
         let from_ns = if old_ns > earliest_ns { old_ns } else { earliest_ns };
         let new_ns = from_ns + take_ns;
         if new_ns > now_ns {
-            return false;
+            return Handed::Nothing;
         }
         if tables.compare_swap(handed_ns, old_ns, new_ns) {
-            return true;
+            return Handed::All;
         }
     }
-    true
+    Handed::Outrun
 }
 
 /// What becomes of a flow that is to be remembered.

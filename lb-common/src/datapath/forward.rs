@@ -1,4 +1,4 @@
-//! Stage 4: the packet on its way to its backend, by L2 direct return, IP-in-IP or NAT.
+//! Stage 5: the packet on its way to its backend, by L2 direct return, IP-in-IP or NAT.
 
 use super::link::Link;
 use super::packet::Packet;

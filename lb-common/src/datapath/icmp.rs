@@ -27,7 +27,10 @@ const MTU_FLOOR_V6: u16 = 1280;
 #[inline(never)]
 pub(super) fn allowed<T: Tables>(to: &Addr, of: Answer, tables: &T) -> bool {
     let first = if to.is_v4() { to.0[3].to_ne_bytes()[0] } else { to.0[0].to_ne_bytes()[0] };
-    let group = if to.is_v4() { first >= 224 || first == 0 || first == 127 } else { first == 0xff };
+    // In ::/96 lie the unspecified address and loopback, and nothing else that is in use (RFC 4291 sections 2.5.2 to 2.5.5).
+    let none_v6 = to.0[0] | to.0[1] | to.0[2] == 0;
+    let group =
+        if to.is_v4() { first >= 224 || first == 0 || first == 127 } else { first == 0xff || none_v6 };
     let now_ns = tables.now_ns();
     !group && tables.with_icmp_meter(of, |meter| meter.take(now_ns, ICMP_RATE_PPS, ICMP_BURST_PACKETS))
 }

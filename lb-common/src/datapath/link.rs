@@ -34,10 +34,11 @@ impl Link {
         let header: &Ethernet = packet.at(0)?;
         let (dst, src) = (Mac::from_field(&header.src), Mac::from_field(&header.dst));
         let tci = |offset: u16| packet.at::<VlanTag>(offset).map(|tag| tag.tci.host());
+        let ad = header.ethertype == TYPE_QINQ;
         let tags = match l3 - ETHERNET {
             0 => Tags::NONE,
-            VLAN_TAG => Tags::one(tci(ETHERNET)?),
-            _ => Tags::two(tci(ETHERNET)?, tci(ETHERNET + VLAN_TAG)?),
+            VLAN_TAG => Tags::one(tci(ETHERNET)?).with_unusual(ad),
+            _ => Tags::two(tci(ETHERNET)?, tci(ETHERNET + VLAN_TAG)?).with_unusual(!ad),
         };
         Some(Self { dst, src, tags })
     }
@@ -71,8 +72,8 @@ impl Link {
         let inner = if v4 { TYPE_IPV4 } else { TYPE_IPV6 };
         let ethertype = match self.tags.count() {
             0 => inner,
-            1 => TYPE_VLAN,
-            _ => TYPE_QINQ,
+            _ if self.tags.is_ad() => TYPE_QINQ,
+            _ => TYPE_VLAN,
         };
         *packet.at_mut(0)? = Ethernet { dst: self.dst.field(), src: self.src.field(), ethertype };
         if self.tags.count() == 0 {

@@ -100,6 +100,11 @@ impl Parsed {
         use super::wire::transport::{FIN, RST};
         self.tcp_flags & (FIN | RST) != 0
     }
+    /// Whether one side says that the connection ends at once.
+    #[inline(always)]
+    pub const fn resets(&self) -> bool {
+        self.tcp_flags & super::wire::transport::RST != 0
+    }
     /// Whether a flow entry may be made or refreshed by this packet: an ICMP error is hearsay.
     #[inline(always)]
     pub const fn teaches(&self) -> bool {

@@ -218,6 +218,12 @@ fn check(link: &Link) -> Result<()> {
             fault.with_advice("Attach to the device below it: tags are handled there.")
         });
     }
+    // The program of a bond runs in its ports' drivers, and names the port as the device that a packet came in by.
+    if link.kind == "bond" {
+        return unfit("is a bond, whose packets come in by its ports").map_err(|fault: Fault| {
+            fault.with_advice("Attach to each of its ports (`ip link show master BOND` lists them).")
+        });
+    }
     Ok(())
 }
 
@@ -327,6 +333,11 @@ mod tests {
         assert_eq!(check(&Link { ethernet: false, ..link("lo") }).unwrap_err().code, Code::DeviceUnfit);
         let vlan = Link { vlan: Some((7, false)), ..link("eth0.7") };
         assert!(check(&vlan).unwrap_err().what_to_do.contains("below"));
+        let bond = check(&Link { kind: "bond".into(), ..link("bond0") }).unwrap_err();
+        assert_eq!(bond.code, Code::DeviceUnfit);
+        assert!(bond.what_to_do.contains("each of its ports"));
+        // What is attached to instead, with the bond known above it.
+        assert!(check(&Link { master: Some(9), ..link("eth1") }).is_ok());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! All of the maps is read back at the start, when a device or a sweep may have changed them, after every fault and every
 //! lost race, and each time that it is time. Between those, whoever changed little is planned for alone, by the maps as
-//! the last pass left them: there is no other writer of rows. Not here: when a pass runs, and what is told of it.
+//! the last pass left them: there is no other writer of rows, but for a device that is being
+//! attached. Not here: when a pass runs, and what is told of it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -59,20 +59,27 @@ mutations! {
         "a live flow's port is given away": "age_s >= self.rest_s[word.state_bits()] ||" => "true ||";
         "a dead backend's ports stay taken": "(word.is_flow() && !alive(word.backend(), tables))" => "false";
         "a port rests for nobody": "if age_s > NAT_REST_S { RESTED } else { FREE }" => "FREE";
-        "a flood keeps what it took": "if word.state_bits() == NatState::Opening as usize {" => "if false {";
-        "the youngest beginning yields": "OPENING + u64::from(age_s)" => "FREE - 1 - u64::from(age_s)";
+        "a flood keeps what it took": "if word.yields() {" => "if false {";
+        "the youngest beginning yields": "YIELDS + u64::from(age_s)" => "FREE - 1 - u64::from(age_s)";
         "a port that another flow just took is taken again":
             "if search.rank(old, tables) < search.best_rank || !search" => "if !search";
         "a lost claim counts as won": "|| !search.claim(row, old, tables)" => "|| (search.claim(row, old, tables) && false)";
         "a new flow begins as a live one": "search.control(NatState::Opening, old)" => "search.control(NatState::Live, old)";
-        "a flow that goes on stays a beginning": "NatState::Opening if from_client && !parsed.is_syn() => NatState::Live,"
-            => "";
-        "the backend's answer ends a beginning": "NatState::Opening if from_client && !parsed.is_syn()"
-            => "NatState::Opening if !parsed.is_syn()";
-        "a closed flow cannot begin again": "NatState::Closing if from_client && parsed.is_syn() => NatState::Opening,"
-            => "";
-        "the way back stays the first one": "let same = NextHop(row.back.load()).mac() == back.dst"
-            => "let same = true || NextHop(row.back.load()).mac() == back.dst";
+        "a flow that goes on stays a beginning": "        Opening => Live,\n" => "        Opening => Opening,\n";
+        "the backend's answer ends a beginning": "        Opening if !from_client => Opening,\n" => "";
+        "a closed flow cannot begin again": "        _ if begins => Opening,\n" => "";
+        "a SYN that comes again makes a flow a beginning": "        Live if begins => Live,\n" => "";
+        "one side's FIN ends the flow": "        _ if parsed.closes() => own," => "        _ if parsed.closes() => Closing,";
+        "the second FIN ends nothing": "        _ if parsed.closes() && state == other => Closing,\n" => "";
+        "a reset ends a flow at once": "        _ if parsed.resets() => Reset," => "        _ if parsed.resets() => Closing,";
+        "a reset makes more of a closed flow": "        Opening | Closing if parsed.resets() => Closing,\n" => "";
+        "data does not take a forged end back": "        Closing | Reset if parsed.has_data => Live,\n" => "";
+        "the last acknowledgement revives a flow": "Closing | Reset if parsed.has_data => Live," => "Closing | Reset => Live,";
+        "a FIN after the end opens a half": "        Closing | Reset if parsed.closes() => state,\n" => "";
+        "the way back stays the first one": "if (due || moved(row, parsed, &back, tables))" => "if false";
+        "the way back keeps the device": "        | u64::from(out.ifindex() ^ tables.ingress_ifindex());" => ";";
+        "the way back keeps the node's MAC": "        | row.own_mac.load() ^ back.src.0\n" => "";
+        "the way back keeps the device's old row": "if (due || moved(" => "if (moved(";
         "a reply larger than the client's side is sent": "if parsed.ip_length > out.mtu() {" => "if false {";
         "a reply's last hop is forwarded": "    if hops_left(packet, parsed)? <= 1 {" => "    if false {";
     }
@@ -173,7 +180,8 @@ mutations! {
     "datapath/link.rs" {
         "the inner VLAN tag is the outer one": "Be16::new(self.tags.second())" => "Be16::new(self.tags.first())";
         "one VLAN tag has no room": "1 => ETHERNET + VLAN_TAG," => "1 => ETHERNET,";
-        "an answer goes back without its tag": "VLAN_TAG => Tags::one(tci(ETHERNET)?)," => "VLAN_TAG => Tags::NONE,";
+        "an answer goes back without its tag": "VLAN_TAG => Tags::one(tci(ETHERNET)?).with_unusual(ad)," => "VLAN_TAG => Tags::NONE,";
+        "an answer's outer tag is always of the usual kind": "_ if self.tags.is_ad() => TYPE_QINQ," => "2 => TYPE_QINQ,";
     }
     "datapath/icmp.rs" {
         "groups are answered": "!group && tables.with_icmp_meter(" => "tables.with_icmp_meter(";

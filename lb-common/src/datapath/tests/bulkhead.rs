@@ -171,9 +171,14 @@ fn a_limit_that_becomes_smaller_counts_at_once() {
 #[test]
 fn a_packet_that_other_cpus_outrun_passes() {
     let site = site(Mode::L2, Tracking::Never);
-    site.limit(Rate::Packets, 10, 1);
-    site.tables.failing_swaps.set(100);
+    // A slice is two packets, the burst twenty.
+    site.limit(Rate::Packets, 20_000, 1);
+    site.tables.failing_swaps.set(3);
     assert_eq!(site.reason(datagram(1, 0)), Reason::Forwarded);
+    assert_eq!(site.tables.failing_swaps.get(), 0);
+    // It took nothing that nobody is charged for.
+    let passed = (0..100).filter(|_| site.reason(datagram(1, 0)) == Reason::Forwarded);
+    assert_eq!(passed.count(), 20);
 }
 
 #[test]

@@ -87,9 +87,10 @@ fn each_kind_of_answer_has_a_meter_of_its_own() {
 
 #[test]
 fn groups_and_nobody_are_not_answered() {
-    for (family, sources) in
-        [(V4, &["224.0.0.1", "239.1.2.3", "255.255.255.255", "0.0.0.0", "127.0.0.1"][..]), (V6, &["ff02::1"])]
-    {
+    for (family, sources) in [
+        (V4, &["224.0.0.1", "239.1.2.3", "255.255.255.255", "0.0.0.0", "127.0.0.1"][..]),
+        (V6, &["ff02::1", "::", "::1"]),
+    ] {
         let site = Site::new(Mode::L2, family, family);
         for src in sources {
             let src = src.parse().unwrap();

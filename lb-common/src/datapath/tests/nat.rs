@@ -6,7 +6,7 @@ use super::site::{CLIENT_MAC, Family, HOP_MAC, NODE_MAC, OUT_MAC, PORT, Site, V4
 use crate::abi::backend::Mode;
 use crate::abi::nat::{NatControl, NatState};
 use crate::datapath::Verdict;
-use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS};
+use crate::limits::{NAT_CLOSING_S, NAT_PORT_FIRST, NAT_PORTS, NAT_REST_S};
 use crate::reason::Reason;
 use std::vec;
 use std::vec::Vec;
@@ -81,6 +81,27 @@ fn there_and_back() {
             assert_eq!(back.bytes, frame(NODE_MAC, CLIENT_MAC, tags, &expected.bytes()));
             assert_sound(&back.bytes);
             assert_eq!(back.trail.backend_row, out.trail.backend_row);
+        }
+    }
+}
+
+#[test]
+fn answers_carry_the_kinds_of_tags_that_came() {
+    for (tags, kinds) in [(&[100][..], [0x8100, 0x88a8]), (&[100, 7], [0x8100, 0x88a8])] {
+        for kind in kinds {
+            let site = site(V4);
+            let tagged = |packet: &Packet, src, dst| {
+                let mut bytes = frame(src, dst, tags, &packet.bytes());
+                bytes[12..14].copy_from_slice(&u16::to_be_bytes(kind));
+                bytes
+            };
+            let packet = site.packet(tcp("S", 7, 0));
+            let out = site.send(&tagged(&packet, CLIENT_MAC, NODE_MAC));
+            assert_eq!(out.verdict, FORWARDED);
+            let back = send_reply(&site, &reply(&site, &tcp("SA", 7, 0), port_of(&site, &out.bytes)));
+            let expected = Packet::new(V4.vip, V4.client, ported(&tcp("SA", 7, 0), (80, 40_001)));
+            let expected = Packet { hops: 63, ..expected };
+            assert_eq!(back.bytes, tagged(&expected, NODE_MAC, CLIENT_MAC), "{kind:x}");
         }
     }
 }
@@ -252,31 +273,109 @@ fn no_free_port_a_lost_race_and_no_way_back_have_their_reasons() {
     assert_eq!(site.send_packet(&third).verdict, Verdict::Drop(Reason::NoNextHop));
 }
 
-#[test]
-fn a_closed_flows_port_is_reused_and_a_syn_opens_it_again() {
-    let site = site(V4);
-    let closing = || {
-        let used = site.tables.nat.iter().map(|row| NatControl(row.control.load()).state());
+/// A connection by NAT that is up.
+struct Connection {
+    site: Site,
+    port: u16,
+}
+
+impl Connection {
+    fn new() -> Self {
+        let site = site(V4);
+        let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
+        let connection = Self { site, port };
+        assert_eq!(connection.from_client("A", 0), NatState::Live);
+        connection
+    }
+    /// The state of its row, the only one that is used.
+    fn state(&self) -> NatState {
+        let used = self.site.tables.nat.iter().map(|row| NatControl(row.control.load()).state());
         let used: Vec<_> = used.filter(|state| *state != NatState::Free).collect();
         assert_eq!(used.len(), 1);
-        used[0] == NatState::Closing
-    };
-    let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
-    assert!(!closing());
-    send_reply(&site, &reply(&site, &tcp("FA", 7, 0), port));
-    assert!(closing());
-    assert_eq!(site.send_packet(&site.packet(tcp("A", 8, 0))).verdict, FORWARDED);
-    assert!(closing());
-    site.send_packet(&site.packet(tcp("S", 9, 0)));
-    assert!(!closing());
-    site.send_packet(&site.packet(tcp("R", 9, 0)));
-    assert!(closing());
-    // The last packets still come through.
-    assert_eq!(send_reply(&site, &reply(&site, &tcp("A", 7, 0), port)).verdict, REPLIED);
-    let later = u64::from(NAT_CLOSING_S + 1) * 1_000_000_000;
-    site.tables.now_ns.set(site.tables.now_ns.get() + later);
-    assert_eq!(port_of(&site, &site.send_packet(&site.packet(tcp("S", 20, 0))).bytes), port);
-    assert!(!closing());
+        used[0]
+    }
+    fn from_client(&self, flags: &'static str, data: usize) -> NatState {
+        let out = self.site.send_packet(&self.site.packet(tcp(flags, 8, data)));
+        assert_eq!((out.verdict, port_of(&self.site, &out.bytes)), (FORWARDED, self.port));
+        self.state()
+    }
+    fn from_backend(&self, flags: &'static str, data: usize) -> NatState {
+        let out = send_reply(&self.site, &reply(&self.site, &tcp(flags, 7, data), self.port));
+        assert_eq!(out.verdict, REPLIED);
+        self.state()
+    }
+    fn wait_s(&self, seconds: u32) {
+        self.site.tables.now_ns.set(self.site.tables.now_ns.get() + u64::from(seconds) * 1_000_000_000);
+    }
+    /// Whether the sweep would free its port after so long without a packet; its vip's idle time is 900 s.
+    fn is_over_after(&self, seconds: u32) -> bool {
+        let now_s = (self.site.tables.now_ns.get() / 1_000_000_000) as u32;
+        let row = self.site.tables.nat.iter().find(|row| row.control.load() != 0).unwrap();
+        NatControl(row.control.load()).is_over(now_s + seconds, false, 900)
+    }
+}
+
+#[test]
+fn one_sides_fin_leaves_the_other_its_half() {
+    let client_first = Connection::new();
+    assert_eq!(client_first.from_client("FA", 9), NatState::ClientClosed);
+    assert!(!client_first.is_over_after(900) && client_first.is_over_after(901));
+    // The answer comes in its own time; the client acknowledges, and sends its FIN again.
+    assert_eq!(client_first.from_backend("A", 900), NatState::ClientClosed);
+    assert_eq!(client_first.from_client("A", 0), NatState::ClientClosed);
+    assert_eq!(client_first.from_client("FA", 0), NatState::ClientClosed);
+    assert_eq!(client_first.from_backend("FA", 0), NatState::Closing);
+    let backend_first = Connection::new();
+    assert_eq!(backend_first.from_backend("FA", 0), NatState::BackendClosed);
+    assert!(!backend_first.is_over_after(900));
+    assert_eq!(backend_first.from_client("A", 900), NatState::BackendClosed);
+    assert_eq!(backend_first.from_client("FA", 0), NatState::Closing);
+}
+
+#[test]
+fn a_flow_that_goes_on_takes_back_what_was_forged() {
+    for from_client in [true, false] {
+        let flow = Connection::new();
+        let reset = if from_client { flow.from_client("R", 0) } else { flow.from_backend("RA", 0) };
+        assert_eq!(reset, NatState::Reset);
+        // One packet in another's name does not end it: a silent flow has as long as a port rests anyway.
+        assert!(!flow.is_over_after(NAT_REST_S) && flow.is_over_after(NAT_REST_S + 1));
+        // The other side's FIN ends nothing, and an acknowledgement says nothing.
+        assert_eq!(flow.from_backend("FA", 0), NatState::Reset);
+        assert_eq!(flow.from_client("A", 0), NatState::Reset);
+        let data = if from_client { flow.from_client("A", 1) } else { flow.from_backend("A", 1) };
+        assert_eq!(data, NatState::Live);
+        flow.from_client("FA", 0);
+        assert_eq!(flow.from_backend("FA", 0), NatState::Closing);
+        let data = if from_client { flow.from_client("A", 1) } else { flow.from_backend("A", 1) };
+        assert_eq!(data, NatState::Live);
+        assert!(!flow.is_over_after(900));
+    }
+}
+
+#[test]
+fn a_closed_flows_port_is_reused_and_a_syn_opens_it_again() {
+    let flow = Connection::new();
+    flow.from_client("FA", 0);
+    assert_eq!(flow.from_backend("FA", 0), NatState::Closing);
+    // The last packets still come through, and end nothing and open nothing.
+    assert_eq!(flow.from_client("A", 0), NatState::Closing);
+    assert_eq!(flow.from_client("R", 0), NatState::Closing);
+    assert_eq!(flow.from_backend("FA", 0), NatState::Closing);
+    assert!(!flow.is_over_after(NAT_CLOSING_S) && flow.is_over_after(NAT_CLOSING_S + 1));
+    flow.wait_s(NAT_CLOSING_S + 1);
+    assert_eq!(flow.from_client("S", 0), NatState::Opening);
+    // Whatever closed it.
+    for (client, flags) in [(true, "FA"), (false, "FA"), (true, "R")] {
+        assert_eq!(flow.from_client("A", 0), NatState::Live);
+        assert_eq!(flow.from_client("S", 0), NatState::Live, "a SYN that comes again, or is forged");
+        let closed = if client { flow.from_client(flags, 0) } else { flow.from_backend(flags, 0) };
+        assert_ne!(closed, NatState::Live);
+        assert_eq!(flow.from_client("S", 0), NatState::Opening);
+    }
+    // Nothing but a beginning: refused, it is over at once; and no FIN makes more of it but the client's.
+    assert_eq!(flow.from_backend("FA", 0), NatState::Opening);
+    assert_eq!(flow.from_backend("RA", 0), NatState::Closing);
 }
 
 #[test]
@@ -316,14 +415,43 @@ fn a_reply_that_is_too_big_for_the_clients_side_is_told_to_the_backend() {
 
 #[test]
 fn the_way_back_follows_the_client() {
-    let site = site(V4);
+    let mut site = site(V4);
     let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
+    let from = |site: &Site, router, node| {
+        site.send(&frame(router, node, &[], &site.packet(tcp("A", 8, 0)).bytes()));
+        send_reply(site, &reply(site, &tcp("A", 7, 0), port))
+    };
     let moved = [2, 0, 0, 0, 8, 8];
-    site.send(&frame(moved, NODE_MAC, &[], &site.packet(tcp("A", 8, 0)).bytes()));
-    let back = send_reply(&site, &reply(&site, &tcp("A", 7, 0), port));
+    let back = from(&site, moved, NODE_MAC);
     assert_eq!((back.verdict, &back.bytes[..6]), (REPLIED, &moved[..]));
     // Out by another device than the reply's.
     site.way(PORT, super::site::THERE, 1500, crate::abi::egress::Tags::NONE);
     let back = send_reply(&site, &reply(&site, &tcp("A", 7, 0), port));
     assert_eq!(back.verdict, Verdict::Redirect(Reason::NatReply, PORT));
+    // In by another device whose router has the same MAC, as leaf switches do.
+    let (second, second_row) = (9, 6);
+    site.way(PORT, super::site::HERE, 1500, crate::abi::egress::Tags::NONE);
+    site.way(second_row, second, 1500, crate::abi::egress::Tags::NONE);
+    site.tables.ports.insert(second, second_row);
+    site.tables.ingress.set(second);
+    assert_eq!(from(&site, moved, NODE_MAC).verdict, REPLIED);
+    site.tables.ingress.set(super::site::HERE);
+    let back = send_reply(&site, &reply(&site, &tcp("A", 7, 0), port));
+    assert_eq!(back.verdict, Verdict::Redirect(Reason::NatReply, second_row));
+    // To another MAC of the node's.
+    let ours = [2, 0, 0, 0, 0, 9];
+    assert_eq!(from(&site, moved, ours).bytes[6..12], ours);
+}
+
+#[test]
+fn the_way_back_takes_the_devices_new_row_within_a_second() {
+    let mut site = site(V4);
+    let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
+    // The device's MTU changed: a row of its own, and the old one stays until nothing names it.
+    let fresh = 6;
+    site.way(fresh, super::site::HERE, 9000, crate::abi::egress::Tags::NONE);
+    site.tables.ports.insert(super::site::HERE, fresh);
+    site.tables.now_ns.set(site.tables.now_ns.get() + 1_000_000_000);
+    site.send_packet(&site.packet(tcp("A", 8, 0)));
+    assert_eq!(send_reply(&site, &reply(&site, &tcp("A", 7, 5_000), port)).verdict, REPLIED);
 }

@@ -8,7 +8,7 @@ use lb_common::abi::vip::{Pick, Policy, Timeouts, Tracking};
 use lb_common::addr::Mac;
 use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
-use lb_common::limits::{CLOSING_TIMEOUT_S, NAT_CLOSING_S, NAT_PORTS, SYN_TIMEOUT_S};
+use lb_common::limits::{CLOSING_TIMEOUT_S, NAT_CLOSING_S, NAT_PORTS, NAT_REST_S, SYN_TIMEOUT_S};
 use lb_control::plan::{BackendContent, EgressContent, Key, Op, RowLimits, TenantContent, VipContent};
 
 const NOW: u32 = 10_000;
@@ -240,6 +240,20 @@ fn nat_rows_are_freed_when_they_are_over() {
     assert_eq!(NatControl(store.nat[6].control.load()).state(), NatState::Free, "TCP: nothing followed");
     let freed = NatControl(store.nat[2].control.load());
     assert_eq!((freed.state(), freed.generation()), (NatState::Free, 5));
+}
+
+#[test]
+fn a_half_closed_flow_and_one_that_was_reset_keep_their_ports_for_a_while() {
+    let store = store_with(Tracking::Always);
+    put_nat(&store, 1, 1, NatState::ClientClosed, IDLE);
+    put_nat(&store, 2, 1, NatState::BackendClosed, IDLE);
+    put_nat(&store, 3, 1, NatState::Reset, NAT_REST_S);
+    put_nat(&store, 4, 1, NatState::ClientClosed, IDLE + 1);
+    put_nat(&store, 5, 1, NatState::BackendClosed, IDLE + 1);
+    put_nat(&store, 6, 1, NatState::Reset, NAT_REST_S + 1);
+    let report = run(&store);
+    assert_eq!((report.nat_flows, report.freed_nat_flows), (3, 3));
+    assert!((4..=6).all(|row| NatControl(store.nat[row].control.load()).state() == NatState::Free));
 }
 
 #[test]
