@@ -31,13 +31,15 @@ pub(super) fn sweep(
     borrowers: &Borrowers,
     grace_period: &mut dyn FnMut(),
 ) -> SweepReport {
-    let held = vec![false; store.slots.len()];
     let (nat_flows, ways_back) = (BTreeMap::new(), BTreeSet::new());
     let tenants = vec![[0; 2]; store.tenants.len()];
     let report = SweepReport::default();
-    let mut run = Run { store, now_s, borrowers, held, nat_flows, ways_back, tenants, report };
+    let mut run = Run { store, now_s, borrowers, held: Vec::new(), nat_flows, ways_back, tenants, report };
     run.report.sweep.watched = watched;
     let vips = run.vips();
+    // Tables use little of the room that there is for them.
+    let used = vips.iter().map(|vip| vip.first as usize + vip.count as usize).max();
+    run.held = vec![false; used.unwrap_or(0)];
     let pinned = run.end_windows(&vips);
     grace_period();
     let before = run.tenant_counts();
@@ -64,7 +66,7 @@ struct Run<'s> {
     store: &'s Store,
     now_s: u32,
     borrowers: &'s Borrowers,
-    /// By slot index: whether a live entry names another backend than `current`.
+    /// By slot index, as far as tables reach: whether a live entry names another backend than `current`.
     held: Vec<bool>,
     /// Rows of the NAT table by backend row.
     nat_flows: BTreeMap<u16, u64>,
@@ -192,7 +194,10 @@ impl Run<'_> {
         self.report.tracked_flows += 1;
         *self.report.flows.entry(entry.backend()).or_default() += 1;
         for Place { index, slot, .. } in places(self.store, self.borrowers, entry) {
-            self.held[index] |= slot.current() != entry.backend();
+            // Beyond lie the slots of a vip that came meanwhile: this sweep ends no window of it.
+            if let Some(held) = self.held.get_mut(index) {
+                *held |= slot.current() != entry.backend();
+            }
         }
     }
 

@@ -102,7 +102,7 @@ impl Frames {
     /// Sends one packet; the backend that it went to, if it went to one.
     fn send(&self, memory: &Memory, flow: Flow, flags: u8) -> Result<Option<BackendId>, String> {
         let maps = &memory.actual;
-        self.tables.meter.set(Meter::default());
+        self.tables.meters.iter().for_each(|meter| meter.set(Meter::default()));
         let bytes = frame(flow, flags);
         let (mut packet, mut walk) = (HostFrame::new(&bytes), Walk::default());
         let verdict = pipeline::run::<_, _, MovedOnly>(&mut packet, &self.tables, &mut walk);
