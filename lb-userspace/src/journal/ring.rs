@@ -274,7 +274,7 @@ mod tests {
             seen.borrow_mut().clear();
             let wanted = |one: &Observation| {
                 seen.borrow_mut().push(one.seq);
-                !even || one.seq % 2 == 0
+                !even || one.seq.is_multiple_of(2)
             };
             let found = find(directory.path(), since_ms, limit, wanted).unwrap();
             (found.iter().map(|one| one.seq).collect::<Vec<_>>(), seen.borrow().clone())

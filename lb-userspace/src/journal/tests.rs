@@ -286,7 +286,8 @@ fn a_snapshot_that_finds_no_room_takes_none() {
     disk.fail(Failing::Full(1_000));
     assert!(store.save_snapshot(store.reader().latest(), &[7; 5_000]).is_err());
     let mut after = disk.list("").unwrap();
-    (before.sort(), after.sort());
+    before.sort();
+    after.sort();
     assert_eq!(after, before, "what was written of it is gone");
 }
 
