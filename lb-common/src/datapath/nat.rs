@@ -269,12 +269,12 @@ fn after(state: NatState, parsed: &Parsed, from_client: bool) -> NatState {
     let begins = from_client && parsed.is_syn();
     match state {
         Opening | Closing if parsed.resets() => Closing,
+        _ if parsed.closes() && state == other => Closing,
         _ if parsed.resets() => Reset,
         Opening if !from_client => Opening,
         Live if begins => Live,
         _ if begins => Opening,
         Closing | Reset if parsed.closes() => state,
-        _ if parsed.closes() && state == other => Closing,
         _ if parsed.closes() => own,
         Opening => Live,
         Closing | Reset if parsed.has_data => Live,

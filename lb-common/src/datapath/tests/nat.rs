@@ -330,6 +330,13 @@ fn one_sides_fin_leaves_the_other_its_half() {
     assert!(!backend_first.is_over_after(900));
     assert_eq!(backend_first.from_client("A", 900), NatState::BackendClosed);
     assert_eq!(backend_first.from_client("FA", 0), NatState::Closing);
+    // A reset by the other side is its end, and one by the same side says no more than its FIN did.
+    for (client, reset, state) in [(true, "R", NatState::Closing), (false, "RA", NatState::Reset)] {
+        let flow = Connection::new();
+        flow.from_backend("FA", 0);
+        let is = if client { flow.from_client(reset, 0) } else { flow.from_backend(reset, 0) };
+        assert_eq!(is, state);
+    }
 }
 
 #[test]
