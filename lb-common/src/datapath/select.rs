@@ -105,7 +105,13 @@ fn known_source<T: Tables>(flow: &Flow, tables: &T) -> u16 {
 /// Notes which backend a source address has, from now on; unless its place holds a live connection. Returns the entry that
 /// it took the place of, which may be free.
 #[inline(never)]
-pub(super) fn learn<T: Tables>(parsed: &Parsed, flow: &Flow, backend: u16, tables: &T, trail: &Trail) -> Entry {
+pub(super) fn learn<T: Tables>(
+    parsed: &Parsed,
+    flow: &Flow,
+    backend: u16,
+    tables: &T,
+    trail: &Trail,
+) -> Entry {
     let flow = source(parsed, flow, trail, tables);
     let Some(way) = place(&flow, tables) else { return Entry::default() };
     let (age_s, alive) = (way.trace().age_s(flow.now_s), control(way.entry.backend(), tables).alive());

@@ -99,13 +99,14 @@ mod tests {
 
     #[test]
     fn a_tenant_that_finds_no_row_is_named_and_not_limited() {
-        let mut node = Node::up(world(&["10.0.0.1"]));
+        // The log of a node with more room: here the last one would be refused.
+        let mut state = world(&["10.0.0.1"]);
         for number in 0..4 {
-            let name = format!("t{number}");
-            node.accept(&format!(r#"{{"kind":"tenant_add","name":"{name}","bits_per_s":9}}"#));
+            accept(&mut state, &format!(r#"{{"kind":"tenant_add","name":"t{number}","bits_per_s":9}}"#));
         }
-        node.accept(LIMIT);
-        let plan = node.settle();
+        accept(&mut state, LIMIT);
+        let mut node = Node::up(state);
+        let plan = node.plan();
         let full: Vec<_> =
             plan.problems.iter().map(|problem| (problem.code, problem.object.as_str())).collect();
         assert_eq!(full, [(Code::TenantRowsFull, "tenant t3")]);

@@ -234,20 +234,20 @@ mod tests {
         (1..=5).for_each(|seq| write(&mut ring, seq).unwrap());
         let (kept, before) = (numbers(directory.path()), files(directory.path()).unwrap());
         assert_eq!((kept.len(), before.len()), (3, 3), "one in each file");
-        for seq in 6..46 {
+        let refused = |ring: &mut Ring, seq| {
             let file = OpenOptions::new().append(true).open("/dev/full").unwrap();
             ring.open = Some(Open { file, size: 0, written: false });
-            write(&mut ring, seq).unwrap_err();
-        }
+            write(ring, seq).unwrap_err();
+        };
+        (6..46).for_each(|seq| refused(&mut ring, seq));
         assert_eq!(files(directory.path()).unwrap(), before);
-        // A new file that takes nothing: what it would replace stays.
-        let in_the_way = directory.path().join(format!("{:020}{ENDING}", 90));
-        std::fs::create_dir(&in_the_way).unwrap();
-        (90..130).for_each(|seq| drop(write(&mut ring, seq).unwrap_err()));
-        std::fs::remove_dir(&in_the_way).unwrap();
-        assert_eq!(numbers(directory.path()), kept);
+        // A new one that takes nothing: what it is to replace stays until it does.
+        std::fs::write(directory.path().join(format!("{:020}{ENDING}", 90)), "").unwrap();
+        (90..130).for_each(|seq| refused(&mut ring, seq));
+        assert_eq!((numbers(directory.path()), files(directory.path()).unwrap().len()), (kept.clone(), 4));
         write(&mut ring, 130).unwrap();
         assert_eq!(numbers(directory.path()), [kept[1], kept[2], 130]);
+        assert_eq!(files(directory.path()).unwrap().len(), 3);
     }
 
     #[test]

@@ -199,7 +199,11 @@ impl Kernel {
         for (index, meter) in (0..).zip(&tables.meters) {
             let Meter { refilled_ns, tokens } = meter.get();
             let found = self.meters.get(&index, 0)?[cpu];
-            ensure!(found == [refilled_ns, tokens], "meter {index}: kernel {found:?}, host {:?}", meter.get());
+            ensure!(
+                found == [refilled_ns, tokens],
+                "meter {index}: kernel {found:?}, host {:?}",
+                meter.get()
+            );
         }
         for ((_, row), host) in tables.tenant_credit.borrow().iter() {
             let found = self.tenant_credit.get(row, 0)?[cpu];

@@ -76,10 +76,18 @@ fn each_kind_of_answer_has_a_meter_of_its_own() {
         for (flood, row, other, answer) in asked.iter().cycle().skip(first).take(3) {
             site.slots(Slot::stable(*row));
             for _ in 0..ICMP_BURST_PACKETS {
-                assert_eq!(site.send_packet(flood).verdict, Verdict::Transmit(*answer), "after {first} others");
+                assert_eq!(
+                    site.send_packet(flood).verdict,
+                    Verdict::Transmit(*answer),
+                    "after {first} others"
+                );
             }
             for packet in [flood, other] {
-                assert_eq!(site.send_packet(packet).verdict, Verdict::Drop(Reason::IcmpLimited), "{answer:?}");
+                assert_eq!(
+                    site.send_packet(packet).verdict,
+                    Verdict::Drop(Reason::IcmpLimited),
+                    "{answer:?}"
+                );
             }
         }
     }

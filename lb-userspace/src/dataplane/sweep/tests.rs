@@ -357,8 +357,7 @@ fn lending(tracking: Tracking) -> (Store, Borrowers) {
     let content = VipContent { id: VipId(8), tenant: TenantId(1), key, extent, policy, refuses: false };
     let control = Control::new(ALIVE, Mode::Nat, 0, WEB, Be16::from_raw(0));
     let own = BackendContent { control, ..backend(WEB_OWN, ALIVE) };
-    let ops =
-        [Op::WriteVip { row: WEB, content }, Op::WriteBackend { row: WEB_OWN, content: own }];
+    let ops = [Op::WriteVip { row: WEB, content }, Op::WriteBackend { row: WEB_OWN, content: own }];
     maps::apply(&store, &ops).unwrap();
     (0..251).for_each(|number| set_slot(&store, number, Slot::stable(2)));
     (store, Borrowers::from([(VIP, [WEB].into())]))
