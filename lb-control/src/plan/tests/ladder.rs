@@ -109,7 +109,7 @@ fn the_sweep_is_told_who_may_borrow_of_whom() {
     let (spare, web) = (row(&node, "spare"), row(&node, "web"));
     let borrowers = |node: &Node| crate::plan::borrowers(&node.state, &node.memory.actual);
     assert_eq!(borrowers(&node), [(spare, [web].into())].into());
-    accept(&mut node.state, r#"{"kind":"vip_set","name":"web","ladder":{"fallback":""}}"#);
+    node.accept(r#"{"kind":"vip_set","name":"web","ladder":{"fallback":""}}"#);
     assert_eq!(borrowers(&node), [].into());
 }
 
