@@ -30,7 +30,7 @@ mutations! {
         "a tenant's limit is answered with a reset": "asked && trail.refusal == Reason::NoBackend &&" => "asked &&";
         "an ICMP error is answered with another": "&& parsed.content == Content::Segment;" => ";";
         "whatever is no SYN is reset": "if refused && parsed.is_syn() {" => "if refused && parsed.tcp_flags != 0 {";
-        "resets have no limit": "if !allowed(&parsed.flow.src, tables) {" => "if false {";
+        "resets have no limit": "if !allowed(&parsed.flow.src, Answer::Refusal, tables) {" => "if false {";
         "a reset is sent on": "    turn_round(packet)\n}" => "    Some(())\n}";
     }
     "datapath/signal.rs" {

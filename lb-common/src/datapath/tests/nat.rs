@@ -284,7 +284,7 @@ impl Connection {
         let site = site(V4);
         let port = port_of(&site, &site.send_packet(&site.packet(tcp("S", 7, 0))).bytes);
         let connection = Self { site, port };
-        assert_eq!(connection.from_client("A", 0), NatState::Live);
+        assert_eq!(connection.client_sends("A", 0), NatState::Live);
         connection
     }
     /// The state of its row, the only one that is used.
@@ -294,12 +294,12 @@ impl Connection {
         assert_eq!(used.len(), 1);
         used[0]
     }
-    fn from_client(&self, flags: &'static str, data: usize) -> NatState {
+    fn client_sends(&self, flags: &'static str, data: usize) -> NatState {
         let out = self.site.send_packet(&self.site.packet(tcp(flags, 8, data)));
         assert_eq!((out.verdict, port_of(&self.site, &out.bytes)), (FORWARDED, self.port));
         self.state()
     }
-    fn from_backend(&self, flags: &'static str, data: usize) -> NatState {
+    fn backend_sends(&self, flags: &'static str, data: usize) -> NatState {
         let out = send_reply(&self.site, &reply(&self.site, &tcp(flags, 7, data), self.port));
         assert_eq!(out.verdict, REPLIED);
         self.state()
@@ -318,23 +318,23 @@ impl Connection {
 #[test]
 fn one_sides_fin_leaves_the_other_its_half() {
     let client_first = Connection::new();
-    assert_eq!(client_first.from_client("FA", 9), NatState::ClientClosed);
+    assert_eq!(client_first.client_sends("FA", 9), NatState::ClientClosed);
     assert!(!client_first.is_over_after(900) && client_first.is_over_after(901));
     // The answer comes in its own time; the client acknowledges, and sends its FIN again.
-    assert_eq!(client_first.from_backend("A", 900), NatState::ClientClosed);
-    assert_eq!(client_first.from_client("A", 0), NatState::ClientClosed);
-    assert_eq!(client_first.from_client("FA", 0), NatState::ClientClosed);
-    assert_eq!(client_first.from_backend("FA", 0), NatState::Closing);
+    assert_eq!(client_first.backend_sends("A", 900), NatState::ClientClosed);
+    assert_eq!(client_first.client_sends("A", 0), NatState::ClientClosed);
+    assert_eq!(client_first.client_sends("FA", 0), NatState::ClientClosed);
+    assert_eq!(client_first.backend_sends("FA", 0), NatState::Closing);
     let backend_first = Connection::new();
-    assert_eq!(backend_first.from_backend("FA", 0), NatState::BackendClosed);
+    assert_eq!(backend_first.backend_sends("FA", 0), NatState::BackendClosed);
     assert!(!backend_first.is_over_after(900));
-    assert_eq!(backend_first.from_client("A", 900), NatState::BackendClosed);
-    assert_eq!(backend_first.from_client("FA", 0), NatState::Closing);
+    assert_eq!(backend_first.client_sends("A", 900), NatState::BackendClosed);
+    assert_eq!(backend_first.client_sends("FA", 0), NatState::Closing);
     // A reset by the other side is its end, and one by the same side says no more than its FIN did.
     for (client, reset, state) in [(true, "R", NatState::Closing), (false, "RA", NatState::Reset)] {
         let flow = Connection::new();
-        flow.from_backend("FA", 0);
-        let is = if client { flow.from_client(reset, 0) } else { flow.from_backend(reset, 0) };
+        flow.backend_sends("FA", 0);
+        let is = if client { flow.client_sends(reset, 0) } else { flow.backend_sends(reset, 0) };
         assert_eq!(is, state);
     }
 }
@@ -343,18 +343,18 @@ fn one_sides_fin_leaves_the_other_its_half() {
 fn a_flow_that_goes_on_takes_back_what_was_forged() {
     for from_client in [true, false] {
         let flow = Connection::new();
-        let reset = if from_client { flow.from_client("R", 0) } else { flow.from_backend("RA", 0) };
+        let reset = if from_client { flow.client_sends("R", 0) } else { flow.backend_sends("RA", 0) };
         assert_eq!(reset, NatState::Reset);
         // One packet in another's name does not end it: a silent flow has as long as a port rests anyway.
         assert!(!flow.is_over_after(NAT_REST_S) && flow.is_over_after(NAT_REST_S + 1));
         // The other side's FIN ends nothing, and an acknowledgement says nothing.
-        assert_eq!(flow.from_backend("FA", 0), NatState::Reset);
-        assert_eq!(flow.from_client("A", 0), NatState::Reset);
-        let data = if from_client { flow.from_client("A", 1) } else { flow.from_backend("A", 1) };
+        assert_eq!(flow.backend_sends("FA", 0), NatState::Reset);
+        assert_eq!(flow.client_sends("A", 0), NatState::Reset);
+        let data = if from_client { flow.client_sends("A", 1) } else { flow.backend_sends("A", 1) };
         assert_eq!(data, NatState::Live);
-        flow.from_client("FA", 0);
-        assert_eq!(flow.from_backend("FA", 0), NatState::Closing);
-        let data = if from_client { flow.from_client("A", 1) } else { flow.from_backend("A", 1) };
+        flow.client_sends("FA", 0);
+        assert_eq!(flow.backend_sends("FA", 0), NatState::Closing);
+        let data = if from_client { flow.client_sends("A", 1) } else { flow.backend_sends("A", 1) };
         assert_eq!(data, NatState::Live);
         assert!(!flow.is_over_after(900));
     }
@@ -363,26 +363,26 @@ fn a_flow_that_goes_on_takes_back_what_was_forged() {
 #[test]
 fn a_closed_flows_port_is_reused_and_a_syn_opens_it_again() {
     let flow = Connection::new();
-    flow.from_client("FA", 0);
-    assert_eq!(flow.from_backend("FA", 0), NatState::Closing);
+    flow.client_sends("FA", 0);
+    assert_eq!(flow.backend_sends("FA", 0), NatState::Closing);
     // The last packets still come through, and end nothing and open nothing.
-    assert_eq!(flow.from_client("A", 0), NatState::Closing);
-    assert_eq!(flow.from_client("R", 0), NatState::Closing);
-    assert_eq!(flow.from_backend("FA", 0), NatState::Closing);
+    assert_eq!(flow.client_sends("A", 0), NatState::Closing);
+    assert_eq!(flow.client_sends("R", 0), NatState::Closing);
+    assert_eq!(flow.backend_sends("FA", 0), NatState::Closing);
     assert!(!flow.is_over_after(NAT_CLOSING_S) && flow.is_over_after(NAT_CLOSING_S + 1));
     flow.wait_s(NAT_CLOSING_S + 1);
-    assert_eq!(flow.from_client("S", 0), NatState::Opening);
+    assert_eq!(flow.client_sends("S", 0), NatState::Opening);
     // Whatever closed it.
     for (client, flags) in [(true, "FA"), (false, "FA"), (true, "R")] {
-        assert_eq!(flow.from_client("A", 0), NatState::Live);
-        assert_eq!(flow.from_client("S", 0), NatState::Live, "a SYN that comes again, or is forged");
-        let closed = if client { flow.from_client(flags, 0) } else { flow.from_backend(flags, 0) };
+        assert_eq!(flow.client_sends("A", 0), NatState::Live);
+        assert_eq!(flow.client_sends("S", 0), NatState::Live, "a SYN that comes again, or is forged");
+        let closed = if client { flow.client_sends(flags, 0) } else { flow.backend_sends(flags, 0) };
         assert_ne!(closed, NatState::Live);
-        assert_eq!(flow.from_client("S", 0), NatState::Opening);
+        assert_eq!(flow.client_sends("S", 0), NatState::Opening);
     }
     // Nothing but a beginning: refused, it is over at once; and no FIN makes more of it but the client's.
-    assert_eq!(flow.from_backend("FA", 0), NatState::Opening);
-    assert_eq!(flow.from_backend("RA", 0), NatState::Closing);
+    assert_eq!(flow.backend_sends("FA", 0), NatState::Opening);
+    assert_eq!(flow.backend_sends("RA", 0), NatState::Closing);
 }
 
 #[test]
