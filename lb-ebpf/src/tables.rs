@@ -4,7 +4,9 @@ use crate::maps::*;
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use core::intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd};
-use lb_common::abi::{backend::BackendRow, config::ConfigRow, counter::Answer, counter::Counter, counter::Meter};
+use lb_common::abi::{
+    backend::BackendRow, config::ConfigRow, counter::Answer, counter::Counter, counter::Meter,
+};
 use lb_common::abi::{egress::EgressRow, flow::FlowBucket, nat::NatRow, source::SourceRow};
 use lb_common::abi::{
     tenant::TenantCredit, tenant::TenantRow, vip::VipEntry, vip::VipKey, vip::VipRow, word::Word,

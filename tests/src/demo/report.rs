@@ -71,8 +71,7 @@ impl Report {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let took = |wish: Option<&Wish>| wish.and_then(Wish::took).map(ms);
         let last = |death: Death| known.kills.iter().rfind(|kill| kill.death == death);
-        let detected =
-            |death| last(death).and_then(|kill| kill.detected_after(SERVED.len())).map(ms);
+        let detected = |death| last(death).and_then(|kill| kill.detected_after(SERVED.len())).map(ms);
         let lb = known.status.as_ref().map_or_else(String::new, |status| status.node.version.clone());
         let mut report = Self {
             ok: true,

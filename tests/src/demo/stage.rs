@@ -159,7 +159,8 @@ impl Stage {
             known.alive.insert(name.to_owned(), false);
         }
         self.net.backend_mut(index).pause()?;
-        self.board.say(format!("{name}: its processes hang (SIGSTOP); its kernel goes on taking connections"));
+        self.board
+            .say(format!("{name}: its processes hang (SIGSTOP); its kernel goes on taking connections"));
         let out = || {
             let known = self.board.lock();
             let is_open = |row: &BackendView| row.breaker.as_deref() == Some("open");
