@@ -172,6 +172,14 @@ impl PlanSummary {
         if was.intent != is.intent {
             changes.push(format!("intent {} -> {}", was.intent, is.intent));
         }
+        match (was.breaker.tripped, is.breaker.tripped) {
+            (before, after) if before != after => {
+                let (before, after) = (field::breaker_order(before), field::breaker_order(after));
+                changes.push(format!("breaker {before} -> {after}"));
+            }
+            _ if was.breaker != is.breaker => changes.push("breaker reset".to_owned()),
+            _ => {}
+        }
         if !changes.is_empty() {
             self.line(ObjectChange::Changed, format!("backend {vip}/{name}"), changes.join(", "));
         }

@@ -24,7 +24,8 @@ async fn a_rollback_brings_trips_back_both_ways() {
     let bench = Bench::new();
     bench.with_web(3).await;
     let closed = bench.latest();
-    bench.lb("breaker trip web/b1").await.ok();
+    let ran = bench.lb("breaker trip web/b1").await.ok();
+    assert!(ran.stdout.contains("backend web/b1 changed: breaker automatic -> tripped"), "{ran:?}");
     let tripped = bench.latest();
     let ran = bench.lb(&format!("rollback --to {closed}")).await.ok();
     assert!(ran.stdout.contains("breaker tripped -> automatic"), "{ran:?}");
