@@ -23,7 +23,7 @@ use lb_control::observation::Observation;
 use lb_control::record::Record;
 use serde::Serialize;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::connections::Ends;
 use super::params::Params;
@@ -95,15 +95,26 @@ pub(super) async fn events(
     // A record is told whole: one who names a revision within it gets it.
     let after =
         if after == latest { after } else { model.timeline.at_revision(after).map_or(0, |at| at.revision) };
+    let told = follow((&node.log, live, after), observed, (place, node.followers.stall), (ends, seat));
+    let heartbeat = KeepAlive::new().interval(Duration::from_secs(heartbeat_s)).text("heartbeat");
+    Ok(Sse::new(told).keep_alive(heartbeat).into_response())
+}
+
+/// What a follower is told, from a revision on; a task fills its queue, and holds its place.
+fn follow(
+    (log, live, after): (&Arc<dyn LogReader>, broadcast::Receiver<Arc<Record>>, u64),
+    observed: Option<broadcast::Receiver<Arc<Observation>>>,
+    (place, stall): (OwnedSemaphorePermit, Duration),
+    (ends, seat): (Ends, Arc<Seat>),
+) -> impl Stream<Item = Result<Event, Infallible>> + use<> {
     let (queue, queued) = mpsc::channel(QUEUE);
-    let pump = Pump { log: Arc::downgrade(&node.log), live, at: after, queue, stall: node.followers.stall };
+    let pump = Pump { log: Arc::downgrade(log), live, at: after, queue, stall };
     let (told, follower) = Told::new(queued, observed);
     tokio::spawn(async move {
         follower.serve(pump, ends, &seat).await;
         drop(place);
     });
-    let heartbeat = KeepAlive::new().interval(Duration::from_secs(heartbeat_s)).text("heartbeat");
-    Ok(Sse::new(told.events()).keep_alive(heartbeat).into_response())
+    told.events()
 }
 
 /// Where a follower that comes back was: it says so by itself.
@@ -327,15 +338,7 @@ mod tests {
         let (of, places) = (log.clone(), followers.clone());
         let follow = move |Extension(ends): Extension<Ends>, Extension(seat): Extension<Arc<Seat>>| async move {
             let place = places.places.clone().try_acquire_owned().unwrap();
-            let (queue, queued) = mpsc::channel(QUEUE);
-            let live = of.subscribe();
-            let pump = Pump { log: Arc::downgrade(&of), live, at: 0, queue, stall: places.stall };
-            let (told, follower) = Told::new(queued, None);
-            tokio::spawn(async move {
-                follower.serve(pump, ends, &seat).await;
-                drop(place);
-            });
-            Sse::new(told.events())
+            Sse::new(super::follow((&of, of.subscribe(), 0), None, (place, places.stall), (ends, seat)))
         };
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let (_ends, told) = watch::channel(false);

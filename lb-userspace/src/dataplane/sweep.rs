@@ -96,11 +96,10 @@ struct Place {
 /// Where an entry's flow belongs: to the vip of its backend or to one that borrowed the backend. The entry does not say
 /// which, so whoever asks must be right for each of them.
 fn places<'s>(store: &'s Store, borrowers: &'s Borrowers, entry: Entry) -> impl Iterator<Item = Place> + 's {
-    let backend = store.backends.get(entry.backend() as usize).filter(|row| row.identity.load() != 0);
-    let owner = backend.map(|row| Control(row.control.load()).vip_row());
+    let owner = control_of(store, entry.backend()).map(Control::vip_row);
     let borrowed_by = owner.and_then(|row| borrowers.get(&row)).into_iter().flatten().copied();
     owner.into_iter().chain(borrowed_by).filter_map(move |row| {
-        let vip = store.vips.get(row as usize).filter(|vip| vip.key.load() >> 32 & 1 != 0)?;
+        let vip = store.vips.get(row as usize).filter(|vip| is_used(vip))?;
         let (first, count) = extent(vip.table.load());
         let index = first as usize + entry.slot() as usize;
         let word = store.slots.get(index).filter(|_| entry.slot() < count)?;
@@ -108,9 +107,19 @@ fn places<'s>(store: &'s Store, borrowers: &'s Borrowers, entry: Entry) -> impl 
     })
 }
 
+fn is_used(vip: &VipRow) -> bool {
+    vip.key.load() >> 32 & 1 != 0
+}
+
+/// The control word of a backend row in use.
+fn control_of(store: &Store, backend: u16) -> Option<Control> {
+    let row = store.backends.get(backend as usize).filter(|row| row.identity.load() != 0)?;
+    Some(Control(row.control.load()))
+}
+
 impl Run<'_> {
     fn vips(&self) -> Vec<Vip> {
-        let used = self.store.vips.iter().enumerate().filter(|(_, vip)| vip.key.load() >> 32 & 1 != 0);
+        let used = self.store.vips.iter().enumerate().filter(|(_, vip)| is_used(vip));
         used.map(|(row, vip)| {
             let (first, count) = extent(vip.table.load());
             Vip { row: row as u16, first, count }
@@ -180,10 +189,9 @@ impl Run<'_> {
 
     /// A backend row's control word and its vip, both in use.
     fn owner(&self, backend: u16) -> Option<(Control, &VipRow)> {
-        let row = self.store.backends.get(backend as usize).filter(|row| row.identity.load() != 0)?;
-        let control = Control(row.control.load());
-        let vip = self.store.vips.get(control.vip_row() as usize)?;
-        (vip.key.load() >> 32 & 1 != 0).then_some((control, vip))
+        let control = control_of(self.store, backend)?;
+        let vip = self.store.vips.get(control.vip_row() as usize).filter(|vip| is_used(vip))?;
+        Some((control, vip))
     }
 
     /// Counts an entry that lives, and has the slots wait that would lead its flow elsewhere.

@@ -121,11 +121,7 @@ impl Stage {
     /// Kills a backend's processes by SIGKILL.
     pub(super) fn kill(&mut self, name: &str) -> Result<()> {
         let index = self.index(name)?;
-        {
-            let mut known = self.board.lock();
-            known.kills.push(Kill::now(name, Death::Killed));
-            known.alive.insert(name.to_owned(), false);
-        }
+        self.is_gone(name, Death::Killed);
         self.net.backend_mut(index).kill();
         self.board.say(format!("{name}: its processes were killed by SIGKILL"));
         Ok(())
@@ -138,6 +134,12 @@ impl Stage {
         self.is_back(name);
         self.board.say(format!("{name}: its processes run again"));
         Ok(())
+    }
+
+    fn is_gone(&self, name: &str, death: Death) {
+        let mut known = self.board.lock();
+        known.kills.push(Kill::now(name, death));
+        known.alive.insert(name.to_owned(), false);
     }
 
     fn is_back(&self, name: &str) {
@@ -153,11 +155,7 @@ impl Stage {
     /// is tried.
     pub(super) fn hang(&mut self, name: &str) -> Result<()> {
         let index = self.index(name)?;
-        {
-            let mut known = self.board.lock();
-            known.kills.push(Kill::now(name, Death::Hung));
-            known.alive.insert(name.to_owned(), false);
-        }
+        self.is_gone(name, Death::Hung);
         self.net.backend_mut(index).pause()?;
         self.board
             .say(format!("{name}: its processes hang (SIGSTOP); its kernel goes on taking connections"));
