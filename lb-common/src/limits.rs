@@ -27,6 +27,9 @@ pub const SLOTS_PER_VIP_MIN: u32 = 251;
 pub const FLOW_BUCKETS: u32 = 1024 * 1024;
 /// Entries of a bucket: with 16 bytes each, one cache line.
 pub const FLOW_WAYS: usize = 4;
+/// A change in the last second of a slot's window opens the next window, seconds: a plan takes less than this to be
+/// carried out, or is made anew.
+pub const WINDOW_SLACK_S: u32 = 1;
 /// VLAN tags that are parsed and written: one, or QinQ's two.
 pub const VLAN_TAGS: usize = 2;
 /// IPv6 extension headers that are followed before the packet is refused. RFC 8504 section 5.3 allows a limit.

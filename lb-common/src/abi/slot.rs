@@ -10,6 +10,7 @@
 //! Who writes: the daemon, by [`Slot::transition`] for a change and by compare-and-swap for pinned -> stable.
 
 use super::word::field;
+use crate::limits::WINDOW_SLACK_S;
 
 /// What the data plane does with a slot's flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +71,23 @@ impl Slot {
             _ => Phase::Pinned,
         }
     }
+    /// Whether a value that was planned a while ago may still be written: a moving one only while its window is open.
+    /// When that is over, flows have begun that nobody remembers, and the slot wants another plan.
+    pub const fn is_timely(self, now_s: u32) -> bool {
+        self.0 >> 62 != 1 || now_s < self.deadline_s()
+    }
     /// What the slot becomes when its new flows shall go to `current` (rule 1 of the tracking rules).
     ///
     /// `alive(row)` says whether a backend still serves the flows that it has. A change while moving replaces
     /// only `current`: whoever began in between is remembered. From stable or pinned the old `current` becomes
-    /// `previous`. A dead `previous` has no flows worth a window: the slot is pinned, or, where it was stable and
-    /// so has no remembered flows, stable at once.
+    /// `previous`. A dead `previous` has no flows worth a window: the slot is pinned. Nor is it stable where it was
+    /// before: flows of a time when it moved may be remembered at the dead backend, and would meet it once it is back.
+    ///
+    /// A window has [`WINDOW_SLACK_S`] more than `window_s`, in which a change opens the next: it could not be written
+    /// before the end that it was planned for, and flows that begin at or after a window's end are not remembered.
     pub fn transition(self, current: u16, now_s: u32, window_s: u32, alive: impl Fn(u16) -> bool) -> Self {
         let lives = |row: u16| row != 0 && alive(row);
-        match self.phase(now_s) {
+        match self.phase(now_s.saturating_add(WINDOW_SLACK_S)) {
             Phase::Moving if lives(self.previous()) => {
                 Self::moving(current, self.previous(), self.deadline_s())
             }
@@ -86,10 +95,11 @@ impl Slot {
             Phase::Moving => Self::pinned(self.current()).transition(current, now_s, window_s, alive),
             _ if current == self.current() => self,
             Phase::Stable | Phase::Pinned if lives(self.current()) => {
-                Self::moving(current, self.current(), now_s.saturating_add(window_s))
+                let deadline_s = now_s.saturating_add(window_s).saturating_add(WINDOW_SLACK_S);
+                Self::moving(current, self.current(), deadline_s)
             }
-            Phase::Stable => Self::stable(current),
-            Phase::Pinned => Self::pinned(current),
+            Phase::Stable if self.current() == 0 => Self::stable(current),
+            Phase::Stable | Phase::Pinned => Self::pinned(current),
         }
     }
 }
@@ -121,25 +131,39 @@ mod tests {
     #[test]
     fn a_change_while_moving_keeps_previous_and_deadline() {
         let first = Slot::stable(1).transition(2, 100, 10, ALIVE);
-        assert_eq!(first, Slot::moving(2, 1, 110));
-        assert_eq!(first.transition(3, 105, 10, ALIVE), Slot::moving(3, 1, 110));
-        assert_eq!(first.transition(1, 105, 10, ALIVE), Slot::moving(1, 1, 110));
+        assert_eq!(first, Slot::moving(2, 1, 111));
+        assert_eq!(first.transition(3, 105, 10, ALIVE), Slot::moving(3, 1, 111));
+        assert_eq!(first.transition(1, 105, 10, ALIVE), Slot::moving(1, 1, 111));
     }
 
     #[test]
     fn after_the_window_the_old_current_is_previous() {
         let slot = Slot::moving(2, 1, 110);
-        assert_eq!(slot.transition(3, 110, 10, ALIVE), Slot::moving(3, 2, 120));
+        assert_eq!(slot.transition(3, 110, 10, ALIVE), Slot::moving(3, 2, 121));
         assert_eq!(slot.transition(2, 110, 10, ALIVE), slot);
         assert_eq!(Slot::pinned(2).transition(2, 110, 10, ALIVE), Slot::pinned(2));
     }
 
     #[test]
+    fn a_change_in_the_last_second_opens_the_next_window() {
+        let slot = Slot::moving(2, 1, 111);
+        assert_eq!(slot.transition(3, 109, 10, ALIVE), Slot::moving(3, 1, 111));
+        assert_eq!(slot.transition(3, 110, 10, ALIVE), Slot::moving(3, 2, 121));
+    }
+
+    #[test]
+    fn a_window_that_is_over_is_not_written_any_more() {
+        assert!(Slot::moving(2, 1, 111).is_timely(110) && !Slot::moving(2, 1, 111).is_timely(111));
+        assert!(Slot::pinned(2).is_timely(111) && Slot::stable(2).is_timely(111));
+    }
+
+    #[test]
     fn a_dead_previous_leaves_no_window() {
-        assert_eq!(Slot::stable(1).transition(2, 0, 10, |row| row != 1), Slot::stable(2));
+        assert_eq!(Slot::stable(1).transition(2, 0, 10, |row| row != 1), Slot::pinned(2));
+        assert_eq!(Slot::stable(1).transition(0, 0, 10, |row| row != 1), Slot::pinned(0));
         assert_eq!(Slot::pinned(1).transition(2, 0, 10, |row| row != 1), Slot::pinned(2));
         assert_eq!(Slot::moving(2, 1, 10).transition(2, 0, 10, |row| row != 1), Slot::pinned(2));
-        assert_eq!(Slot::moving(2, 1, 10).transition(3, 5, 10, |row| row != 1), Slot::moving(3, 2, 15));
+        assert_eq!(Slot::moving(2, 1, 10).transition(3, 5, 10, |row| row != 1), Slot::moving(3, 2, 16));
         assert_eq!(Slot::moving(2, 1, 10).transition(3, 5, 10, |row| row == 3), Slot::pinned(3));
         assert_eq!(Slot::stable(0).transition(2, 0, 10, ALIVE), Slot::stable(2));
     }

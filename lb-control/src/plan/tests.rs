@@ -8,6 +8,7 @@ use crate::state::State;
 use lb_common::abi::backend::Control;
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::vip::VipEntry;
+use lb_common::limits::WINDOW_SLACK_S;
 
 const THREE: [&str; 3] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"];
 
@@ -93,7 +94,7 @@ fn a_drain_moves_the_slots_before_the_row_and_keeps_older_flows() {
     let moved = position(&plan.ops, |op| matches!(op, Op::ChangeSlots { .. }));
     let drained = position(&plan.ops, |op| matches!(op, Op::SetControl { .. }));
     assert!(moved < drained);
-    let end_s = node.now_s + 900;
+    let end_s = node.now_s + 900 + WINDOW_SLACK_S;
     let draining =
         |slot: &Slot| slot.previous() == row && slot.deadline_s() == end_s && slot.current() != row;
     assert_eq!(count(&node, draining), had);
@@ -174,7 +175,7 @@ fn a_moving_slot_keeps_previous_and_deadline_and_a_later_change_after_the_window
     node.now_s += 10;
     node.accept(r#"{"kind":"backend_set","vip":"web","name":"b2","weight":0}"#);
     node.settle();
-    let (early, late) = (1_000 + 900, 1_010 + 900);
+    let (early, late) = (1_900 + WINDOW_SLACK_S, 1_910 + WINDOW_SLACK_S);
     assert!(count(&node, |slot| slot.previous() == first && slot.deadline_s() == early) > 70);
     assert!(count(&node, |slot| slot.previous() == second && slot.deadline_s() == late) > 70);
     node.now_s = late;

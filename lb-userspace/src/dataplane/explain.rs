@@ -215,7 +215,7 @@ mod tests {
             let content = BackendContent { id, address, control, next_hop, tenant: 0, trial_cps: 0 };
             ops.push(Op::WriteBackend { row, content });
         }
-        maps::apply(&store, &ops).unwrap();
+        maps::apply(&store, &ops, maps::NO_CLOCK).unwrap();
         store
     }
 

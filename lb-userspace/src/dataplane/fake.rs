@@ -125,7 +125,7 @@ impl Dataplane for Fake {
     }
     fn apply(&self, ops: &[Op]) -> Result<u64> {
         self.lose_race(ops);
-        maps::apply(&self.store, ops)
+        maps::apply(&self.store, ops, || self.now_s())
     }
     fn device(&self, name: &str) -> Result<DeviceState> {
         let devices = lock(&self.devices);

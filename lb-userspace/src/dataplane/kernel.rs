@@ -79,7 +79,7 @@ impl Dataplane for Kernel {
         maps::read(&self.store, lock(&self.last_sweep).take())
     }
     fn apply(&self, ops: &[Op]) -> Result<u64> {
-        maps::apply(&self.store, ops)
+        maps::apply(&self.store, ops, || self.now_s())
     }
     fn device(&self, name: &str) -> Result<DeviceState> {
         attach::device(name)

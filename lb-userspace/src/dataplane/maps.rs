@@ -115,13 +115,16 @@ fn egress(row: &EgressRow) -> Option<EgressContent> {
     })
 }
 
-/// Carries out operations in order, up to the first that fails. Returns how many slots were not as planned; if there
-/// are any, what follows the slots is left undone.
-pub(super) fn apply(store: &Store, ops: &[Op]) -> Result<u64> {
+/// The clock of operations that change no slot: whatever it shows, nothing is late.
+pub(super) const NO_CLOCK: fn() -> u32 = || 0;
+
+/// Carries out operations in order, up to the first that fails, by the data plane's clock. Returns how many slots were
+/// not as planned, or whose time was over; if there are any, what follows the slots is left undone.
+pub(super) fn apply(store: &Store, ops: &[Op], now_s: impl Fn() -> u32) -> Result<u64> {
     let mut missed = 0;
     for op in ops {
         match op {
-            Op::ChangeSlots { first, changes, .. } => missed += change_slots(store, *first, changes)?,
+            Op::ChangeSlots { first, changes, .. } => missed += change_slots(store, *first, changes, &now_s)?,
             _ if missed > 0 => break,
             _ => apply_one(store, op)?,
         }
@@ -153,7 +156,8 @@ fn apply_one(store: &Store, op: &Op) -> Result<()> {
             let slots = slots(store, *first, values.len() as u32)?;
             slots.iter().zip(values).for_each(|(word, slot)| word.store(slot.0));
         }
-        Op::ChangeSlots { first, changes, .. } => return change_slots(store, *first, changes).map(drop),
+        // `apply` itself does, since it counts the slots that stay.
+        Op::ChangeSlots { .. } => {}
         Op::WriteVip { row, content } => return write_vip(store, *row, content),
         Op::SetVipPolicy { row, policy } => set(&vip_row(store, *row)?.policy, policy.0),
         Op::SetVipRefusal { row, refuses } => set(&vip_row(store, *row)?.unserved, unserved(*refuses)),
@@ -295,12 +299,14 @@ fn free_vip(row: &VipRow) {
     live.into_iter().chain(&row.addr).for_each(|word| word.store(0));
 }
 
-/// A slot that holds another value than it did when the change was planned stays: the next plan sees it. Returns how
-/// many do.
-fn change_slots(store: &Store, first: u32, changes: &[SlotChange]) -> Result<u64> {
+/// A slot that holds another value than it did when the change was planned stays, and so does one whose window has ended
+/// since: the next plan sees it. Returns how many do.
+fn change_slots(store: &Store, first: u32, changes: &[SlotChange], now_s: impl Fn() -> u32) -> Result<u64> {
     let count = changes.iter().map(|change| change.slot + 1).max().unwrap_or(0);
     let slots = slots(store, first, count)?;
-    let stays = |change: &&SlotChange| !slots[change.slot as usize].compare_swap(change.old.0, change.new.0);
+    let stays = |SlotChange { slot, old, new }: &&SlotChange| {
+        !new.is_timely(now_s()) || !slots[*slot as usize].compare_swap(old.0, new.0)
+    };
     Ok(changes.iter().filter(stays).count() as u64)
 }
 
@@ -431,7 +437,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back_and_writing_again_changes_nothing() {
         let (store, memory) = memory::store(&memory::small());
-        apply(&store, &fill()).unwrap();
+        apply(&store, &fill(), NO_CLOCK).unwrap();
         let actual = read(&store, None).unwrap();
         assert!(actual.bypass);
         assert_eq!(actual.limits, memory::small().limits);
@@ -445,7 +451,7 @@ mod tests {
         assert!(actual.keys[&Key::mark(key().address)].is_address());
         assert_eq!(memory::lock(&memory).devices[&7], 12);
         let once = whole(&store);
-        apply(&store, &fill()).unwrap();
+        apply(&store, &fill(), NO_CLOCK).unwrap();
         assert_eq!(whole(&store), once);
     }
 
@@ -453,7 +459,7 @@ mod tests {
     fn what_is_freed_leaves_nothing() {
         let (store, memory) = memory::store(&memory::small());
         let empty = whole(&store);
-        apply(&store, &fill()).unwrap();
+        apply(&store, &fill(), NO_CLOCK).unwrap();
         let free = [
             Op::SetBypass { on: false },
             Op::RemoveVipKey { key: key() },
@@ -468,7 +474,7 @@ mod tests {
             Op::WriteSlots { first: 251, values: vec![Slot::stable(0); 257] },
         ];
         for _ in 0..2 {
-            apply(&store, &free).unwrap();
+            apply(&store, &free, NO_CLOCK).unwrap();
             assert_eq!(whole(&store), empty);
             assert!(memory::lock(&memory).devices.is_empty());
         }
@@ -477,7 +483,7 @@ mod tests {
     #[test]
     fn live_words_change_alone() {
         let (store, _) = memory::store(&memory::small());
-        apply(&store, &fill()).unwrap();
+        apply(&store, &fill(), NO_CLOCK).unwrap();
         let (control, next_hop) = (Control(3), NextHop(5));
         let policy = Policy::new(Tracking::Never, false, false, 1);
         let live = [
@@ -490,7 +496,7 @@ mod tests {
             Op::SetVipTable { row: 5, extent: (0, 251) },
             Op::SetTenantLimits { row: 3, limits: RowLimits::default() },
         ];
-        apply(&store, &live).unwrap();
+        apply(&store, &live, NO_CLOCK).unwrap();
         let actual = read(&store, None).unwrap();
         assert_eq!(
             actual.backends[&8],
@@ -503,16 +509,28 @@ mod tests {
     #[test]
     fn a_slot_that_is_not_as_planned_stays() {
         let (store, _) = memory::store(&memory::small());
-        apply(&store, &fill()).unwrap();
+        apply(&store, &fill(), NO_CLOCK).unwrap();
         let new = Slot::moving(9, 8, 1_000);
         let change = |slot, old| SlotChange { slot, old, new };
         let changes = vec![change(0, Slot::stable(8)), change(256, Slot::stable(7))];
         let change = Op::ChangeSlots { vip_row: 5, first: 251, changes };
         // What comes after the slots rests on them.
-        let missed = apply(&store, &[change, Op::FreeBackend { row: 8 }]).unwrap();
+        let missed = apply(&store, &[change, Op::FreeBackend { row: 8 }], NO_CLOCK).unwrap();
         assert_eq!(missed, 1);
         assert_eq!((store.slots[251].load(), store.slots[507].load()), (new.0, Slot::stable(8).0));
         assert!(read(&store, None).unwrap().backends.contains_key(&8));
+    }
+
+    #[test]
+    fn a_window_that_ended_since_it_was_planned_is_not_written() {
+        let (store, _) = memory::store(&memory::small());
+        apply(&store, &fill(), NO_CLOCK).unwrap();
+        let change = |slot, new| SlotChange { slot, old: Slot::stable(8), new };
+        let changes = vec![change(0, Slot::moving(9, 8, 1_000)), change(1, Slot::moving(9, 8, 1_001))];
+        let op = Op::ChangeSlots { vip_row: 5, first: 251, changes };
+        assert_eq!(apply(&store, &[op], || 1_000).unwrap(), 1);
+        let now = |index: usize| Slot(store.slots[index].load());
+        assert_eq!((now(251), now(252)), (Slot::stable(8), Slot::moving(9, 8, 1_001)));
     }
 
     #[test]
@@ -528,14 +546,14 @@ mod tests {
             (Op::WriteSlots { first: 1 << 20, values: vec![Slot::stable(1)] }, "LB_SLOTS"),
         ];
         for (op, map) in beyond {
-            let fault = apply(&store, &[op]).unwrap_err();
+            let fault = apply(&store, &[op], NO_CLOCK).unwrap_err();
             assert!(fault.code == Code::MapFull && fault.message.contains(map), "{fault}");
         }
         let keys = (0..=128).map(|port| Op::SetVipKey { key: Key { port, ..key() }, entry: VipEntry(1) });
-        let fault = apply(&store, &keys.collect::<Vec<_>>()).unwrap_err();
+        let fault = apply(&store, &keys.collect::<Vec<_>>(), NO_CLOCK).unwrap_err();
         assert!(fault.message.contains("LB_VIP_KEYS") && fault.message.contains("128"), "{fault}");
         let keys = (0..128).map(|port| Op::RemoveVipKey { key: Key { port, ..key() } });
-        apply(&store, &keys.collect::<Vec<_>>()).unwrap();
+        apply(&store, &keys.collect::<Vec<_>>(), NO_CLOCK).unwrap();
         assert_eq!(whole(&store), empty);
     }
 }

@@ -28,14 +28,19 @@ pub(super) fn register(store: &Store, state: &DeviceState) -> Result<Option<Regi
     let row = free.ok_or_else(|| Fault::new(Code::EgressRowsFull, Code::EgressRowsFull.short()))? as u16;
     let (mtu, source_mac) = (state.device.mtu, state.device.mac);
     let content = EgressContent { ifindex, mtu, source_mac, tags: Tags::NONE };
-    maps::apply(store, &[Op::WriteEgress { row, content }, Op::SetPort { ifindex, egress: row }])?;
+    maps::apply(
+        store,
+        &[Op::WriteEgress { row, content }, Op::SetPort { ifindex, egress: row }],
+        maps::NO_CLOCK,
+    )?;
     Ok(Some(Registered { ifindex, row }))
 }
 
 /// Takes back what was added for a device that could not be attached.
 pub(super) fn unregister(store: &Store, added: Registered) -> Result<()> {
     let Registered { ifindex, row } = added;
-    maps::apply(store, &[Op::RemovePort { ifindex }, Op::Barrier, Op::FreeEgress { row }]).map(drop)
+    maps::apply(store, &[Op::RemovePort { ifindex }, Op::Barrier, Op::FreeEgress { row }], maps::NO_CLOCK)
+        .map(drop)
 }
 
 #[cfg(test)]

@@ -110,8 +110,11 @@ mutations! {
         "a change after the previous backend's death has no window":
             "Self::pinned(self.current()).transition(current, now_s, window_s, alive)"
             => "Self::pinned(current)";
-        "a change has no window": "Self::moving(current, self.current(), now_s.saturating_add(window_s))"
-            => "Self::stable(current)";
+        "a change has no window": "Self::moving(current, self.current(), deadline_s)" => "Self::stable(current)";
+        "a slot is stable as its backend dies": "Phase::Stable if self.current() == 0 =>" => "Phase::Stable =>";
+        "a change in a window's last second is within it": "self.phase(now_s.saturating_add(WINDOW_SLACK_S))"
+            => "self.phase(now_s)";
+        "a window that is over is written": "self.0 >> 62 != 1 || now_s < self.deadline_s()" => "true";
     }
     "abi/counter.rs" {
         "the meter never runs dry": "let allowed = refilled >= PACKET;" => "let allowed = true;";

@@ -28,7 +28,7 @@ fn store_with(tracking: Tracking) -> Store {
         VipContent { id: VipId(7), tenant: TenantId(1), key, extent: (FIRST, 251), policy, refuses: false };
     let mut ops = vec![Op::WriteVip { row: VIP, content }];
     ops.extend((1..=3).map(|row| Op::WriteBackend { row, content: backend(row, ALIVE) }));
-    maps::apply(&store, &ops).unwrap();
+    maps::apply(&store, &ops, maps::NO_CLOCK).unwrap();
     store
 }
 
@@ -40,7 +40,7 @@ fn backend(row: u16, flags: u64) -> BackendContent {
 }
 
 fn kill(store: &Store, row: u16) {
-    maps::apply(store, &[Op::SetControl { row, control: backend(row, 0).control }]).unwrap();
+    maps::apply(store, &[Op::SetControl { row, control: backend(row, 0).control }], maps::NO_CLOCK).unwrap();
 }
 
 fn slot(store: &Store, number: u32) -> Slot {
@@ -79,13 +79,13 @@ fn a_window_that_is_over_settles() {
 #[test]
 fn a_slot_of_a_backend_on_trial_settles_only_when_the_trial_is_over() {
     let store = store_with(Tracking::Auto);
-    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 5 }]).unwrap();
+    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 5 }], maps::NO_CLOCK).unwrap();
     set_slot(&store, 0, Slot::moving(2, 1, NOW));
     set_slot(&store, 1, Slot::moving(3, 2, NOW));
     let report = run(&store);
     assert_eq!((slot(&store, 0), slot(&store, 1)), (Slot::pinned(2), Slot::stable(3)));
     assert_eq!((report.settled_slots, report.pinned_slots[&VIP]), (1, 1));
-    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 0 }]).unwrap();
+    maps::apply(&store, &[Op::SetTrial { row: 2, trial_cps: 0 }], maps::NO_CLOCK).unwrap();
     assert_eq!((run(&store).settled_slots, slot(&store, 0)), (1, Slot::stable(2)));
 }
 
@@ -145,7 +145,7 @@ fn a_source_address_is_no_flow_and_is_forgotten_with_its_time_or_a_drain() {
     let report = run(&store);
     assert_eq!((report.forgotten_flows, report.tracked_flows, report.flows.len()), (1, 0, 0));
     let draining = backend(1, Control::ALIVE).control;
-    maps::apply(&store, &[Op::SetControl { row: 1, control: draining }]).unwrap();
+    maps::apply(&store, &[Op::SetControl { row: 1, control: draining }], maps::NO_CLOCK).unwrap();
     assert_eq!(run(&store).forgotten_flows, 1);
 }
 
@@ -292,7 +292,7 @@ fn with_tenant(store: &Store) {
     let limits = RowLimits { caps: Caps::new(100, 100), ..RowLimits::default() };
     let mut ops = vec![Op::WriteTenant { row: 2, content: TenantContent { id: TenantId(1), limits } }];
     ops.extend((1..=3).map(|row| Op::SetBackendTenant { row, tenant: 2 }));
-    maps::apply(store, &ops).unwrap();
+    maps::apply(store, &ops, maps::NO_CLOCK).unwrap();
 }
 
 fn counted(store: &Store) -> (i64, i64) {
@@ -358,7 +358,7 @@ fn lending(tracking: Tracking) -> (Store, Borrowers) {
     let control = Control::new(ALIVE, Mode::Nat, 0, WEB, Be16::from_raw(0));
     let own = BackendContent { control, ..backend(WEB_OWN, ALIVE) };
     let ops = [Op::WriteVip { row: WEB, content }, Op::WriteBackend { row: WEB_OWN, content: own }];
-    maps::apply(&store, &ops).unwrap();
+    maps::apply(&store, &ops, maps::NO_CLOCK).unwrap();
     (0..251).for_each(|number| set_slot(&store, number, Slot::stable(2)));
     (store, Borrowers::from([(VIP, [WEB].into())]))
 }

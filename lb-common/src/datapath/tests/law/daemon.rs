@@ -147,7 +147,10 @@ impl Daemon {
                     node.set_control(row, flags);
                 }
                 Op::Slot { index, old, new } => {
-                    // The sweep may have been there; the next plan sees to it.
+                    // The sweep may have been there, or its window be over; the next plan sees to it.
+                    if !new.is_timely(node.now_s()) {
+                        continue;
+                    }
                     node.tables.slots[index as usize].compare_swap(old.0, new.0);
                 }
             }

@@ -33,6 +33,8 @@ struct Scenario {
     excuses: bool,
     /// Mean seconds between two changes of backends.
     change_s: u32,
+    /// Whether the daemon is as slow at its plans, and as seldom at its sweeps, as it may be.
+    slow: bool,
 }
 
 const CALM: Scenario = Scenario {
@@ -44,6 +46,7 @@ const CALM: Scenario = Scenario {
     forging: false,
     excuses: false,
     change_s: 12,
+    slow: false,
 };
 
 /// Seconds of a sequence: several windows.
@@ -80,6 +83,11 @@ fn nothing_moves_in_calm_weather() {
 #[test]
 fn nothing_moves_under_overlapping_changes() {
     run(Scenario { name: "overlapping", change_s: 2, ..CALM });
+}
+
+#[test]
+fn nothing_moves_by_plans_that_are_carried_out_late() {
+    run(Scenario { name: "late", change_s: 1, slow: true, connections: 360, ..CALM });
 }
 
 #[test]

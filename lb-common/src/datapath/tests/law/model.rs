@@ -98,7 +98,7 @@ impl Simulation {
                 self.traffic(now_s)?;
             }
             self.node.tables.failing_swaps.set(0);
-            if self.rng.u8(0..3) == 0 {
+            if self.rng.u8(0..if self.scenario.slow { 10 } else { 3 }) == 0 {
                 Daemon::sweep(&self.node);
             }
         }
@@ -122,7 +122,8 @@ impl Simulation {
         if !self.daemon.is_busy() || self.rng.u8(0..10) == 0 {
             self.daemon.plan(&self.node);
         }
-        let count = if self.rng.bool() { usize::MAX } else { self.rng.usize(0..80) };
+        let at_once = !self.scenario.slow && self.rng.bool();
+        let count = if at_once { usize::MAX } else { self.rng.usize(0..80) };
         for row in self.daemon.work(&self.node, count) {
             let (died, live) = self.connections.drain(..).partition(|connection| connection.backend == row);
             self.connections = live;
