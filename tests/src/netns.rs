@@ -41,6 +41,9 @@ pub struct Namespace {
     handle: File,
 }
 
+/// `return XDP_PASS` in the kernel's encoding.
+pub const XDP_PASS: [u64; 2] = [2 << 32 | 0xb7, 0x95];
+
 impl Namespace {
     /// Makes one namespace for `role`.
     ///

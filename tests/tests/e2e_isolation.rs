@@ -7,7 +7,7 @@
 //! over ([`Flood`]), and who plays blue's own machines comes first, in both arms alike; what is judged is a ratio of medians
 //! over rounds that alternate.
 
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,21 +22,19 @@ use lb_control::vip::{Mode, Protocol};
 use lb_tests::netns::{Hook, Namespace};
 use lb_tests::require_root;
 use lb_tests::site::Site;
-use lb_tests::topology::{BackendSetup, Layout, Topology};
+use lb_tests::topology::{Backend, BackendSetup, Layout, Topology};
 use lb_tests::traffic::Flood;
 use lb_tests::traffic::priority::{come_first, yield_to_others};
 use lb_tests::wait::wait_until;
 use lb_userspace::api::client::Client;
 use lb_userspace::api::views::{CommandView, ListView, TenantView};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// Port of blue's vip.
 const BLUE_PORT: u16 = 7_777;
 /// Port of red's vip.
 const RED_PORT: u16 = 6_666;
-/// Port where blue's backends are probed.
+/// Port where blue's backends are probed, by a datagram that comes back.
 const BELL_PORT: u16 = 8_888;
 /// Port where backends answer.
 const ANSWER_PORT: u16 = 7_778;
@@ -114,7 +112,7 @@ struct Stage {
     blue: SocketAddr,
     red: SocketAddr,
     bells: Vec<Bell>,
-    _answering: Vec<Answering>,
+    _answering: Vec<Bell>,
     /// The program that only drops, while it has the place of the balancer's.
     sink: Option<OwnedFd>,
 }
@@ -133,7 +131,7 @@ impl Stage {
         lb.lb("tenant add blue --packets-per-s 1000000")?;
         lb.lb("tenant add red")?;
         lb.lb(&format!(
-            "vip add blue {blue}/udp --tenant blue --mode nat --probe tcp --probe-port {BELL_PORT} \
+            "vip add blue {blue}/udp --tenant blue --mode nat --probe udp --probe-port {BELL_PORT} --probe-send ding \
              --probe-interval-ms {PROBE_MS} --probe-timeout-ms {}",
             PROBE_MS - 10
         ))?;
@@ -296,7 +294,7 @@ fn percentile(times: &mut [f64], share: f64) -> f64 {
     times[((times.len() - 1) as f64 * share) as usize]
 }
 
-/// What a backend hears of its probes: when each came. Dropping it ends it.
+/// A port of a backend: datagrams that come are answered, and when each came is known. Dropping it ends it.
 struct Bell {
     end: Arc<AtomicBool>,
     rung: Arc<Mutex<Vec<Instant>>>,
@@ -304,23 +302,26 @@ struct Bell {
 }
 
 impl Bell {
-    fn hang(backend: &Namespace) -> Result<Self> {
-        let listener = backend.run(|| Ok(TcpListener::bind(("0.0.0.0", BELL_PORT))?))?;
+    fn hang(backend: &Namespace, port: u16) -> Result<Self> {
+        let socket = backend.run(|| Ok(UdpSocket::bind(("0.0.0.0", port))?))?;
         // So that it sees its end.
-        setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100))?;
+        socket.set_read_timeout(Some(SECOND / 10))?;
         let (end, rung) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Instant>>>::default());
         let (told, heard) = (end.clone(), rung.clone());
-        let listen = move || {
+        let answer = move || {
+            come_first().unwrap();
+            let mut datagram = [0; 256];
             while !told.load(Ordering::Relaxed) {
-                if listener.accept().is_ok() {
-                    heard.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
-                }
+                let Ok((length, from)) = socket.recv_from(&mut datagram) else { continue };
+                heard.lock().unwrap_or_else(PoisonError::into_inner).push(Instant::now());
+                // A full queue is no reason to stop.
+                let _ = socket.send_to(&datagram[..length], from);
             }
         };
-        Ok(Self { end, rung, thread: Some(std::thread::spawn(listen)) })
+        Ok(Self { end, rung, thread: Some(std::thread::spawn(answer)) })
     }
 
-    /// Mean time between two probes since then, milliseconds.
+    /// Mean time between two of them since then, milliseconds.
     fn mean_ms(&self, since: Instant) -> Result<f64> {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let rung: Vec<Instant> = rung.iter().copied().filter(|at| *at >= since).collect();
@@ -331,40 +332,6 @@ impl Bell {
 }
 
 impl Drop for Bell {
-    fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().map(JoinHandle::join);
-    }
-}
-
-/// A backend that sends back what it gets. Dropping it ends it.
-struct Answering {
-    end: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Answering {
-    fn start(backend: &Namespace) -> Result<Self> {
-        let socket = backend.run(|| Ok(UdpSocket::bind(("0.0.0.0", ANSWER_PORT))?))?;
-        // So that it sees its end.
-        socket.set_read_timeout(Some(SECOND / 10))?;
-        let end = Arc::<AtomicBool>::default();
-        let told = end.clone();
-        let answer = move || {
-            come_first().unwrap();
-            let mut datagram = [0; 256];
-            while !told.load(Ordering::Relaxed) {
-                if let Ok((length, from)) = socket.recv_from(&mut datagram) {
-                    // A full queue is no reason to stop.
-                    let _ = socket.send_to(&datagram[..length], from);
-                }
-            }
-        };
-        Ok(Self { end, thread: Some(std::thread::spawn(answer)) })
-    }
-}
-
-impl Drop for Answering {
     fn drop(&mut self) {
         self.end.store(true, Ordering::Relaxed);
         let _ = self.thread.take().map(JoinHandle::join);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lb_control::vip::Mode;
 use lb_tests::balancer::{Answer, Balancer};
-use lb_tests::netns::Hook;
+use lb_tests::netns::{Hook, XDP_PASS};
 use lb_tests::require_root;
 use lb_tests::site::{Family, Served, Site};
 use lb_tests::topology::{BackendSetup, Topology};
@@ -13,9 +13,6 @@ use lb_tests::traffic::{fetch, fetch_within};
 use lb_tests::wait::wait_until;
 
 const SECOND: Duration = Duration::from_secs(1);
-/// `return XDP_PASS` in the kernel's encoding.
-const XDP_PASS: [u64; 2] = [2 << 32 | 0xb7, 0x95];
-
 fn site() -> Site {
     let builder = Site::builder(Topology::builder().backends(2), Mode::L2).families(&[Family::V4]);
     builder.kinds(&[Served::Http]).start().unwrap()

@@ -166,9 +166,13 @@ fn view(accepted: Accepted, effects: EffectsView, (applied, pending): (bool, Vec
 
 /// What a change means for people: tables are built for it, which takes milliseconds.
 async fn effects_of(node: &Node, states: States) -> Result<EffectsView, Problem> {
-    let (health, tables) = (node.health.borrow().clone(), node.tables.clone());
+    let (seen, tables) = (node.health.borrow().clone(), node.tables.clone());
     blocking(move || {
-        let health = health.iter().map(|(id, seen)| (*id, seen.health)).collect();
+        let both = [&states.before, &states.after];
+        let differ = plan::changed(&states.before.vips, &states.after.vips);
+        let vips = differ.flat_map(|name| both.into_iter().filter_map(|state| state.vips.get(name)));
+        let ids = vips.flat_map(|vip| vip.backends.values()).map(|backend| backend.id);
+        let health = ids.filter_map(|id| Some((id, seen.get(&id)?.health))).collect();
         let observed = Observed { health, ..Observed::default() };
         effects(summarise_with(&states.before, &states.after, &observed, &tables))
     })

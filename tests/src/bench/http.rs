@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 use super::plane::Plane;
 use super::stage::{BACKENDS, PORT, Stage};
 use super::{Effort, median};
+use crate::netns::{Hook, XDP_PASS};
 use crate::process::Process;
 use crate::skip::is_installed;
 use crate::topology::vip;
@@ -33,6 +35,8 @@ const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 pub enum Contender {
     /// The kernel's routing with a multipath route.
     KernelMultipath,
+    /// The same, behind a program that only passes: what XDP itself costs on a veth.
+    PassingXdp,
     /// The balancer.
     Balance,
     /// nftables: destination NAT with conntrack.
@@ -45,13 +49,20 @@ pub enum Contender {
 
 impl Contender {
     /// All of them; the first is what the others' shares are of.
-    pub(super) const ALL: [Self; 5] =
-        [Self::KernelMultipath, Self::Balance, Self::NftablesDnat, Self::Haproxy, Self::NginxStream];
+    pub(super) const ALL: [Self; 6] = [
+        Self::KernelMultipath,
+        Self::PassingXdp,
+        Self::Balance,
+        Self::NftablesDnat,
+        Self::Haproxy,
+        Self::NginxStream,
+    ];
 
     /// Its name for people.
     pub(super) const fn words(self) -> &'static str {
         match self {
             Self::KernelMultipath => "kernel multipath",
+            Self::PassingXdp => "multipath, XDP passes",
             Self::Balance => "Switchyard",
             Self::NftablesDnat => "nftables DNAT",
             Self::Haproxy => "HAProxy",
@@ -62,7 +73,7 @@ impl Contender {
     /// What it needs that is not here.
     fn missing(self) -> Option<&'static str> {
         let (tool, is_there) = match self {
-            Self::KernelMultipath | Self::Balance => return None,
+            Self::KernelMultipath | Self::PassingXdp | Self::Balance => return None,
             Self::NftablesDnat => ("nft", is_installed("nft")),
             Self::Haproxy => ("haproxy", is_installed("haproxy")),
             Self::NginxStream => (NGINX_STREAM, fs::exists(NGINX_STREAM).unwrap_or(false)),
@@ -94,11 +105,16 @@ type Offloads = BTreeMap<&'static str, Vec<String>>;
 
 /// The keys.
 pub fn keys(https: &[Http]) -> Vec<(&'static str, Option<f64>)> {
-    let share = |close: bool| {
-        let wanted = |http: &&Http| http.close == close && http.contender == Contender::Balance;
+    let share = |contender: Contender, close: bool| {
+        let wanted = |http: &&Http| http.close == close && http.contender == contender;
         https.iter().find(wanted).map(|http| http.share)
     };
-    vec![("http_keepalive_share", share(false)), ("http_close_share", share(true))]
+    vec![
+        ("http_keepalive_share", share(Contender::Balance, false)),
+        ("http_close_share", share(Contender::Balance, true)),
+        ("http_keepalive_share_passing", share(Contender::PassingXdp, false)),
+        ("http_close_share_passing", share(Contender::PassingXdp, true)),
+    ]
 }
 
 /// Measures every contender that is installed, and says which ones are not.
@@ -148,6 +164,7 @@ struct Hall {
     contender: Contender,
     /// What works on the node; ends before the network.
     _plane: Option<Plane>,
+    _passing: Option<OwnedFd>,
     _proxy: Option<Process>,
     stage: Stage,
 }
@@ -155,10 +172,15 @@ struct Hall {
 impl Hall {
     fn open(contender: Contender) -> Result<Self> {
         let stage = Stage::build(true)?;
-        let (mut plane, mut proxy) = (None, None);
-        stage.offload(contender != Contender::Balance)?;
+        let (mut plane, mut passing, mut proxy) = (None, None, None);
+        stage.offload(!matches!(contender, Contender::Balance | Contender::PassingXdp))?;
         match contender {
             Contender::KernelMultipath => stage.net.steer_by_kernel(0, &[0, 1, 2, 3])?,
+            Contender::PassingXdp => {
+                stage.net.steer_by_kernel(0, &[0, 1, 2, 3])?;
+                let node = stage.net.node();
+                passing = Some(node.ns.attach_program(node.uplink(), Hook::Xdp, &XDP_PASS)?);
+            }
             Contender::Balance => {
                 let node = stage.net.node();
                 let opened = plane.insert(stage.plane()?);
@@ -168,7 +190,7 @@ impl Hall {
             Contender::Haproxy => proxy = Some(haproxy(&stage)?),
             Contender::NginxStream => proxy = Some(nginx_stream(&stage)?),
         }
-        let hall = Self { contender, _plane: plane, _proxy: proxy, stage };
+        let hall = Self { contender, _plane: plane, _passing: passing, _proxy: proxy, stage };
         hall.wait_ready().with_context(|| format!("{contender:?}"))?;
         Ok(hall)
     }

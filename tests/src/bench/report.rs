@@ -39,6 +39,8 @@ const REACHES: &[(&str, Reach)] = &[
     ("redirect_share_flood", Reach::AtLeast(0.72)),
     ("http_keepalive_share", Reach::AtLeast(0.95)),
     ("http_close_share", Reach::AtLeast(1.0)),
+    ("http_keepalive_share_passing", Reach::Said),
+    ("http_close_share_passing", Reach::Said),
     ("maglev_build_1000_ms", Reach::AtMost(5.0)),
     ("evenness", Reach::AtMost(1.02)),
     ("maglev_disruption_10", Reach::Said),

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::address::Pair;
 use super::tagging::Tagging;
-use crate::netns::{Hook, Namespace};
+use crate::netns::{Hook, Namespace, XDP_PASS};
 
 /// Device features every end of a cable gets.
 const FEATURES: [&str; 16] = [
@@ -35,9 +35,6 @@ const FEATURES: [&str; 16] = [
     "rx-vlan-stag-hw-parse",
     "off",
 ];
-
-/// `return XDP_PASS` in the kernel's encoding.
-const XDP_PASS: [u64; 2] = [2 << 32 | 0xb7, 0x95];
 
 /// One plug of a cable.
 pub(crate) struct Plug<'a> {

@@ -139,16 +139,10 @@ async fn an_adopted_health_holds_until_the_probe_says_otherwise() {
 async fn who_is_suspected_is_asked_at_once_and_no_flood_of_suspicions_asks_more_often_than_doubt_does() {
     let (listener, address) = listener().await;
     let hourly = Probe { interval_ms: 3_600_000, timeout_ms: 1_000, fall: 1, ..quick() };
-    let accepted = Arc::new(AtomicU64::new(0));
-    let counting = accepted.clone();
-    let accepting = tokio::spawn(async move {
-        while listener.accept().await.is_ok() {
-            counting.fetch_add(1, Ordering::Relaxed);
-        }
-    });
+    let (answered, feed) = answered();
     let (publisher, states) =
         watch::channel(state(&[Of { tenant: "a", probe: hourly, backends: vec![address] }]));
-    let probes = start(states, BTreeMap::new(), 8, unheard(), unfed());
+    let probes = start(states, BTreeMap::new(), 8, unheard(), feed);
     let mut seen = probes.seen.clone();
     becomes(&mut seen, Some(Health::Up)).await;
     for _ in 0..10_000 {
@@ -157,14 +151,14 @@ async fn who_is_suspected_is_asked_at_once_and_no_flood_of_suspicions_asks_more_
         tokio::task::yield_now().await;
     }
     // A doubt of this probe lasts three minutes.
-    assert!(accepted.load(Ordering::Relaxed) <= 2);
+    assert!(answered.load(Ordering::Relaxed) <= 2);
     let quick = Probe { interval_ms: 1_200, ..quick() };
     publisher.send_replace(state(&[Of {
         tenant: "a",
         probe: Probe { fall: 1, ..quick },
         backends: vec![address],
     }]));
-    accepting.abort();
+    drop(listener);
     let down = async {
         loop {
             probes.now.probe(B1);
@@ -177,15 +171,24 @@ async fn who_is_suspected_is_asked_at_once_and_no_flood_of_suspicions_asks_more_
     }
 }
 
-/// How many connections each of these listeners takes in a time, once each has had one.
-async fn taken(listeners: &[(Arc<AtomicU64>, SocketAddr)], time: Duration) -> Vec<u64> {
-    let counts = || listeners.iter().map(|(count, _)| count.load(Ordering::Relaxed)).collect::<Vec<_>>();
-    while counts().contains(&0) {
+/// Counts the probes that are answered.
+fn answered() -> (Arc<AtomicU64>, crate::breakers::Feed) {
+    let count = Arc::new(AtomicU64::new(0));
+    let counting = count.clone();
+    let feed = Arc::new(move |_, outcome| {
+        counting.fetch_add(u64::from(outcome == Outcome::Success), Ordering::Relaxed);
+    });
+    (count, feed)
+}
+
+/// By how much a count grows in a time, once it has begun to.
+async fn growth(count: &AtomicU64, time: Duration) -> u64 {
+    while count.load(Ordering::Relaxed) == 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    let before = counts();
+    let before = count.load(Ordering::Relaxed);
     tokio::time::sleep(time).await;
-    counts().iter().zip(before).map(|(now, before)| now - before).collect()
+    count.load(Ordering::Relaxed) - before
 }
 
 /// Something whose kernel answers no SYN: its queue is full. It is so as long as what is returned lives.
@@ -213,15 +216,7 @@ async fn silent() -> (SocketAddr, impl Drop) {
 async fn ten_thousand_dead_backends_of_a_tenant_leave_the_cadence_of_another_as_it_was() {
     let mut listeners = Vec::new();
     for _ in 0..10 {
-        let (listener, address) = listener().await;
-        let count = Arc::new(AtomicU64::new(0));
-        let counting = count.clone();
-        tokio::spawn(async move {
-            while listener.accept().await.is_ok() {
-                counting.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        listeners.push((count, address));
+        listeners.push(listener().await);
     }
     let (dead, _kept) = silent().await;
     let well = |tenant| {
@@ -232,11 +227,10 @@ async fn ten_thousand_dead_backends_of_a_tenant_leave_the_cadence_of_another_as_
     let sick = |tenant| Of { tenant, probe: slow.clone(), backends: vec![dead; 10_000] };
     let time = Duration::from_secs(4);
     let per_backend = async |of: &[Of]| {
-        listeners.iter().for_each(|(count, _)| count.store(0, Ordering::Relaxed));
+        let (answered, feed) = answered();
         let (_publisher, states) = watch::channel(state(of));
-        let _probes = start(states, BTreeMap::new(), CONCURRENCY, unheard(), unfed());
-        let taken = taken(&listeners, time).await;
-        taken.iter().sum::<u64>() as f64 / taken.len() as f64
+        let _probes = start(states, BTreeMap::new(), CONCURRENCY, unheard(), feed);
+        growth(&answered, time).await as f64 / listeners.len() as f64
     };
     let alone = per_backend(&[well("b")]).await;
     let beside = per_backend(&[well("b"), sick("a")]).await;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lb_common::ids::{BackendId, VipId};
 use lb_control::event::{Change, EVENT_VERSION, Event};
-use lb_control::health::Health;
+use lb_control::health::{Health, Outcome};
 use lb_control::probe::{Probe, ProbeKind};
 use lb_control::state::State;
 use lb_control::vip::{Mode, Protocol, Served, VipSettings};
@@ -34,7 +34,7 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 pub struct ProbeReport {
     /// Time on a CPU of the threads that probe, over the time that passed: 1 is one CPU.
     pub probe_cpu_share: f64,
-    /// Probes a second that arrived.
+    /// Probes a second that were answered.
     pub probes_per_s: f64,
     /// Time on a CPU for one probe, microseconds.
     pub probe_us: f64,
@@ -44,25 +44,21 @@ pub struct ProbeReport {
 pub(super) fn run(effort: Effort) -> Result<ProbeReport> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("listen")?;
     let port = listener.local_addr().context("the listener's address")?.port();
-    let accepted = Arc::new(AtomicU64::new(0));
-    let counting = accepted.clone();
-    // It ends with the process: nothing else waits for connections there.
-    std::thread::spawn(move || {
-        for _ in listener.incoming() {
-            counting.fetch_add(1, Ordering::Relaxed);
-        }
+    let answered = Arc::new(AtomicU64::new(0));
+    let counting = answered.clone();
+    let feed = Arc::new(move |_, outcome| {
+        counting.fetch_add(u64::from(outcome == Outcome::Success), Ordering::Relaxed);
     });
     let (_states, follow) = watch::channel(state(port));
-    let probes =
-        probe::start(follow, BTreeMap::new(), probe::CONCURRENCY, Arc::new(|_| ()), Arc::new(|_, _| ()));
+    let probes = probe::start(follow, BTreeMap::new(), probe::CONCURRENCY, Arc::new(|_| ()), feed);
     let up = || probes.seen.borrow().values().filter(|seen| seen.health == Health::Up).count();
     wait_until("every backend up", START_DEADLINE, || up() == BACKENDS as usize)?;
     // By then they are spread over the interval.
     std::thread::sleep(INTERVAL);
-    let (cpu, arrived, began) = (on_cpu()?, accepted.load(Ordering::Relaxed), Instant::now());
+    let (cpu, arrived, began) = (on_cpu()?, answered.load(Ordering::Relaxed), Instant::now());
     std::thread::sleep(effort.probing());
     let time = began.elapsed();
-    let (cpu, arrived) = (on_cpu()? - cpu, accepted.load(Ordering::Relaxed) - arrived);
+    let (cpu, arrived) = (on_cpu()? - cpu, answered.load(Ordering::Relaxed) - arrived);
     ensure!(up() == BACKENDS as usize, "backends on loopback went down");
     let wanted = f64::from(BACKENDS) * time.as_secs_f64() / INTERVAL.as_secs_f64();
     ensure!(arrived as f64 > wanted * 0.95, "{arrived} probes instead of {wanted:.0}");
