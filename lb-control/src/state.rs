@@ -3,9 +3,9 @@
 //! [`State::apply`] is total: any event of any log can be applied, even one that [`crate::decide`] would never have
 //! written; what does not fit changes nothing but the revision. Serials are never used again.
 //!
-//! A copy is cheap: what is large is shared until it changes, so that a command costs a walk over the names of the vips
-//! and a copy of the vip that it touches, not a copy of every backend. The indexes and totals are not stored: they
-//! follow from the vips.
+//! A copy costs next to nothing: the maps are persistent ones, which share all that does not change, so that a command costs
+//! a copy of the vip that it touches, however many others there are. The indexes and totals are not stored: they follow
+//! from the vips.
 
 use crate::backend::{Backend, BreakerOrder};
 use crate::command::DEFAULT_TENANT;
@@ -13,15 +13,18 @@ use crate::event::{Change, Event};
 use crate::tenant::TenantLimits;
 use crate::vip::{Served, Vip, VipSettings};
 use lb_common::ids::{BackendId, TenantId, VipId};
+use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 use xxhash_rust::xxh64::xxh64;
 
 /// Serial of the tenant [`DEFAULT_TENANT`].
 pub const DEFAULT_TENANT_ID: TenantId = TenantId(1);
+
+/// Vips with their backends, by name.
+pub type Vips = RedBlackTreeMapSync<String, Arc<Vip>>;
 
 /// The state of intent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,15 +39,15 @@ pub struct State {
     /// Tenants, by name.
     pub tenants: Arc<BTreeMap<String, Tenant>>,
     /// Vips with their backends, by name.
-    pub vips: BTreeMap<String, Arc<Vip>>,
+    pub vips: Vips,
     /// The next serials, never given before.
     pub next: NextSerials,
     /// Which vip serves what: an index over `vips`.
     #[serde(skip)]
-    served: Arc<BTreeMap<Served, String>>,
+    served: RedBlackTreeMapSync<Served, String>,
     /// How many backends have an address: an index over `vips`.
     #[serde(skip)]
-    backend_addresses: Arc<BTreeMap<IpAddr, u32>>,
+    backend_addresses: RedBlackTreeMapSync<IpAddr, u32>,
     /// Sums over `vips`.
     #[serde(skip)]
     totals: Totals,
@@ -58,7 +61,7 @@ struct Stored {
     bypass: bool,
     bypass_revision: u64,
     tenants: Arc<BTreeMap<String, Tenant>>,
-    vips: BTreeMap<String, Arc<Vip>>,
+    vips: Vips,
     next: NextSerials,
 }
 
@@ -104,7 +107,7 @@ impl Default for State {
             bypass: false,
             bypass_revision: 0,
             tenants: Arc::new(BTreeMap::from([(DEFAULT_TENANT.to_string(), default)])),
-            vips: BTreeMap::new(),
+            vips: Vips::default(),
             next: NextSerials { tenant: TenantId(2), vip: VipId(1), backend: BackendId(1) },
         }
         .into()
@@ -115,12 +118,12 @@ impl From<Stored> for State {
     /// Builds the indexes anew.
     fn from(stored: Stored) -> Self {
         let Stored { revision, bypass, bypass_revision, tenants, vips, next } = stored;
-        let mut served = BTreeMap::new();
-        let mut backend_addresses = BTreeMap::<IpAddr, u32>::new();
+        let mut served = RedBlackTreeMapSync::default();
+        let mut backend_addresses = RedBlackTreeMapSync::default();
         let mut totals = Totals::default();
         for (name, vip) in &vips {
-            served.insert(vip.served, name.clone());
-            vip.backends.values().for_each(|b| *backend_addresses.entry(b.address).or_default() += 1);
+            served.insert_mut(vip.served, name.clone());
+            vip.backends.values().for_each(|backend| note_address(&mut backend_addresses, backend.address));
             totals.backends += vip.backends.len() as u64;
             totals.slots += u64::from(vip.settings.table_size);
         }
@@ -128,7 +131,6 @@ impl From<Stored> for State {
         for one in served.keys() {
             totals.addresses += u64::from(last.replace(one.address) != Some(one.address));
         }
-        let (served, backend_addresses) = (Arc::new(served), Arc::new(backend_addresses));
         Self { revision, bypass, bypass_revision, tenants, vips, next, served, backend_addresses, totals }
     }
 }
@@ -245,13 +247,14 @@ impl State {
         self.remove_vip(name);
         self.totals.addresses += u64::from(!self.is_vip_address(vip.served.address));
         self.totals.slots += u64::from(vip.settings.table_size);
-        Arc::make_mut(&mut self.served).insert(vip.served, name.to_string());
-        self.vips.insert(name.to_string(), Arc::new(vip));
+        self.served.insert_mut(vip.served, name.to_string());
+        self.vips.insert_mut(name.to_string(), Arc::new(vip));
     }
 
     fn remove_vip(&mut self, name: &str) {
-        let Some(vip) = self.vips.remove(name) else { return };
-        Arc::make_mut(&mut self.served).remove(&vip.served);
+        let Some(vip) = self.vips.get(name).cloned() else { return };
+        self.vips.remove_mut(name);
+        self.served.remove_mut(&vip.served);
         self.totals.addresses -= u64::from(!self.is_vip_address(vip.served.address));
         self.totals.slots -= u64::from(vip.settings.table_size);
         self.totals.backends -= vip.backends.len() as u64;
@@ -269,7 +272,7 @@ impl State {
     fn add_backend(&mut self, vip: &str, name: &str, at: Stamp, backend: Backend) {
         self.remove_backend(vip, name, at);
         if self.vips.contains_key(vip) {
-            *Arc::make_mut(&mut self.backend_addresses).entry(backend.address).or_default() += 1;
+            note_address(&mut self.backend_addresses, backend.address);
             self.totals.backends += 1;
         }
         self.change_vip(vip, at, |vip| {
@@ -287,11 +290,9 @@ impl State {
     }
 
     fn forget_address(&mut self, address: IpAddr) {
-        if let Entry::Occupied(mut count) = Arc::make_mut(&mut self.backend_addresses).entry(address) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+        match self.backend_addresses.get_mut(&address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(self.backend_addresses.remove_mut(&address)),
         }
     }
 
@@ -316,6 +317,14 @@ impl State {
                 (backend.revision, backend.changed_ms) = (at.revision, at.changed_ms);
             }
         });
+    }
+}
+
+/// One more backend has an address.
+fn note_address(addresses: &mut RedBlackTreeMapSync<IpAddr, u32>, address: IpAddr) {
+    match addresses.get_mut(&address) {
+        Some(count) => *count += 1,
+        None => drop(addresses.insert_mut(address, 1)),
     }
 }
 

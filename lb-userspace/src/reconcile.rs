@@ -302,7 +302,7 @@ impl Passer {
                 (self.inputs.observe)(stepped(name, vip, (from, footing.rung), serving));
             }
         }
-        if footings.len() > vips.len() {
+        if footings.len() > vips.size() {
             let lives: BTreeSet<VipId> = vips.values().map(|vip| vip.id).collect();
             footings.retain(|id, _| lives.contains(id));
         }

@@ -123,9 +123,11 @@ impl Stage {
         let site = Site::builder(topology, Mode::Nat).kinds(&[]).start()?;
         let vip = IpAddr::from(lb_tests::topology::vip(0).v4);
         let (blue, red) = (SocketAddr::new(vip, BLUE_PORT), SocketAddr::new(vip, RED_PORT));
-        let bells = site.net.backends()[..2].iter().map(|one| Bell::hang(&one.ns)).collect::<Result<_>>()?;
-        let answering =
-            site.net.backends().iter().map(|one| Answering::start(&one.ns)).collect::<Result<_>>()?;
+        let hang = |backends: &[Backend], port| -> Result<Vec<Bell>> {
+            backends.iter().map(|one| Bell::hang(&one.ns, port)).collect()
+        };
+        let bells = hang(&site.net.backends()[..2], BELL_PORT)?;
+        let answering = hang(site.net.backends(), ANSWER_PORT)?;
         let lb = &site.lb;
         // Limits that it does not come near: so that it is counted.
         lb.lb("tenant add blue --packets-per-s 1000000")?;

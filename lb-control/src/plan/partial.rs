@@ -34,12 +34,13 @@ pub struct Last<'a, S> {
     pub problems: &'a [Problem],
 }
 
-/// Keys by which two maps differ: in the one and not in the other, or with another value.
-pub fn changed<'m, K: Ord, V: PartialEq>(
-    was: &'m BTreeMap<K, V>,
-    is: &'m BTreeMap<K, V>,
+/// Keys by which two maps, of whatever kind has its keys in order, differ: in the one and not in the other, or with
+/// another value.
+pub fn changed<'m, K: Ord + 'm, V: PartialEq + 'm>(
+    was: impl IntoIterator<Item = (&'m K, &'m V)>,
+    is: impl IntoIterator<Item = (&'m K, &'m V)>,
 ) -> impl Iterator<Item = &'m K> {
-    let (mut old, mut new) = (was.iter().peekable(), is.iter().peekable());
+    let (mut old, mut new) = (was.into_iter().peekable(), is.into_iter().peekable());
     std::iter::from_fn(move || {
         loop {
             let order = match (old.peek(), new.peek()) {
@@ -65,7 +66,7 @@ pub fn changed<'m, K: Ord, V: PartialEq>(
 /// Names of the vips that differ between the state of the last plan and the present one, or have one of these backends,
 /// of which something was observed. `None`: more than pools and settings differs.
 pub fn touched<'s>(was: &State, is: &'s State, observed: &BTreeSet<BackendId>) -> Option<Vec<&'s str>> {
-    let same = was.bypass == is.bypass && was.tenants == is.tenants && was.vips.len() == is.vips.len();
+    let same = was.bypass == is.bypass && was.tenants == is.tenants && was.vips.size() == is.vips.size();
     if !same {
         return None;
     }

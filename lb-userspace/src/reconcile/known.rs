@@ -67,13 +67,13 @@ impl Wish {
     fn observed_anew(&self, was: &Self) -> BTreeSet<BackendId> {
         let mut anew = BTreeSet::new();
         if !Arc::ptr_eq(&self.health, &was.health) {
-            anew.extend(plan::changed(&was.health, &self.health));
+            anew.extend(plan::changed(&*was.health, &*self.health));
         }
         if !Arc::ptr_eq(&self.breakers, &was.breakers) {
-            anew.extend(plan::changed(&was.breakers, &self.breakers));
+            anew.extend(plan::changed(&*was.breakers, &*self.breakers));
         }
         if !Arc::ptr_eq(&self.ways, &was.ways) {
-            anew.extend(plan::changed(&was.ways, &self.ways));
+            anew.extend(plan::changed(&*was.ways, &*self.ways));
         }
         anew
     }
