@@ -24,7 +24,8 @@ pub struct Event {
     pub change: Change,
 }
 
-/// What happened. Names stand beside serials so that a person can read the log.
+/// What happened. Names stand beside serials so that a person can read the log. What is large and seldom is boxed: a long
+/// log is read by moving these about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "of", rename_all = "snake_case")]
 pub enum Change {
@@ -58,14 +59,14 @@ pub enum Change {
         /// What it serves.
         served: Served,
         /// How.
-        settings: VipSettings,
+        settings: Box<VipSettings>,
     },
     /// A vip's settings were replaced.
     VipSettingsChanged {
         /// Name.
         vip: String,
         /// The settings, all of them.
-        settings: VipSettings,
+        settings: Box<VipSettings>,
     },
     /// A vip was removed, with its backends.
     VipRemoved {

@@ -153,10 +153,10 @@ impl State {
             Change::TenantLimitsChanged { tenant, limits } => self.limit_tenant(tenant, at, *limits),
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
-                self.add_vip(vip, at.vip(*id, tenant, *served, settings.clone()));
+                self.add_vip(vip, at.vip(*id, tenant, *served, (**settings).clone()));
             }
             Change::VipSettingsChanged { vip, settings } => {
-                self.set_settings(vip, at, settings.clone());
+                self.set_settings(vip, at, (**settings).clone());
             }
             Change::VipRemoved { vip } => self.remove_vip(vip),
             Change::BackendAdded { id, vip, backend, address, port, weight, intent, backup } => {
@@ -362,7 +362,7 @@ mod tests {
 
     fn added(vip: &str, id: u32, address: [u8; 4]) -> Change {
         let served = Served { address: address.into(), port: 80, protocol: Protocol::Tcp };
-        let settings = VipSettings::defaults(Protocol::Tcp, 80, Mode::L2);
+        let settings = Box::new(VipSettings::defaults(Protocol::Tcp, 80, Mode::L2));
         Change::VipAdded { id: VipId(id), vip: vip.into(), tenant: DEFAULT_TENANT.into(), served, settings }
     }
 

@@ -187,7 +187,7 @@ fn a_probe_that_was_accepted_by_older_rules_stays_while_nothing_of_it_is_changed
     let mut state = after(&[WEB]);
     let mut settings = state.vips["web"].settings.clone();
     (settings.probe.interval_ms, settings.probe.timeout_ms) = (500, 500);
-    let change = Change::VipSettingsChanged { vip: "web".to_string(), settings };
+    let change = Change::VipSettingsChanged { vip: "web".to_string(), settings: Box::new(settings) };
     state.apply(&Event { v: EVENT_VERSION, at_ms: 0, change });
     run(&mut state, r#"{"kind":"vip_set","name":"web","window_s":60}"#).unwrap();
     assert_eq!(state.vips["web"].settings.probe.timeout_ms, 500);

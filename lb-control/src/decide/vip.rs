@@ -36,7 +36,7 @@ pub(super) fn add(draft: &mut Draft, spec: &VipSpec, prefix: &str) {
         vip: spec.name.clone(),
         tenant: spec.tenant.clone(),
         served,
-        settings,
+        settings: Box::new(settings),
     });
     for (index, backend) in spec.backends.iter().enumerate() {
         if draft.is_full() {
@@ -97,7 +97,7 @@ pub(super) fn change(draft: &mut Draft, name: &str, vip: &Vip, settings: VipSett
     if !vip.backends.is_empty() {
         balancing::check_live(draft, name, &vip.settings.balancing, &settings.balancing, prefix);
     }
-    draft.emit(Change::VipSettingsChanged { vip: name.to_string(), settings });
+    draft.emit(Change::VipSettingsChanged { vip: name.to_string(), settings: Box::new(settings) });
 }
 
 /// Removes a vip.

@@ -100,11 +100,11 @@ impl Inventory {
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 let (id, tenant, served, settings) = (*id, tenant.clone(), *served, settings.clone());
                 let backends = BTreeMap::new();
-                let new = Vip { id, tenant, served, settings, backends, revision, changed_ms };
+                let new = Vip { id, tenant, served, settings: *settings, backends, revision, changed_ms };
                 self.vips.insert(vip.as_str().into(), Arc::new(new));
             }
             Change::VipSettingsChanged { vip, settings } => {
-                self.change(vip, changed_ms, |of| of.settings = settings.clone());
+                self.change(vip, changed_ms, |of| of.settings = (**settings).clone());
             }
             Change::VipRemoved { vip } => {
                 self.vips.remove(vip.as_str());

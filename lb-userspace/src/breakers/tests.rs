@@ -14,7 +14,7 @@ fn state(backends: u32, orders: &[Decided]) -> Published {
     let mut settings = VipSettings::defaults(Protocol::Tcp, 80, Mode::L2);
     (settings.breaker.backoff_ms, settings.breaker.slow_start_s) = (100, 1);
     let (vip, tenant) = ("web".to_owned(), "default".to_owned());
-    let vip_added = Decided::VipAdded { id: VipId(1), vip, tenant, served, settings };
+    let vip_added = Decided::VipAdded { id: VipId(1), vip, tenant, served, settings: Box::new(settings) };
     let added = (1..=backends).map(|number| Decided::BackendAdded {
         id: BackendId(number),
         vip: "web".to_owned(),

@@ -48,7 +48,7 @@ fn state(of: &[Of]) -> Published {
             vip: vip.clone(),
             tenant: (*tenant).to_owned(),
             served,
-            settings,
+            settings: Box::new(settings),
         });
         for at in backends {
             let (address, port): (IpAddr, u16) = (at.ip(), at.port());

@@ -75,7 +75,7 @@ fn state(port: u16) -> Arc<State> {
     let interval_ms = INTERVAL.as_millis() as u32;
     settings.probe = Probe { interval_ms, timeout_ms: interval_ms / 2, ..Probe::of_kind(ProbeKind::Tcp) };
     let (vip, tenant) = ("many".to_owned(), "default".to_owned());
-    let first = Change::VipAdded { id: VipId(1), vip, tenant, served, settings };
+    let first = Change::VipAdded { id: VipId(1), vip, tenant, served, settings: Box::new(settings) };
     let backend = |number: u32| Change::BackendAdded {
         id: BackendId(number),
         vip: "many".to_owned(),
