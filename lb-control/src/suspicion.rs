@@ -4,16 +4,24 @@
 //!
 //! A client whose SYN is answered sends at least one packet more. So a backend with more SYNs than other packets answers
 //! some of them with nothing, or with what does not come this way; and SYNs that come again were not answered.
+//!
+//! Where flows are not remembered, only those of one flow in [`SYN_SAMPLE`] are seen to come again. As many of them as of the
+//! others are a sign, so a single one, though it stands for many, is none; and they must stand for a share of all SYNs, since a
+//! sample is of a backend with so many that some are lost on any way.
 
 use std::collections::VecDeque;
+
+use lb_common::limits::SYN_SAMPLE;
 
 /// Counters of a backend at one time. All only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// SYNs that were sent to it.
     pub syns: u64,
-    /// Those of them that came again.
+    /// Those of them that came again, of flows that are remembered.
     pub repeated: u64,
+    /// Those of them that came again, of one in [`SYN_SAMPLE`] of the other flows.
+    pub sampled_repeated: u64,
     /// Its resets for an answer to a SYN.
     pub resets: u64,
     /// ICMP errors that say that it cannot be reached.
@@ -26,6 +34,9 @@ pub struct Reading {
 const READINGS: usize = 5;
 /// Signs that it takes within that time: one SYN may be lost, and one client may be odd.
 const SIGNS: u64 = 3;
+/// One SYN in so many must have come again to be a sign by the sample. Of a way that loses one in a hundred, a second in three
+/// hundred looks like this at worst (1,920 SYNs, 30 sampled, 3 of them lost), and brings a probe.
+const SAMPLED_SHARE: u64 = 10;
 
 /// The latest readings of one backend.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +77,13 @@ impl Watch {
         if repeated >= SIGNS {
             return Some(format!("{repeated} SYNs of clients came again within a second, unanswered"));
         }
+        let sampled = now.sampled_repeated - first.sampled_repeated;
+        let standing_for = sampled * u64::from(SYN_SAMPLE);
+        if sampled >= SIGNS && standing_for * SAMPLED_SHARE >= now.syns - first.syns {
+            return Some(format!(
+                "{sampled} SYNs of clients came again within a second, unanswered, in a sample of one flow in {SYN_SAMPLE}"
+            ));
+        }
         (syns >= SIGNS && others < syns)
             .then(|| format!("{syns} SYNs of clients within a second were followed by {others} packets"))
     }
@@ -83,6 +101,7 @@ mod tests {
         for one in growth {
             sum.syns += one.syns;
             sum.repeated += one.repeated;
+            sum.sampled_repeated += one.sampled_repeated;
             sum.resets += one.resets;
             sum.unreachable += one.unreachable;
             sum.packets += one.packets;
@@ -91,7 +110,8 @@ mod tests {
         said
     }
 
-    const NONE: Reading = Reading { syns: 0, repeated: 0, resets: 0, unreachable: 0, packets: 0 };
+    const NONE: Reading =
+        Reading { syns: 0, repeated: 0, sampled_repeated: 0, resets: 0, unreachable: 0, packets: 0 };
 
     #[test]
     fn silence_is_seen_when_there_was_time_to_answer() {
@@ -113,6 +133,26 @@ mod tests {
         assert!(says(&[well, Reading { resets: 3, ..well }]).unwrap().contains("refused 3"));
         assert!(says(&[well, Reading { unreachable: 3, ..well }]).unwrap().contains("cannot be reached"));
         assert_eq!(says(&[well, Reading { repeated: 2, resets: 2, unreachable: 2, ..well }]), None);
+    }
+
+    #[test]
+    fn a_sample_speaks_for_a_share_of_all_syns_and_never_by_one_flow() {
+        let well = |syns| Reading { syns, packets: 10 * syns, ..NONE };
+        let sampled = |syns, sampled_repeated| Reading { sampled_repeated, ..well(syns) };
+        let said = says(&[well(10), sampled(600, 3)]).unwrap();
+        assert_eq!(
+            said,
+            "3 SYNs of clients came again within a second, unanswered, in a sample of one flow in 64"
+        );
+        assert_eq!(says(&[well(10), sampled(600, 2)]), None);
+        // Three times 64 are a tenth of 1,920: the SYNs of the whole second, those before the repeated ones too.
+        assert!(says(&[well(10), sampled(1_910, 3)]).is_some());
+        assert_eq!(says(&[well(10), sampled(1_911, 3)]), None);
+        assert!(says(&[well(10), well(1_000), sampled(910, 3)]).is_some());
+        assert_eq!(says(&[well(10), well(1_000), sampled(911, 3)]), None);
+        // One a second says nothing, however long; nor do those of both kinds together.
+        assert_eq!(says(&[sampled(20, 1), well(20), well(20), well(20), sampled(20, 1), well(20)]), None);
+        assert_eq!(says(&[well(10), Reading { repeated: 2, ..sampled(100, 2) }]), None);
     }
 
     #[test]

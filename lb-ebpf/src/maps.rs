@@ -39,6 +39,7 @@ maps! {
     LB_VIP_COUNTS: PerCpuArray<Counter> [VIP_COUNTS];
     LB_BACK_COUNTS: PerCpuArray<Counter> [BACKEND_COUNTS];
     LB_SIGNALS: PerCpuArray<u64> [SIGNALS];
+    LB_SYN_MARKS: Array<Word> [SYN_MARKS];
     LB_TENANTS: Array<TenantRow> [TENANTS] + MMAPABLE;
     LB_TENANT_CRED: PerCpuArray<TenantCredit> [TENANT_CREDIT];
     LB_TENANT_CNTS: PerCpuArray<Counter> [TENANT_COUNTS];

@@ -70,6 +70,7 @@ impl Tables for Maps {
         source(number: u32) -> Option<&SourceRow> = LB_SOURCES.get(number);
         flows(bucket: u32) -> Option<&FlowBucket> = LB_FLOWS.get(bucket);
         tenant(row: u32) -> Option<&TenantRow> = LB_TENANTS.get(row);
+        syn_mark(place: u32) -> Option<&Word> = LB_SYN_MARKS.get(place);
         nat(row: u32) -> Option<&NatRow> = LB_NAT.get(row);
         decap_peer(addr: &Addr) -> bool = find(&LB_DECAP_PEERS, addr).is_some();
         decap_vip(addr: &Addr) -> bool = find(&LB_DECAP_VIPS, addr).is_some();

@@ -21,7 +21,8 @@ const RARELY: &str = "--probe-interval-ms 60000 --probe-fall 1 --probe-retries 0
 fn site(mode: Mode) -> Site {
     let setup = if mode == Mode::Nat { BackendSetup::Plain } else { BackendSetup::DirectReturn };
     let builder = Site::builder(Topology::builder().setup(setup), mode).families(&[Family::V4]);
-    let site = builder.kinds(&[Served::Http]).start().unwrap();
+    // A short window, so that slots come to rest.
+    let site = builder.kinds(&[Served::Http]).window_s(1).start().unwrap();
     site.lb.lb(&format!("vip set http4 {RARELY}")).unwrap();
     site
 }
@@ -72,6 +73,47 @@ fn one_that_refuses_is_found_by_nat() {
     require_root!("e2e_suspects::one_that_refuses_is_found_by_nat", "nginx", "curl");
     let said = found_by_its_traffic(Mode::Nat, |site| site.net.backend_mut(1).kill());
     assert!(said.contains("it refused"), "{said}");
+}
+
+/// Direct return, slots at rest: nobody remembers a SYN and nobody sees its answer, and what lives on sends packets enough.
+#[test]
+fn one_that_takes_no_connections_is_found_by_a_sample_of_their_syns() {
+    let name = "e2e_suspects::one_that_takes_no_connections_is_found_by_a_sample_of_their_syns";
+    require_root!(name, "nginx", "curl", "nft");
+    let site = site(Mode::L2);
+    wait_until("slots at rest", 2 * SOON, || {
+        let slots = site.status().unwrap().vips[0].slots;
+        slots.moving + slots.pinned == 0
+    })
+    .unwrap();
+    let vip = site.vip(Served::Http, Family::V4);
+    let kept = HttpLoad::new(vip).workers(24).pause(SECOND / 500).start(site.client()).unwrap();
+    wait_until("load on all", SOON, || kept.snapshot().per_backend.len() == 3).unwrap();
+    let drop_syns = format!("rule inet deaf c ip daddr {} tcp flags & (syn | ack) == syn drop", vip.ip());
+    for line in ["table inet deaf", "chain inet deaf c { type filter hook input priority 0 ; }", &drop_syns] {
+        site.net.backends()[1].ns.shell(&format!("nft add {line}")).unwrap();
+    }
+    // Each comes to that backend in the end, and waits while its SYN is sent again after 1, 3 and 7 seconds.
+    let began = Instant::now();
+    let patient = HttpLoad::new(vip).reuse(Reuse::PerRequest).workers(400);
+    let patient = patient.pause(SECOND / 5).timeout(8 * SECOND).start(site.client()).unwrap();
+    let mut said = String::new();
+    wait_until("a suspicion", 3 * SOON, || {
+        said = seen(&site).suspicion;
+        !said.is_empty()
+    })
+    .unwrap();
+    println!("suspect after {} ms: {said}", began.elapsed().as_millis());
+    assert!(said.contains("came again within a second, unanswered, in a sample of one flow in 64"), "{said}");
+    // Its probes, to its own address, are answered: nothing follows.
+    wait_until("a generation of them", 2 * SOON, || patient.snapshot().requests_failed > 200).unwrap();
+    for one in site.backends().unwrap() {
+        let stands = (one.health, one.breaker.as_deref(), one.share > 0.3, one.suspicion.is_empty());
+        assert_eq!(stands, (Health::Up, Some("closed"), true, one.name != "b1"), "{one:?}");
+    }
+    patient.finish().unwrap();
+    let kept = kept.finish().unwrap();
+    assert_eq!((kept.requests_failed, kept.connections_broken), (0, 0), "{:?}", kept.failures);
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub mod config;
 pub mod counter;
 pub mod egress;
 pub mod flow;
+pub mod mark;
 pub mod nat;
 pub mod signal;
 pub mod slot;
@@ -20,7 +21,7 @@ pub mod word;
 use crate::limits;
 
 /// Version of all layouts together. Pinned maps of another version are not adopted.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Name and default capacity of a map, as both sides know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,8 @@ maps! {
     BACKEND_COUNTS: "LB_BACK_COUNTS", limits::BACKENDS, u32 => counter::Counter;
     /// Signals by backend row and kind ([`signal::Signal`]), per CPU.
     SIGNALS: "LB_SIGNALS", limits::BACKENDS * signal::SIGNALS_PER_BACKEND, u32 => u64;
+    /// SYNs of sampled flows, by [`mark::Mark::place`].
+    SYN_MARKS: "LB_SYN_MARKS", limits::SYN_MARKS, u32 => word::Word;
     /// Tenants with limits; row 0 is none.
     TENANTS: "LB_TENANTS", limits::TENANTS, u32 => tenant::TenantRow;
     /// Credit in hand by tenant row, per CPU.

@@ -146,6 +146,8 @@ pub struct HostTables {
     pub tenant_counts: RefCell<Vec<Counter>>,
     /// Signals by index of their counter.
     pub signals: RefCell<BTreeMap<u32, u64>>,
+    /// Marks of SYNs.
+    pub syn_marks: Vec<Word>,
     /// The CPU that packets are handled by.
     pub cpu: Cell<u32>,
     /// How many of the next swaps fail as if another CPU had been quicker.
@@ -187,6 +189,7 @@ impl HostTables {
             tenant_credit: RefCell::default(),
             tenant_counts: RefCell::new(vec![Counter::default(); 16 * COUNTS_PER_TENANT as usize]),
             signals: RefCell::default(),
+            syn_marks: rows(limits::SYN_MARKS as usize),
             cpu: Cell::new(0),
             failing_swaps: Cell::new(0),
             reasons: RefCell::new(vec![Counter::default(); REASON_CAPACITY as usize]),
@@ -285,6 +288,9 @@ impl Tables for HostTables {
     }
     fn count_signal(&self, index: u32) {
         *self.signals.borrow_mut().entry(index).or_default() += 1;
+    }
+    fn syn_mark(&self, place: u32) -> Option<&Word> {
+        self.syn_marks.get(place as usize)
     }
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
         match self.failing_swaps.get() {

@@ -8,6 +8,7 @@ use super::parse::{Content, Parsed};
 use super::pipeline::{Choice, Trail};
 use super::tables::{NO_ROW, Tables};
 use super::wire::transport::{ACK, RST, SYN};
+use crate::abi::mark::Mark;
 use crate::abi::signal::Signal;
 
 /// Counts what a packet that went its way says of its backend.
@@ -39,5 +40,19 @@ fn noted<T: Tables>(parsed: &Parsed, trail: &Trail, tables: &T) {
         if trail.choice == Choice::Remembered && trail.moves.repeated() {
             tables.count_signal(Signal::Repeated.index(trail.backend_row));
         }
+        if trail.choice == Choice::Slot && came_again(parsed, trail, tables) {
+            tables.count_signal(Signal::SampledRepeated.index(trail.backend_row));
+        }
     }
+}
+
+/// Whether this SYN, whose flow nobody remembers, went to its backend before: seen by its mark if its flow is sampled. Leaves
+/// the mark.
+#[inline(always)]
+fn came_again<T: Tables>(parsed: &Parsed, trail: &Trail, tables: &T) -> bool {
+    let Some(word) = Mark::place(trail.hash).and_then(|place| tables.syn_mark(place)) else { return false };
+    let mark = Mark::new(trail.hash, trail.backend_row as u16, parsed.sequence);
+    let again = word.load() == mark.0;
+    word.store(mark.0);
+    again
 }

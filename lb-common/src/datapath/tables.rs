@@ -63,6 +63,8 @@ pub trait Tables {
     fn count_tenant(&self, index: u32, bytes: u64);
     /// Counts one under an index of [`crate::abi::SIGNALS`].
     fn count_signal(&self, index: u32);
+    /// The mark of the last SYN at a place ([`crate::abi::mark::Mark::place`]).
+    fn syn_mark(&self, place: u32) -> Option<&Word>;
     /// Replaces `old` by `new` if it is still there.
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool;
     /// Runs `change` on this CPU's meter of what the node itself sends of a kind.

@@ -323,6 +323,7 @@ pub(super) fn readings(store: &Store) -> Result<BTreeMap<BackendId, Reading>> {
             Reading {
                 syns,
                 repeated: signal(Signal::Repeated)?,
+                sampled_repeated: signal(Signal::SampledRepeated)?,
                 resets: signal(Signal::Reset)?,
                 unreachable: signal(Signal::Unreachable)?,
                 packets: store.calls.count(CountOf::Backend(number))?.packets,

@@ -191,6 +191,7 @@ pub(super) fn kind(spec: &MapSpec) -> (MapType, bool) {
         {
             (MapType::PerCpuArray, false)
         }
+        name if name == abi::SYN_MARKS.name => (MapType::Array, false),
         _ => (MapType::Array, true),
     }
 }

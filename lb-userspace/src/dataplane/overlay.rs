@@ -195,6 +195,9 @@ impl Tables for Overlay<'_> {
     }
     fn count_tenant(&self, _index: u32, _bytes: u64) {}
     fn count_signal(&self, _index: u32) {}
+    fn syn_mark(&self, _place: u32) -> Option<&Word> {
+        None
+    }
     fn compare_swap(&self, word: &Word, old: u64, new: u64) -> bool {
         word.compare_swap(old, new)
     }

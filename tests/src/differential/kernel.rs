@@ -100,6 +100,7 @@ pub struct Kernel {
     tenant_credit: PerCpuArray<MapData, [u64; 4]>,
     tenant_counts: PerCpuArray<MapData, [u64; 2]>,
     signals: PerCpuArray<MapData, u64>,
+    syn_marks: Mirror<1>,
     ports: HashMap<MapData, u32, u32>,
     meters: PerCpuArray<MapData, [u64; 2]>,
     reasons: PerCpuArray<MapData, [u64; 2]>,
@@ -137,6 +138,7 @@ impl Kernel {
             tenant_credit: take(&mut ebpf, &abi::TENANT_CREDIT)?,
             tenant_counts: take(&mut ebpf, &abi::TENANT_COUNTS)?,
             signals: take(&mut ebpf, &abi::SIGNALS)?,
+            syn_marks: Mirror::new(&mut ebpf, &abi::SYN_MARKS)?,
             ports: take(&mut ebpf, &abi::PORTS)?,
             meters: take(&mut ebpf, &abi::ICMP_METER)?,
             reasons: take(&mut ebpf, &abi::REASON_COUNTS)?,
@@ -189,6 +191,7 @@ impl Kernel {
         self.tenants.compare(tables.tenants.iter().map(tenant_words).enumerate())?;
         self.vips.compare(tables.vips.iter().map(vip_words).enumerate())?;
         self.backends.compare(tables.backends.iter().map(backend_words).enumerate())?;
+        self.syn_marks.compare(tables.syn_marks.iter().map(|mark| [mark.load()]).enumerate())?;
         let changed = changed(tables, &self.nat);
         self.nat.compare(changed.into_iter())?;
         if all {

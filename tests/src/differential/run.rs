@@ -74,6 +74,8 @@ pub fn run(seed: u64, frames: u64) -> Result<Coverage> {
     ensure!(world.remembered() > 100, "the flow table stayed nearly empty");
     let (counted, turns) = world.picked();
     ensure!(counted > 10 && turns > 10, "{counted} connections were counted, and {turns} turns taken");
+    let (marks, again) = world.marked();
+    ensure!(marks > 10 && again > 10, "{marks} SYNs left a mark, and {again} were seen to come again");
     let reasons = world.tables.reasons.borrow().iter().map(|counter| counter.packets).collect();
     Ok(Coverage { reasons })
 }

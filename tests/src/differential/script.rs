@@ -6,7 +6,10 @@ use super::packets::{ICMP, ICMPV6, IPIP, IPV6_IN_IP, Ip, Link, Sketch, TCP, UDP}
 use super::packets::{frame, icmp, tcp, udp};
 use super::world::{Vip, World, v4, v6};
 use fastrand::Rng;
+use lb_common::abi::mark::Mark;
 use lb_common::addr::Addr;
+use lb_common::be::Be16;
+use lb_common::hash::{Tuple, flow_hash};
 use std::collections::VecDeque;
 
 /// Connections that are played at a time.
@@ -172,8 +175,22 @@ fn connection(world: &World, rng: &mut Rng) -> Connection {
     if let [(tpid, _)] = &mut link.tags[..] {
         *tpid = *pick(&[0x8100, 0x88a8], rng);
     }
-    let (isn, ports) = (rng.u32(..), (rng.u16(1..), port));
+    let mut ports = (rng.u16(1..), port);
+    if rng.u8(0..4) == 0 {
+        // One whose SYNs leave marks.
+        ports.0 = (ports.0..=u16::MAX)
+            .find(|from| is_sampled(world, client, &vip, (*from, port)))
+            .unwrap_or(ports.0);
+    }
+    let isn = rng.u32(..);
     Connection { vip, client, ports, isn, sent: 0, begun: rng.u8(0..4) == 0, link }
+}
+
+/// Whether a flow is one of those whose SYNs leave marks.
+fn is_sampled(world: &World, client: Addr, vip: &Vip, ports: (u16, u16)) -> bool {
+    let (src_port, dst_port) = (Be16::new(ports.0), Be16::new(ports.1));
+    let tuple = Tuple { src: client, dst: vip.address, src_port, dst_port, protocol: vip.protocol };
+    Mark::place(flow_hash(world.tables.key, &tuple)).is_some()
 }
 
 fn client(is_v4: bool, rng: &mut Rng) -> Addr {

@@ -9,6 +9,7 @@ use lb_common::abi::counter::Meter;
 use lb_common::abi::egress::{EgressRow, Tags};
 use lb_common::abi::flow::{Entry, EntryState, Trace};
 use lb_common::abi::nat::{NatControl, NatState, first_row};
+use lb_common::abi::signal::{SIGNALS_PER_BACKEND, Signal::SampledRepeated};
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::tenant::Caps;
 use lb_common::abi::vip::{Pick, Policy, Timeouts, Tracking, VipEntry, VipKey, VipRow, extent_word};
@@ -336,6 +337,17 @@ impl World {
         let few = |count: &u64| (1..1_000_000).contains(count);
         let counted = tables.backends.iter().map(|row| row.connections.load()).filter(few).sum();
         (counted, tables.vips.iter().map(|row| row.turn.load()).filter(few).sum())
+    }
+
+    /// How many places have the mark of a SYN, and how many SYNs were seen to come again by one.
+    #[must_use]
+    pub fn marked(&self) -> (usize, u64) {
+        let tables = &self.tables;
+        let marks = tables.syn_marks.iter().filter(|word| word.load() != 0).count();
+        let signals = tables.signals.borrow();
+        let again =
+            signals.iter().filter(|(index, _)| *index % SIGNALS_PER_BACKEND == SampledRepeated as u32);
+        (marks, again.map(|(_, count)| count).sum())
     }
 
     /// How many entries of the flow table are in use.

@@ -20,6 +20,10 @@ mutations! {
         "another CPU's next second counts as 136 years": "if age > i32::MAX as u32 { 0 } else { age }" => "age";
         "a reply carries the priority of a tag": "(tags.first() as u64 & 0xfff) << 36" => "(tags.first() as u64) << 36";
     }
+    "abi/mark.rs" {
+        "every flow is sampled": "if place < SYN_MARKS { Some(place) } else { None }" => "Some(place % SYN_MARKS)";
+        "a SYN to another backend came again": "Self(backend_row as u64 | (hash" => "Self(1 + 0 * backend_row as u64 | (hash";
+    }
     "datapath/refuse.rs" {
         "a reset acknowledges nothing of the SYN": "let length = u32::from(data) + 1 + " => "let length = u32::from(data) + ";
         "a reset forgets the data of a SYN": "let length = u32::from(data) + 1 + " => "let length = 1 + 0 * u32::from(data) + ";
@@ -37,6 +41,9 @@ mutations! {
         "every packet is a SYN": "    if parsed.is_syn() {\n        tables.count_signal(Signal::Syn" => "    if true {\n        tables.count_signal(Signal::Syn";
         "what a packet before left says that a SYN came again": "trail.choice == Choice::Remembered && trail.moves" => "trail.moves";
         "every SYN of a remembered flow came again": "&& trail.moves.repeated() {" => "{";
+        "a SYN that is sampled leaves no mark": "    word.store(mark.0);\n" => "";
+        "every SYN that is sampled came again": "let again = word.load() == mark.0;" => "let again = word.load() != 1;";
+        "a remembered SYN is sampled too": "trail.choice == Choice::Slot && came_again" => "came_again";
         "the reset of a connection counts as a refusal": "RST | ACK && parsed.sequence == 0 {" => "RST | ACK {";
         "a packet that is too big counts as unreachable": "Content::Error && parsed.unreachable {" => "Content::Error {";
     }

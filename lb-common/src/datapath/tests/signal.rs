@@ -68,6 +68,78 @@ fn a_syn_that_comes_again_is_told_from_a_new_one_where_flows_are_remembered() {
     assert_eq!(counts(&site), [before[0] + 1, before[1], 0, 0]);
 }
 
+/// Sends a SYN from this port.
+fn syn(site: &Site, port: u16, sequence: u32) {
+    let content = Content::Tcp { ports: (port, 80), sequence, flags: "S", data: vec![] };
+    site.send_packet(&site.packet(content));
+}
+
+/// How many places have a mark.
+fn marks(site: &Site) -> usize {
+    site.tables.syn_marks.iter().filter(|word| word.load() != 0).count()
+}
+
+/// The first port whose flow is sampled, or is not.
+fn port(site: &Site, sampled: bool) -> u16 {
+    let is = |port: &u16| {
+        syn(site, *port, 1);
+        let left = marks(site) != 0;
+        site.tables.syn_marks.iter().for_each(|word| word.store(0));
+        left == sampled
+    };
+    (1..).find(is).unwrap()
+}
+
+#[test]
+fn of_flows_that_nobody_remembers_a_sample_shows_which_syns_come_again() {
+    for family in [V4, V6] {
+        let site = Site::new(Mode::L2, family, family);
+        let (watched, other) = (port(&site, true), port(&site, false));
+        let again = || count(&site, Signal::SampledRepeated);
+        (0..3).for_each(|_| syn(&site, other, 7));
+        assert_eq!((again(), marks(&site)), (0, 0));
+        syn(&site, watched, 7);
+        assert_eq!((again(), marks(&site)), (0, 1));
+        (0..2).for_each(|_| syn(&site, watched, 7));
+        assert_eq!((again(), marks(&site)), (2, 1));
+        // Another try of the client's.
+        syn(&site, watched, 8);
+        assert_eq!((again(), marks(&site)), (2, 1));
+        // What is sent to another backend was not repeated to that one.
+        site.slots(Slot::stable(2));
+        syn(&site, watched, 8);
+        assert_eq!(site.tables.signals.borrow().get(&Signal::SampledRepeated.index(2)), None);
+        syn(&site, watched, 8);
+        assert_eq!(site.tables.signals.borrow()[&Signal::SampledRepeated.index(2)], 1);
+        assert_eq!((again(), count(&site, Signal::Repeated)), (2, 0));
+    }
+}
+
+#[test]
+fn a_flow_that_is_remembered_is_counted_in_full_and_not_in_the_sample() {
+    let site = Site::new(Mode::L2, V4, V4);
+    let watched = port(&site, true);
+    site.tables.vips[1].policy.store(Policy::new(Tracking::Always, false, false, 900).0);
+    (0..3).for_each(|_| syn(&site, watched, 7));
+    assert_eq!(
+        (count(&site, Signal::Repeated), count(&site, Signal::SampledRepeated), marks(&site)),
+        (2, 0, 0)
+    );
+}
+
+#[test]
+fn one_flow_in_sixty_four_is_watched() {
+    let site = Site::new(Mode::L2, V4, V4);
+    for port in 1..=20_000 {
+        (0..2).for_each(|_| syn(&site, port, 7));
+    }
+    // A mean of 312, and a standard deviation of 18.
+    let again = count(&site, Signal::SampledRepeated);
+    assert!((250..375).contains(&again), "{again}");
+    let left = marks(&site) as u64;
+    assert!((again * 9 / 10..=again).contains(&left), "{left} places for {again} flows");
+}
+
 /// A reply of the backend's by NAT to the client's SYN, in these words.
 fn answered(family: super::site::Family, content: impl Fn((u16, u16), &Packet) -> Content) -> [u64; 4] {
     let site = Site::new(Mode::Nat, family, family);
