@@ -4,9 +4,10 @@
 //! does not need it skips: of ids and connection it sees only that they are there.
 
 use std::borrow::Cow;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use crate::event::{EVENT_VERSION, Event};
 use crate::ledger::Remembered;
@@ -42,6 +43,7 @@ struct Form<'b> {
     _correlation_id: IgnoredAny,
     #[serde(borrow, default)]
     key: Option<Key<'b>>,
+    #[serde(deserialize_with = "mostly_one")]
     events: Vec<Event>,
 }
 
@@ -51,6 +53,25 @@ struct Key<'b> {
     key: Cow<'b, str>,
     #[serde(borrow)]
     content: Cow<'b, str>,
+}
+
+/// As a list is read, but with room for the one that there nearly always is: four would be as long as all else together.
+fn mostly_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Event>, D::Error> {
+    struct Events;
+    impl<'de> Visitor<'de> for Events {
+        type Value = Vec<Event>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("events")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Event>, A::Error> {
+            let mut events = Vec::with_capacity(1);
+            while let Some(event) = seq.next_element()? {
+                events.push(event);
+            }
+            Ok(events)
+        }
+    }
+    deserializer.deserialize_seq(Events)
 }
 
 impl Step {
