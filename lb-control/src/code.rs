@@ -216,7 +216,7 @@ codes! {
     NoPrivilege 4002 "a privilege is missing"
         "Run as root, or give `lb` CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.";
     NoBpffs 4003 "there is no BPF file system to pin in"
-        "Mount it: `mount -t bpf bpf /sys/fs/bpf`.";
+        "Mount it: `mount -t bpf -o mode=700 bpf /sys/fs/bpf`.";
     PinsHeld 4004 "another daemon holds the pinned data plane"
         "Stop that daemon, or give this one another --pin-dir.";
     OtherAbi 4005 "what is pinned is of another version"
@@ -245,6 +245,8 @@ codes! {
         "See the limits in `lb serve --help`.";
     SlotsContended 4017 "slots change as often as they are planned"
         "It is tried again. If it stays, something else writes to the maps: is there a second daemon?";
+    PinsForeign 4018 "the pin directory is another user's, or others may write to it"
+        "Whoever writes there can stop the forwarding. Remove it and start again, or name another one with --pin-dir.";
 
     NoDaemon 5001 "no daemon answers"
         "Start one as root with `lb serve`, or name its socket with --socket.";

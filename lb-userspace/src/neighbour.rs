@@ -202,12 +202,12 @@ impl Watcher {
             RouteNetlinkMessage::DelNeighbour(neighbour) => (neighbour, true),
             _ => return Stale::Routes,
         };
-        let Some((key, mac)) = route::neighbour(neighbour, gone) else { return Stale::Nothing };
-        let before = match mac {
-            Some(mac) => self.world.neighbours.insert(key, mac),
+        let Some((key, known)) = route::neighbour(neighbour, gone) else { return Stale::Nothing };
+        let before = match known {
+            Some(known) => self.world.neighbours.insert(key, known),
             None => self.world.neighbours.remove(&key),
         };
-        if before != mac && self.hops().contains(&key) { Stale::Ways } else { Stale::Nothing }
+        if before != known && self.hops().contains(&key) { Stale::Ways } else { Stale::Nothing }
     }
 
     /// The next hops that ways name.
@@ -225,7 +225,7 @@ impl Watcher {
             match route::neighbours(&mut self.netlink) {
                 Ok(found) => {
                     self.world.neighbours =
-                        found.into_iter().filter_map(|(key, mac)| Some((key, mac?))).collect();
+                        found.into_iter().filter_map(|(key, known)| Some((key, known?))).collect();
                 }
                 Err(error) => tracing::warn!(%error, "could not read the neighbours"),
             }
@@ -240,11 +240,10 @@ impl Watcher {
         self.ask(false);
     }
 
-    /// Asks for the neighbours that are not known; `refresh`: for all.
+    /// Asks for the neighbours that are not known; `refresh`: for all that nobody set by hand.
     fn ask(&mut self, refresh: bool) {
         for hop @ (ifindex, next_hop) in self.hops() {
-            let known = self.world.neighbours.contains_key(&hop);
-            if (refresh || !known)
+            if self.world.asks(hop, refresh)
                 && let Err(error) = route::solicit(&mut self.netlink, ifindex, next_hop)
             {
                 tracing::debug!(%error, %next_hop, ifindex, "could not ask for a neighbour");

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lb_control::plan::{Actual, adopted_breakers, adopted_health};
-use lb_control::record::Record;
 use lb_control::state::State;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
@@ -25,7 +24,7 @@ use crate::dataplane::{Capacities, Dataplane, LiveSlots, Options, Origin};
 use crate::engine::fold::{self, Folded};
 use crate::engine::{Engine, Published, Request};
 use crate::journal::lock::{DirectoryLock, LockError};
-use crate::journal::log::{Limits, LogError};
+use crate::journal::log::Limits;
 use crate::journal::observation::{self, ObservationJournal};
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, LogFiles, StoreError, Verification};
 use crate::problem::{Code, Problem};
@@ -255,16 +254,7 @@ fn open_journal(state_dir: &Path, limits: Limits) -> Result<Loaded, Problem> {
 }
 
 fn journal_problem(error: &StoreError, state_dir: &Path) -> Problem {
-    let code = match error {
-        StoreError::Log(LogError::Io { .. }) => Code::StateDir,
-        StoreError::Log(LogError::Foreign { .. }) => Code::JournalForeign,
-        StoreError::Unreadable { reason, .. } if Record::is_newer(reason) => Code::JournalForeign,
-        StoreError::Log(LogError::Archived { .. }) => Code::JournalArchived,
-        StoreError::Log(LogError::Damaged { .. })
-        | StoreError::Unreadable { .. }
-        | StoreError::NoSuchHead(_) => Code::JournalDamaged,
-    };
-    Problem::new(code, error.to_string()).at(state_dir.join(FILE_NAME).display().to_string())
+    Problem::new(error.code(), error.to_string()).at(state_dir.join(FILE_NAME).display().to_string())
 }
 
 fn document(path: &Path) -> Result<config::Loaded, Problem> {

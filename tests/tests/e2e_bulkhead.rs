@@ -84,7 +84,7 @@ fn a_rate_is_kept_on_both_cpus_and_changes_live_and_the_other_tenant_loses_nothi
     let cpus = cpus();
     let beside = UdpLoad::new(other).flows(8).pause(SECOND / 50).start(site.client()).unwrap();
     let flood = Flood::new(site.vip(Served::Udp, Family::V4)).cpus(&cpus).start(site.client()).unwrap();
-    wait_until("the limit to be met", 10 * SECOND, || {
+    wait_until("the limit to be met", 30 * SECOND, || {
         dropped(&usage(&site, "default"), "tenant_packet_rate") > 1_000
     })
     .unwrap();
@@ -123,7 +123,7 @@ fn a_burst_passes_at_once_and_bits_are_limited_as_packets_are() {
     std::thread::sleep(SECOND / 2);
     let (before, begun) = (usage(&site, "default").passed.packets, Instant::now());
     let flood = Flood::new(site.vip(Served::Udp, Family::V4)).start(site.client()).unwrap();
-    wait_until("a flood", 10 * SECOND, || flood.sent() > 5_000).unwrap();
+    wait_until("a flood", 30 * SECOND, || flood.sent() > 5_000).unwrap();
     flood.finish().unwrap();
     let time_s = begun.elapsed().as_secs_f64();
     let passed = (usage(&site, "default").passed.packets - before) as f64;
@@ -133,7 +133,7 @@ fn a_burst_passes_at_once_and_bits_are_limited_as_packets_are() {
     site.lb.lb("tenant set default --packets-per-s unlimited --bits-per-s 1000000 --burst-ms 50").unwrap();
     let flood = Flood::new(site.vip(Served::Udp, Family::V4)).cpus(&cpus()).payload_bytes(958);
     let flood = flood.start(site.client()).unwrap();
-    wait_until("the limit to be met", 10 * SECOND, || {
+    wait_until("the limit to be met", 30 * SECOND, || {
         dropped(&usage(&site, "default"), "tenant_bit_rate") > 500
     })
     .unwrap();

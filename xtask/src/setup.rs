@@ -301,9 +301,9 @@ fn bpffs_mounted(mounts: &str) -> bool {
 
 fn mount_bpffs() -> Result<()> {
     if !process::is_root() {
-        bail!("bpffs is not mounted; not root, so mount it first: sudo mount -t bpf bpf {BPFFS}");
+        bail!("bpffs is not mounted; not root, so mount it first: sudo mount -t bpf -o mode=700 bpf {BPFFS}");
     }
-    process::run(Command::new("mount").args(["-t", "bpf", "bpf", BPFFS]))
+    process::run(Command::new("mount").args(["-t", "bpf", "-o", "mode=700", "bpf", BPFFS]))
 }
 
 #[cfg(test)]

@@ -87,7 +87,8 @@ async fn reading<T: Send + 'static>(
 
 fn problem(error: &OfflineError, dir: &Path) -> Problem {
     let code = match error {
-        OfflineError::Store(_) | OfflineError::OtherHead { .. } => Code::JournalDamaged,
+        OfflineError::Store(error) => error.code(),
+        OfflineError::OtherHead { .. } => Code::JournalDamaged,
         OfflineError::Held(_) => Code::StateHeld,
         OfflineError::Output(_) => Code::StateDir,
         OfflineError::NoRecordEnd { .. } => Code::Usage,

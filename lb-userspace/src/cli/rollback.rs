@@ -91,7 +91,7 @@ fn report(session: &mut Session<'_>, diff: &DiffView, command: Option<CommandVie
 
 fn told(session: &mut Session<'_>, diff: &DiffView) {
     let then = diff.to.at.as_deref().map_or_else(|| "the beginning".to_owned(), |at| when(at) + " UTC");
-    session.out.heading(&format!("back to revision {} ({then})", diff.to.revision));
+    session.out.heading(&format!("to go back to revision {} ({then})", diff.to.revision));
     if diff.items.is_empty() {
         session.out.line("  nothing differs: nothing to do");
         return;

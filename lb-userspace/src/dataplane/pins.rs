@@ -8,12 +8,13 @@
 //!                                its links to devices
 //! ```
 //!
-//! The directory is locked while a process works with it, so there is one daemon to a data plane.
+//! The directory is locked while a process works with it, so there is one daemon to a data plane. It is of the user that the
+//! process runs as, and nobody else may write to it: whoever removes a link there ends the forwarding.
 
 use std::fs::{DirBuilder, File};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use lb_control::code::Code;
@@ -21,6 +22,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::unistd::geteuid;
 
 use super::fault::{Fault, Result};
 use super::{AttachedMode, sys};
@@ -29,6 +31,9 @@ use super::{AttachedMode, sys};
 const BPFFS: &str = "/sys/fs/bpf";
 /// How the name begins that says what the pinned program was loaded from.
 const OBJECT: &str = "object-";
+/// Rights (linux/capability.h), as bits.
+const CAP_SYS_ADMIN: u64 = 1 << 21;
+const CAP_BPF: u64 = 1 << 39;
 /// Modes in the name of a link's pin.
 const NATIVE: &str = "native";
 const GENERIC: &str = "generic";
@@ -44,11 +49,15 @@ impl Pins {
     /// Makes the directory if it is not there, mounting the file system at its usual place if need be, and locks it.
     pub(super) fn open(dir: &Path) -> Result<Self> {
         ensure_bpffs(dir)?;
+        ensure_right(dir)?;
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
             .create(dir.join("links"))
             .map_err(|error| Fault::os(format!("create {}", dir.display()), &error))?;
+        for path in [dir, &dir.join("links")] {
+            ensure_own(path)?;
+        }
         let file = File::open(dir).map_err(|error| Fault::os(format!("open {}", dir.display()), &error))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
             Errno::EWOULDBLOCK => held(dir),
@@ -159,12 +168,36 @@ fn in_bpffs(dir: &Path) -> bool {
     there.and_then(|path| statfs(path).ok()).is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
 }
 
+/// Nothing is made by who could not pin anything there.
+fn ensure_right(dir: &Path) -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
+    // Where it is not said, the kernel will say it.
+    if effective.is_some_and(|bits| bits & (CAP_BPF | CAP_SYS_ADMIN) == 0) {
+        return Err(Fault::new(Code::NoPrivilege, format!("this user may pin nothing in {}", dir.display())));
+    }
+    Ok(())
+}
+
+/// A directory of this user's, to which nobody else may write.
+fn ensure_own(path: &Path) -> Result<()> {
+    let found = std::fs::symlink_metadata(path)
+        .map_err(|error| Fault::os(format!("look at {}", path.display()), &error))?;
+    let others = found.mode() & 0o022;
+    if found.is_dir() && found.uid() == geteuid().as_raw() && others == 0 {
+        return Ok(());
+    }
+    let text = format!("{} belongs to uid {}, mode {:o}", path.display(), found.uid(), found.mode() & 0o7777);
+    Err(Fault::new(Code::PinsForeign, text))
+}
+
 fn ensure_bpffs(dir: &Path) -> Result<()> {
     if in_bpffs(dir) {
         return Ok(());
     }
     let why = if dir.starts_with(BPFFS) {
-        match mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>) {
+        match mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700")) {
             Ok(()) if in_bpffs(dir) => {
                 tracing::info!("mounted a BPF file system at {BPFFS}");
                 return Ok(());
@@ -181,6 +214,7 @@ fn ensure_bpffs(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_link_is_known_by_its_path() {
@@ -188,6 +222,25 @@ mod tests {
         assert_eq!((link.ifindex, link.mode, &*link.name), (7, AttachedMode::Generic, "eth0_7-a"));
         assert_eq!(PinnedLink::of("/x/stray".into()), None);
         assert_eq!(file_name("eth0.7"), "eth0_7");
+    }
+
+    #[test]
+    fn a_directory_to_which_others_may_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode =
+            |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        mode(0o700);
+        ensure_own(dir.path()).unwrap();
+        for open in [0o720, 0o702] {
+            mode(open);
+            let fault = ensure_own(dir.path()).unwrap_err();
+            assert!(fault.code == Code::PinsForeign && fault.message.contains("mode 7"), "{fault}");
+        }
+        mode(0o700);
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(dir.path(), Some(65_534), None).unwrap();
+            assert_eq!(ensure_own(dir.path()).unwrap_err().code, Code::PinsForeign);
+        }
     }
 
     #[test]

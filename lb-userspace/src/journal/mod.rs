@@ -33,6 +33,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use lb_control::code::Code;
 use lb_control::record::{Record, RecordError};
 use lb_control::step::Step;
 use tokio::sync::broadcast;
@@ -119,6 +120,21 @@ pub enum StoreError {
     /// The log was never at this head.
     #[error("the journal was never at {0}")]
     NoSuchHead(Head),
+}
+
+impl StoreError {
+    /// What it is for people.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Log(LogError::Io { .. }) => Code::StateDir,
+            Self::Log(LogError::Foreign { .. }) => Code::JournalForeign,
+            Self::Unreadable { reason, .. } if Record::is_newer(reason) => Code::JournalForeign,
+            Self::Log(LogError::Archived { .. }) => Code::JournalArchived,
+            Self::Log(LogError::Damaged { .. }) | Self::Unreadable { .. } | Self::NoSuchHead(_) => {
+                Code::JournalDamaged
+            }
+        }
+    }
 }
 
 /// Where accepted commands are kept: the writer's side.

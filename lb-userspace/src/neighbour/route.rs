@@ -100,8 +100,17 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// A neighbour's device and address, with its hardware address if that is usable.
-pub(super) type Neighbour = ((u32, IpAddr), Option<Mac>);
+/// What is known of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Its hardware address.
+    pub(super) mac: Mac,
+    /// Whether somebody set it by hand, or the device has no such question: it is not asked for.
+    pub(super) fixed: bool,
+}
+
+/// A neighbour's device and address, with what is known of it if that is usable.
+pub(super) type Neighbour = ((u32, IpAddr), Option<Known>);
 
 /// What a message says about a neighbour, if it is one of an IP address. `gone`: it was deleted.
 pub(super) fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<Neighbour> {
@@ -116,9 +125,11 @@ pub(super) fn neighbour(message: &NeighbourMessage, gone: bool) -> Option<Neighb
             _ => {}
         }
     }
-    let usable =
-        !gone && !matches!(message.header.state, NeighbourState::Failed | NeighbourState::Incomplete);
-    Some(((message.header.ifindex, address?), mac.filter(|mac| usable && mac.0 != 0)))
+    let state = message.header.state;
+    let usable = !gone && !matches!(state, NeighbourState::Failed | NeighbourState::Incomplete);
+    let fixed = matches!(state, NeighbourState::Permanent | NeighbourState::Noarp);
+    let known = mac.filter(|mac| usable && mac.0 != 0).map(|mac| Known { mac, fixed });
+    Some(((message.header.ifindex, address?), known))
 }
 
 /// All neighbours.
@@ -136,7 +147,7 @@ pub(super) fn neighbours(netlink: &mut Netlink) -> Result<Vec<Neighbour>> {
 }
 
 /// Has the kernel ask for a neighbour (ARP or ND), or ask again whether it is still there, as if it had something
-/// to send.
+/// to send. Never for one that is fixed: the kernel takes the question for leave to forget what was set by hand.
 ///
 /// # Errors
 /// As the kernel says.
@@ -172,9 +183,13 @@ mod tests {
         message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)));
         message.attributes.push(NeighbourAttribute::LinkLayerAddress(vec![2, 0, 0, 0, 0, 3]));
         let mac = Mac::from_octets([2, 0, 0, 0, 0, 3]);
+        let (asked, fixed) = (Some(Known { mac, fixed: false }), Some(Known { mac, fixed: true }));
         for (state, gone, expected) in [
-            (NeighbourState::Reachable, false, Some(mac)),
-            (NeighbourState::Stale, false, Some(mac)),
+            (NeighbourState::Reachable, false, asked),
+            (NeighbourState::Stale, false, asked),
+            (NeighbourState::Permanent, false, fixed),
+            (NeighbourState::Noarp, false, fixed),
+            (NeighbourState::Permanent, true, None),
             (NeighbourState::Reachable, true, None),
             (NeighbourState::Failed, false, None),
             (NeighbourState::Incomplete, false, None),

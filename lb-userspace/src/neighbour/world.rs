@@ -7,7 +7,7 @@ use lb_common::abi::egress::Tags;
 use lb_common::addr::Mac;
 use lb_control::plan::Way;
 
-use super::route::Route;
+use super::route::{Known, Route};
 use crate::netlink::Link;
 
 /// VLAN priority and drop bits are never set: 12 bits of id.
@@ -18,7 +18,7 @@ const VLAN_ID: u16 = 0xfff;
 pub(super) struct World {
     pub(super) links: BTreeMap<u32, Link>,
     /// Next hops whose hardware address is known, by device and address.
-    pub(super) neighbours: BTreeMap<(u32, IpAddr), Mac>,
+    pub(super) neighbours: BTreeMap<(u32, IpAddr), Known>,
 }
 
 /// A way out of the node: the device below all VLANs, and the tags.
@@ -44,7 +44,7 @@ impl World {
             source.ok_or_else(|| format!("the node has no address of its own on `{}`", link.name))?;
         let mtu = mtu.map_or(link.mtu, |of_route| of_route.min(link.mtu));
         Ok(Way {
-            next_hop_mac: self.neighbours.get(&(*ifindex, *next_hop)).copied(),
+            next_hop_mac: self.neighbours.get(&(*ifindex, *next_hop)).map(|known| known.mac),
             ifindex: exit.device.ifindex,
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
             source_mac: Mac::from_octets(link.mac),
@@ -59,6 +59,11 @@ impl World {
         let name = self.links.get(ifindex).map_or("a device that is gone", |link| &link.name);
         let known = self.neighbours.contains_key(&(*ifindex, *next_hop));
         (!known).then(|| format!("neighbour {next_hop} does not answer on `{name}`"))
+    }
+
+    /// Whether the kernel is to be asked for a next hop now: `refresh` says that it is time for those that are known, too.
+    pub(super) fn asks(&self, hop: (u32, IpAddr), refresh: bool) -> bool {
+        self.neighbours.get(&hop).is_none_or(|known| refresh && !known.fixed)
     }
 
     /// Unfolds VLAN devices into the device below them and its tags.
@@ -132,9 +137,22 @@ mod tests {
         assert_eq!((way.next_hop_mac, way.ifindex, way.mtu), (None, 2, 1500));
         assert_eq!(world.silence(&out(2)).unwrap(), "neighbour 10.0.0.3 does not answer on `eth0`");
         let mac = Mac::from_octets([2, 0, 0, 0, 0, 3]);
-        world.neighbours.insert((2, "10.0.0.3".parse().unwrap()), mac);
+        world.neighbours.insert((2, "10.0.0.3".parse().unwrap()), Known { mac, fixed: false });
         assert_eq!(world.way(&out(2)).unwrap().next_hop_mac, Some(mac));
         assert_eq!(world.silence(&out(2)), None);
+    }
+
+    #[test]
+    fn what_was_set_by_hand_is_not_asked_for() {
+        let mut world = world(vec![link(2, "eth0")]);
+        let hop = (2, "10.0.0.3".parse().unwrap());
+        let asks = |world: &World| (world.asks(hop, false), world.asks(hop, true));
+        assert_eq!(asks(&world), (true, true));
+        let mac = Mac::from_octets([2, 0, 0, 0, 0, 3]);
+        world.neighbours.insert(hop, Known { mac, fixed: false });
+        assert_eq!(asks(&world), (false, true));
+        world.neighbours.insert(hop, Known { mac, fixed: true });
+        assert_eq!(asks(&world), (false, false));
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     let report = conclude(options, &board, traffic, &client, interrupt.is_requested())?;
     drop((observer, conductor));
-    tell(options, &report, &guide)
+    tell(options, &report)
 }
 
 /// Ends the traffic, judges the run and writes the report.
@@ -140,14 +140,10 @@ fn conclude(
 }
 
 /// Tells what came of it.
-fn tell(options: &Options, report: &Report, guide: &Guide) -> Result<ExitCode> {
+fn tell(options: &Options, report: &Report) -> Result<ExitCode> {
     let file = report.write(&report_dir()?)?;
     eprint!("\n{}", report.text());
     eprintln!("  report: {}", file.display());
-    if !options.is_headless() {
-        eprintln!("\nTry in another terminal while the demo runs:");
-        guide.commands().iter().for_each(|line| eprintln!("  {line}"));
-    }
     if options.json {
         println!("{}", serde_json::to_string(report)?);
     }

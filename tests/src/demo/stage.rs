@@ -23,7 +23,7 @@ const BACKENDS: usize = 3;
 /// Longest wait until every backend serves.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// Longest wait for the trial of a backend that answers again: the backoff of its breaker is in it.
-const TRIAL_DEADLINE: Duration = Duration::from_secs(15);
+const TRIAL_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest wait for deaths to be seen before the daemon is killed, which would blind it.
 const SEEN_DEADLINE: Duration = Duration::from_secs(10);
 /// What the flooding tenant sends, and what it may, packets/s. Easy for two cores: what is shown is who loses packets.
