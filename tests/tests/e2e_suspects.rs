@@ -36,8 +36,12 @@ fn seen(site: &Site) -> BackendView {
     site.backend("http4", "b1").unwrap()
 }
 
-/// One fails under load; what is said against it.
+/// One fails under load; what is said against it. Its turn to be probed comes once a minute, and may come just then: so again.
 fn found_by_its_traffic(mode: Mode, fail: impl Fn(&mut Site)) -> String {
+    (0..3).find_map(|_| suspected(mode, &fail)).expect("its turn came first three times")
+}
+
+fn suspected(mode: Mode, fail: impl Fn(&mut Site)) -> Option<String> {
     let mut site = site(mode);
     let load = load(&site);
     wait_until("load on all", SOON, || load.snapshot().per_backend.len() == 3).unwrap();
@@ -52,13 +56,17 @@ fn found_by_its_traffic(mode: Mode, fail: impl Fn(&mut Site)) -> String {
     wait_until("it is out", SOON, || {
         let seen = seen(&site);
         said = if seen.suspicion.is_empty() { std::mem::take(&mut said) } else { seen.suspicion };
-        seen.health == Health::Down && !said.is_empty()
+        seen.health == Health::Down
     })
     .unwrap();
+    if said.is_empty() {
+        println!("{mode:?}: out by its turn");
+        return None;
+    }
     println!("{mode:?}: out after {} ms, probed once a minute: {said}", began.elapsed().as_millis());
     let well = |one: &BackendView| one.name == "b1" || (one.health == Health::Up && one.share > 0.4);
     wait_until("the others", SOON, || site.backends().unwrap().iter().all(well)).unwrap();
-    said
+    Some(said)
 }
 
 #[test]

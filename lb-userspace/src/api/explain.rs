@@ -151,6 +151,9 @@ impl Names<'_> {
                  {current}, older ones to {}.",
                 self.backend_of_row(previous)
             ),
+            ("pinned", ..) if slot.current == 0 => format!(
+                "Its flow hash leads to slot {number}{of}, which no backend has; remembered flows stay where they are."
+            ),
             ("pinned", ..) => format!(
                 "Its flow hash leads to slot {number}{of}, which is pinned: new flows go to {current}, remembered \
                  ones stay where they are."

@@ -11,21 +11,8 @@ use nix::unistd::gettid;
 /// # Errors
 /// When `chrt` is missing or refuses.
 pub fn yield_to_others() -> Result<()> {
-    schedule(&["--idle", "--pid", "0"])
-}
-
-/// The calling thread runs as soon as it can (`SCHED_FIFO`): for who sleeps most of the time, and plays a machine that
-/// has CPUs of its own.
-///
-/// # Errors
-/// When `chrt` is missing or refuses.
-pub fn come_first() -> Result<()> {
-    schedule(&["--fifo", "--pid", "1"])
-}
-
-fn schedule(words: &[&str]) -> Result<()> {
     let thread = gettid().to_string();
-    let status = Command::new("chrt").args(words).arg(thread).status().context("run chrt")?;
+    let status = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status().context("run chrt")?;
     ensure!(status.success(), "chrt: {status}");
     Ok(())
 }
