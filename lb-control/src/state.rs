@@ -324,7 +324,7 @@ impl State {
 fn note_address(addresses: &mut RedBlackTreeMapSync<IpAddr, u32>, address: IpAddr) {
     match addresses.get_mut(&address) {
         Some(count) => *count += 1,
-        None => drop(addresses.insert_mut(address, 1)),
+        None => addresses.insert_mut(address, 1),
     }
 }
 
