@@ -6,17 +6,17 @@
 //! is about.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, gettid};
 
 use crate::netns::Namespace;
-use crate::traffic::priority::yield_to_others;
 
 /// Datagrams of one socket before another takes its place: the flood is many flows, not one.
 const PER_SOCKET: u32 = 64;
@@ -132,6 +132,17 @@ impl Drop for RunningFlood {
             let _ = thread.join();
         }
     }
+}
+
+/// Gives the calling thread only the time that its CPU has left over.
+///
+/// # Errors
+/// When `chrt` is missing or refuses.
+pub fn yield_to_others() -> Result<()> {
+    let thread = gettid().to_string();
+    let status = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status().context("run chrt")?;
+    ensure!(status.success(), "chrt: {status}");
+    Ok(())
 }
 
 fn open(target: SocketAddr) -> Result<UdpSocket> {
