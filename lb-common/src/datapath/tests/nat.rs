@@ -445,8 +445,9 @@ fn the_way_back_follows_the_client() {
     site.tables.ingress.set(super::site::HERE);
     let back = send_reply(&site, &reply(&site, &tcp("A", 7, 0), port));
     assert_eq!(back.verdict, Verdict::Redirect(Reason::NatReply, second_row));
-    // To another MAC of the node's.
+    // To another MAC of the node's, and nothing else: it came by this device before.
     let ours = [2, 0, 0, 0, 0, 9];
+    assert_eq!(from(&site, moved, NODE_MAC).bytes[6..12], NODE_MAC);
     assert_eq!(from(&site, moved, ours).bytes[6..12], ours);
 }
 
