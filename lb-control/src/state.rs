@@ -12,8 +12,9 @@ use crate::command::DEFAULT_TENANT;
 use crate::event::{Change, Event};
 use crate::tenant::TenantLimits;
 use crate::vip::{Served, Vip, VipSettings};
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use lb_common::ids::{BackendId, TenantId, VipId};
-use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -24,7 +25,7 @@ use xxhash_rust::xxh64::xxh64;
 pub const DEFAULT_TENANT_ID: TenantId = TenantId(1);
 
 /// Vips with their backends, by name.
-pub type Vips = RedBlackTreeMapSync<String, Arc<Vip>>;
+pub type Vips = OrdMap<String, Arc<Vip>>;
 
 /// The state of intent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,10 +45,10 @@ pub struct State {
     pub next: NextSerials,
     /// Which vip serves what: an index over `vips`.
     #[serde(skip)]
-    served: RedBlackTreeMapSync<Served, String>,
+    served: OrdMap<Served, String>,
     /// How many backends have an address: an index over `vips`.
     #[serde(skip)]
-    backend_addresses: RedBlackTreeMapSync<IpAddr, u32>,
+    backend_addresses: OrdMap<IpAddr, u32>,
     /// Sums over `vips`.
     #[serde(skip)]
     totals: Totals,
@@ -118,11 +119,11 @@ impl From<Stored> for State {
     /// Builds the indexes anew.
     fn from(stored: Stored) -> Self {
         let Stored { revision, bypass, bypass_revision, tenants, vips, next } = stored;
-        let mut served = RedBlackTreeMapSync::default();
-        let mut backend_addresses = RedBlackTreeMapSync::default();
+        let mut served = OrdMap::default();
+        let mut backend_addresses = OrdMap::default();
         let mut totals = Totals::default();
         for (name, vip) in &vips {
-            served.insert_mut(vip.served, name.clone());
+            served.insert(vip.served, name.clone());
             vip.backends.values().for_each(|backend| note_address(&mut backend_addresses, backend.address));
             totals.backends += vip.backends.len() as u64;
             totals.slots += u64::from(vip.settings.table_size);
@@ -214,6 +215,15 @@ impl State {
     pub fn is_backend_address(&self, address: IpAddr) -> bool {
         self.backend_addresses.contains_key(&address)
     }
+    /// Names, in order, of the vips that are not the same in another state: there or here alone, or with something else in
+    /// them. It takes as long as they are many, if the one state came from the other.
+    pub fn vips_unlike<'s>(&'s self, other: &'s Self) -> impl Iterator<Item = &'s str> {
+        self.vips.diff(&other.vips).map(|item| match item {
+            DiffItem::Add(name, _) | DiffItem::Remove(name, _) | DiffItem::Update { new: (name, _), .. } => {
+                name.as_str()
+            }
+        })
+    }
     /// Every backend with the names of its vip and its own.
     pub fn backends(&self) -> impl Iterator<Item = (&str, &Vip, &str, &Backend)> {
         self.vips.iter().flat_map(|(vip_name, vip)| {
@@ -247,14 +257,14 @@ impl State {
         self.remove_vip(name);
         self.totals.addresses += u64::from(!self.is_vip_address(vip.served.address));
         self.totals.slots += u64::from(vip.settings.table_size);
-        self.served.insert_mut(vip.served, name.to_string());
-        self.vips.insert_mut(name.to_string(), Arc::new(vip));
+        self.served.insert(vip.served, name.to_string());
+        self.vips.insert(name.to_string(), Arc::new(vip));
     }
 
     fn remove_vip(&mut self, name: &str) {
         let Some(vip) = self.vips.get(name).cloned() else { return };
-        self.vips.remove_mut(name);
-        self.served.remove_mut(&vip.served);
+        self.vips.remove(name);
+        self.served.remove(&vip.served);
         self.totals.addresses -= u64::from(!self.is_vip_address(vip.served.address));
         self.totals.slots -= u64::from(vip.settings.table_size);
         self.totals.backends -= vip.backends.len() as u64;
@@ -292,7 +302,7 @@ impl State {
     fn forget_address(&mut self, address: IpAddr) {
         match self.backend_addresses.get_mut(&address) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(self.backend_addresses.remove_mut(&address)),
+            _ => drop(self.backend_addresses.remove(&address)),
         }
     }
 
@@ -321,10 +331,10 @@ impl State {
 }
 
 /// One more backend has an address.
-fn note_address(addresses: &mut RedBlackTreeMapSync<IpAddr, u32>, address: IpAddr) {
+fn note_address(addresses: &mut OrdMap<IpAddr, u32>, address: IpAddr) {
     match addresses.get_mut(&address) {
         Some(count) => *count += 1,
-        None => addresses.insert_mut(address, 1),
+        None => drop(addresses.insert(address, 1)),
     }
 }
 
@@ -405,6 +415,28 @@ mod tests {
         assert!(!state.is_backend_address([10, 0, 0, 2].into()));
         happen(&mut state, Change::VipRemoved { vip: "a".into() });
         assert_eq!(state.vips_at([203, 0, 113, 2].into()).count(), 0);
+    }
+
+    #[test]
+    fn what_two_states_do_not_share_is_what_differs() {
+        let mut state = State::default();
+        for number in 0..200 {
+            happen(&mut state, added(&format!("v{number:03}"), number + 1, [203, 0, 113, number as u8]));
+        }
+        let before = state.clone();
+        assert_eq!(before.vips_unlike(&state).count(), 0);
+        happen(&mut state, joined("v100", "b", 1, [10, 0, 0, 1]));
+        happen(&mut state, Change::VipRemoved { vip: "v007".into() });
+        happen(&mut state, added("v200", 500, [203, 0, 114, 1]));
+        happen(
+            &mut state,
+            Change::BackendWeightChanged { vip: "v008".into(), backend: "none".into(), weight: 3 },
+        );
+        assert_eq!(before.vips_unlike(&state).collect::<Vec<_>>(), ["v007", "v008", "v100", "v200"]);
+        assert_eq!(state.vips_unlike(&before).count(), 4);
+        // Made anew from a snapshot it shares nothing, and is the same all the same.
+        let again: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
+        assert_eq!(again.vips_unlike(&state).count(), 0);
     }
 
     #[test]

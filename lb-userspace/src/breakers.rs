@@ -17,7 +17,7 @@ use lb_control::backend::{Backend, BreakerOrder};
 use lb_control::breaker::{Breaker, BreakerSettings, BreakerState, Turn, TurnCause};
 use lb_control::health::Outcome;
 use lb_control::observation::{Cause, Change, OBSERVATION_VERSION, Object, Observation};
-use lb_control::plan::{Breaking, changed};
+use lb_control::plan::Breaking;
 use lb_control::probe::ProbeKind;
 use lb_control::state::State;
 use lb_control::vip::Vip;
@@ -141,7 +141,7 @@ impl Breakers {
     fn follow_state(&self, was: &State, state: &State, adopted: &BTreeSet<BackendId>) {
         let mut guarded = self.guarded();
         let mut gone = BTreeSet::new();
-        for name in changed(&was.vips, &state.vips) {
+        for name in was.vips_unlike(state) {
             let before = was.vips.get(name).into_iter().flat_map(|vip| vip.backends.values());
             gone.extend(before.map(|backend| backend.id));
             let Some(vip) = state.vips.get(name) else { continue };

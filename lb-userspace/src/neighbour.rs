@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb_common::ids::BackendId;
-use lb_control::plan::changed;
 use lb_control::vip::Vip;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -174,7 +173,7 @@ impl Watcher {
     fn want(&mut self, state: &Published) -> bool {
         let followed = std::mem::replace(&mut self.followed, state.clone());
         let mut differs = false;
-        for name in changed(&followed.vips, &state.vips) {
+        for name in followed.vips_unlike(state) {
             let was = followed.vips.get(name).map(|vip| addresses(vip)).unwrap_or_default();
             let is = state.vips.get(name).map(|vip| addresses(vip)).unwrap_or_default();
             differs |= was != is;

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use imbl::OrdMap;
 use lb_common::ids::{BackendId, VipId};
 use lb_control::code::Code;
 use lb_control::degradation::{Footing, Rung};
@@ -74,7 +75,7 @@ pub struct Standing {
     /// Whole passes so far.
     pub passes: u64,
     /// Where each vip stands on its ladder, as of the last whole pass.
-    pub footings: BTreeMap<VipId, Footing>,
+    pub footings: OrdMap<VipId, Footing>,
     /// Those of them that looked only at what had changed.
     pub partial_passes: u64,
     /// What the last pass took, microseconds.
@@ -292,7 +293,7 @@ impl Passer {
     }
 
     /// Where each vip stands now; what changed is told.
-    fn footings(&self, done: &Done) -> BTreeMap<VipId, Footing> {
+    fn footings(&self, done: &Done) -> OrdMap<VipId, Footing> {
         let mut footings = self.standing.borrow().footings.clone();
         let vips = &done.wish.state.vips;
         for (name, vip) in vips.iter().filter(|(_, vip)| done.footed.contains_key(&vip.id)) {
@@ -302,9 +303,9 @@ impl Passer {
                 (self.inputs.observe)(stepped(name, vip, (from, footing.rung), serving));
             }
         }
-        if footings.len() > vips.size() {
+        if footings.len() > vips.len() {
             let lives: BTreeSet<VipId> = vips.values().map(|vip| vip.id).collect();
-            footings.retain(|id, _| lives.contains(id));
+            footings = footings.into_iter().filter(|(id, _)| lives.contains(id)).collect();
         }
         footings
     }

@@ -23,7 +23,7 @@ struct Need {
 
 impl Need {
     fn of(state: &State) -> Self {
-        let (vips, totals) = (state.vips.size() as u64, state.totals());
+        let (vips, totals) = (state.vips.len() as u64, state.totals());
         Self { vips, vip_keys: vips + totals.addresses, backends: totals.backends, slots: totals.slots }
     }
 }

@@ -58,7 +58,7 @@ fn fault(state: &State, name: &str, vip: &Vip, fallback: &str) -> Option<(Code, 
 fn returns(state: &State, name: &str, from: &str) -> bool {
     let next = |at: &&str| state.vips.get(*at).and_then(|vip| vip.settings.ladder.fallback.as_deref());
     // A cycle that `name` is not in has faults of its own, and must not be walked for ever.
-    std::iter::successors(Some(from), next).take(state.vips.size() + 1).any(|at| at == name)
+    std::iter::successors(Some(from), next).take(state.vips.len() + 1).any(|at| at == name)
 }
 
 /// Where the command says it of this vip.

@@ -341,7 +341,7 @@ fn a_document_is_brought_about_and_then_changes_nothing() {
     assert!(matches!(events[0].change, Change::CommandAccepted { .. }));
     // Without prune nothing goes.
     run(&mut state, r#"{"kind":"apply","document":{}}"#).unwrap();
-    assert_eq!((state.vips.size(), state.tenants.len()), (2, 2));
+    assert_eq!((state.vips.len(), state.tenants.len()), (2, 2));
     // A rename takes the address over in one step.
     let renamed = meant.replace(r#""name":"a""#, r#""name":"z""#);
     run(&mut state, &renamed).unwrap();

@@ -3,11 +3,13 @@
 
 use super::desired::Device;
 use super::op::{BackendContent, EgressContent, Key, VipContent};
+use super::row_map::RowMap;
 use super::tenants::TenantContent;
 use crate::backend::Intent;
 use crate::health::Health;
 use crate::limits::Limits;
 use crate::state::State;
+use imbl::OrdMap;
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
@@ -80,13 +82,13 @@ pub struct Actual<S> {
     /// The bypass word.
     pub bypass: bool,
     /// Vip rows in use.
-    pub vips: BTreeMap<u16, ActualVip>,
+    pub vips: RowMap<ActualVip>,
     /// Keys of the vip hash.
-    pub keys: BTreeMap<Key, VipEntry>,
+    pub keys: OrdMap<Key, VipEntry>,
     /// Tenant rows in use (`identity` is not 0).
-    pub tenants: BTreeMap<u16, TenantContent>,
+    pub tenants: RowMap<TenantContent>,
     /// Backend rows in use (`identity` is not 0).
-    pub backends: BTreeMap<u16, BackendContent>,
+    pub backends: RowMap<BackendContent>,
     /// Egress rows in use (`device` is not 0).
     pub egresses: BTreeMap<u16, EgressContent>,
     /// Interface index to its untagged egress row.

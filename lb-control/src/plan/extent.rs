@@ -11,8 +11,15 @@ pub(super) struct Extents {
 }
 
 impl Extents {
+    /// Those that are in use.
+    pub(super) fn of(used: impl Iterator<Item = (u32, u32)>) -> Self {
+        let mut extents = Self::default();
+        used.for_each(|extent| extents.occupy(extent));
+        extents
+    }
+
     /// Notes an extent that is in use. Of two that begin together the longer counts.
-    pub(super) fn occupy(&mut self, (first, count): (u32, u32)) {
+    fn occupy(&mut self, (first, count): (u32, u32)) {
         let longest = self.used.entry(first).or_default();
         *longest = count.max(*longest);
     }

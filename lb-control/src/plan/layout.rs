@@ -67,8 +67,8 @@ pub(super) fn layout_among<S, T>(desired: &Desired, part: &Actual<S>, whole: &Ac
 }
 
 /// The rows of a range that are not in use, in order.
-fn free_rows<C>(used: &BTreeMap<u16, C>, rows: std::ops::Range<u32>) -> impl Iterator<Item = u16> {
-    rows.filter_map(|row| u16::try_from(row).ok()).filter(|row| !used.contains_key(row))
+fn free_rows(used: impl Fn(&u16) -> bool, rows: std::ops::Range<u32>) -> impl Iterator<Item = u16> {
+    rows.filter_map(|row| u16::try_from(row).ok()).filter(move |row| !used(row))
 }
 
 impl Layout {
@@ -77,7 +77,8 @@ impl Layout {
     }
 
     fn place_tenants<S>(&mut self, desired: &Desired, actual: &Actual<S>) {
-        let mut free = free_rows(&actual.tenants, 1..actual.limits.tenants.saturating_add(1));
+        let mut free =
+            free_rows(|row| actual.tenants.contains_key(row), 1..actual.limits.tenants.saturating_add(1));
         for (id, tenant) in &desired.tenants {
             let old = actual.tenants.iter().find(|(_, content)| content.id == *id);
             let Some(row) = old.map(|(row, _)| *row).or_else(|| free.next()) else {
@@ -95,9 +96,8 @@ impl Layout {
     }
 
     fn place_vips<S, T>(&mut self, desired: &Desired, actual: &Actual<S>, whole: &Actual<T>) {
-        let mut free = free_rows(&whole.vips, 0..whole.limits.vips);
-        let mut extents = Extents::default();
-        whole.vips.values().for_each(|vip| extents.occupy(vip.extent));
+        let mut free = free_rows(|row| whole.vips.contains_key(row), 0..whole.limits.vips);
+        let mut extents = None;
         // Serials alone do not tell: the maps may stem from another log. Of two rows of one vip the lower stays.
         let rows: BTreeMap<(VipId, Key), (u16, &VipContent)> =
             actual.vips.iter().rev().map(|(row, vip)| ((vip.id, vip.key), (*row, vip))).collect();
@@ -109,7 +109,9 @@ impl Layout {
             };
             let extent = match old {
                 Some((_, old)) if fits(old) => Some(old.extent),
-                _ => extents.take(vip.table_size, actual.limits.slots),
+                _ => extents
+                    .get_or_insert_with(|| Extents::of(whole.vips.values().map(|vip| vip.extent)))
+                    .take(vip.table_size, actual.limits.slots),
             };
             let row = old.map(|(row, _)| row).or_else(|| free.next());
             match (row, extent) {
@@ -135,7 +137,8 @@ impl Layout {
     }
 
     fn place_backends<S, T>(&mut self, desired: &Desired, actual: &Actual<S>, whole: &Actual<T>) {
-        let mut free = free_rows(&whole.backends, 1..whole.limits.backends.saturating_add(1));
+        let mut free =
+            free_rows(|row| whole.backends.contains_key(row), 1..whole.limits.backends.saturating_add(1));
         let rows: BTreeMap<(BackendId, IpAddr), (u16, &BackendContent)> =
             actual.backends.iter().rev().map(|(row, old)| ((old.id, old.address), (*row, old))).collect();
         for (vip_id, vip) in &desired.vips {
@@ -206,7 +209,8 @@ impl Layout {
     /// The egress row of a way out.
     fn egress<S>(&mut self, wanted: EgressContent, actual: &Actual<S>) -> Option<u16> {
         let known = self.egresses.iter().find(|(_, content)| **content == wanted).map(|(row, _)| *row);
-        let row = known.or_else(|| free_rows(&self.egresses, 0..actual.limits.egresses).next())?;
+        let row = known
+            .or_else(|| free_rows(|row| self.egresses.contains_key(row), 0..actual.limits.egresses).next())?;
         self.egresses.entry(row).or_insert(wanted);
         self.wanted_egresses.insert(row);
         Some(row)

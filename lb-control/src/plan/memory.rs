@@ -10,6 +10,7 @@ use crate::vip::Mode;
 use lb_common::abi::backend::Control;
 use lb_common::abi::slot::{Phase, Slot};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 /// The maps of a node.
 #[derive(Clone, Debug)]
@@ -37,35 +38,37 @@ impl Memory {
     pub fn apply(&mut self, op: &Op) -> Result<usize, String> {
         let maps = &self.actual;
         match op {
-            Op::WriteSource { number, .. } => vacant(&maps.sources, number)?,
-            Op::WriteEgress { row, .. } => vacant(&maps.egresses, row)?,
-            Op::WriteBackend { row, .. } => vacant(&maps.backends, row)?,
-            Op::WriteTenant { row, .. } => vacant(&maps.tenants, row)?,
-            Op::SetTenantLimits { row, .. } | Op::FreeTenant { row } => used(&maps.tenants, row)?,
-            Op::WriteVip { row, .. } => vacant(&maps.vips, row)?,
+            Op::WriteSource { number, .. } => vacant(maps.sources.contains_key(number), number)?,
+            Op::WriteEgress { row, .. } => vacant(maps.egresses.contains_key(row), row)?,
+            Op::WriteBackend { row, .. } => vacant(maps.backends.contains_key(row), row)?,
+            Op::WriteTenant { row, .. } => vacant(maps.tenants.contains_key(row), row)?,
+            Op::SetTenantLimits { row, .. } | Op::FreeTenant { row } => {
+                used(maps.tenants.contains_key(row), row)?
+            }
+            Op::WriteVip { row, .. } => vacant(maps.vips.contains_key(row), row)?,
             Op::SetNextHop { row, .. }
             | Op::SetControl { row, .. }
             | Op::SetTrial { row, .. }
             | Op::SetBackendTenant { row, .. }
             | Op::FreeBackend { row } => {
-                used(&maps.backends, row)?;
+                used(maps.backends.contains_key(row), row)?;
             }
             Op::SetVipPolicy { row, .. } | Op::SetVipRefusal { row, .. } | Op::SetVipTable { row, .. } => {
-                used(&maps.vips, row)?;
+                used(maps.vips.contains_key(row), row)?;
             }
             Op::WithdrawVip { row } => {
-                used(&maps.vips, row)?;
+                used(maps.vips.contains_key(row), row)?;
                 self.withdrawn.insert(*row, false);
             }
             Op::FreeVip { row } => {
-                used(&maps.vips, row)?;
+                used(maps.vips.contains_key(row), row)?;
                 if self.withdrawn.remove(row) != Some(true) {
                     return Err(format!("packets may still find vip row {row}"));
                 }
             }
             Op::Barrier => self.withdrawn.values_mut().for_each(|gone| *gone = true),
-            Op::FreeEgress { row } => used(&maps.egresses, row)?,
-            Op::FreeSource { number } => used(&maps.sources, number)?,
+            Op::FreeEgress { row } => used(maps.egresses.contains_key(row), row)?,
+            Op::FreeSource { number } => used(maps.sources.contains_key(number), number)?,
             Op::WriteSlots { first, values } => self.write_slots(*first, values)?,
             Op::ChangeSlots { first, changes, .. } => return Ok(self.change_slots(*first, changes)),
             Op::SetBypass { .. }
@@ -112,7 +115,7 @@ impl Memory {
     pub fn check(&self, now_s: u32) -> Result<(), String> {
         self.check_keys()?;
         self.check_extents()?;
-        for (row, vip) in &self.actual.vips {
+        for (row, vip) in self.actual.vips.iter() {
             let (first, count) = vip.extent;
             for index in first..first + count {
                 self.check_slot(*row, index, now_s)?;
@@ -155,7 +158,7 @@ impl Memory {
     }
 
     fn check_extents(&self) -> Result<(), String> {
-        for (row, vip) in &self.actual.vips {
+        for (row, vip) in self.actual.vips.iter() {
             let (first, count) = vip.extent;
             if self.written.get(&first) != Some(&count) {
                 return Err(format!("vip row {row} names slots {first} + {count}, which were not written"));
@@ -210,10 +213,10 @@ fn overlap(a: (u32, u32), b: (u32, u32)) -> bool {
     a.0 < b.0 + b.1 && b.0 < a.0 + a.1
 }
 
-fn vacant<K: Ord + std::fmt::Display, C>(rows: &BTreeMap<K, C>, row: &K) -> Result<(), String> {
-    if rows.contains_key(row) { Err(format!("row {row} is in use")) } else { Ok(()) }
+fn vacant(in_use: bool, row: impl Display) -> Result<(), String> {
+    if in_use { Err(format!("row {row} is in use")) } else { Ok(()) }
 }
 
-fn used<K: Ord + std::fmt::Display, C>(rows: &BTreeMap<K, C>, row: &K) -> Result<(), String> {
-    if rows.contains_key(row) { Ok(()) } else { Err(format!("row {row} is free")) }
+fn used(in_use: bool, row: impl Display) -> Result<(), String> {
+    if in_use { Ok(()) } else { Err(format!("row {row} is free")) }
 }

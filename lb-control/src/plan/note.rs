@@ -17,31 +17,47 @@ impl<S> Actual<S> {
             Op::RemovePort { ifindex } => drop(self.ports.remove(ifindex)),
             Op::WriteBackend { row, content } => drop(self.backends.insert(*row, *content)),
             Op::SetNextHop { row, next_hop } => {
-                self.backends.entry(*row).and_modify(|content| content.next_hop = *next_hop);
+                if let Some(content) = self.backends.get_mut(row) {
+                    content.next_hop = *next_hop;
+                }
             }
             Op::SetControl { row, control } => {
-                self.backends.entry(*row).and_modify(|content| content.control = *control);
+                if let Some(content) = self.backends.get_mut(row) {
+                    content.control = *control;
+                }
             }
             Op::SetTrial { row, trial_cps } => {
-                self.backends.entry(*row).and_modify(|content| content.trial_cps = *trial_cps);
+                if let Some(content) = self.backends.get_mut(row) {
+                    content.trial_cps = *trial_cps;
+                }
             }
             Op::SetBackendTenant { row, tenant } => {
-                self.backends.entry(*row).and_modify(|content| content.tenant = *tenant);
+                if let Some(content) = self.backends.get_mut(row) {
+                    content.tenant = *tenant;
+                }
             }
             Op::WriteTenant { row, content } => drop(self.tenants.insert(*row, *content)),
             Op::SetTenantLimits { row, limits } => {
-                self.tenants.entry(*row).and_modify(|content| content.limits = *limits);
+                if let Some(content) = self.tenants.get_mut(row) {
+                    content.limits = *limits;
+                }
             }
             Op::FreeTenant { row } => drop(self.tenants.remove(row)),
             Op::WriteVip { row, content } => drop(self.vips.insert(*row, *content)),
             Op::SetVipPolicy { row, policy } => {
-                self.vips.entry(*row).and_modify(|content| content.policy = *policy);
+                if let Some(content) = self.vips.get_mut(row) {
+                    content.policy = *policy;
+                }
             }
             Op::SetVipRefusal { row, refuses } => {
-                self.vips.entry(*row).and_modify(|content| content.refuses = *refuses);
+                if let Some(content) = self.vips.get_mut(row) {
+                    content.refuses = *refuses;
+                }
             }
             Op::SetVipTable { row, extent } => {
-                self.vips.entry(*row).and_modify(|content| content.extent = *extent);
+                if let Some(content) = self.vips.get_mut(row) {
+                    content.extent = *extent;
+                }
             }
             Op::SetVipKey { key, entry } => drop(self.keys.insert(*key, *entry)),
             Op::RemoveVipKey { key } => drop(self.keys.remove(key)),

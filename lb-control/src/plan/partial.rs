@@ -12,11 +12,13 @@ use super::desired::{Desired, Footings, Observed, desired_of};
 use super::diff::{Plan, Problem, diff_rows, source_of, wanted_keys};
 use super::layout::{Layout, layout_among};
 use super::op::{BackendContent, Key};
+use super::row_map::RowMap;
 use super::settled::Settled;
 use super::tables::TableCache;
 use crate::code::Code;
 use crate::state::State;
 use crate::vip::{Mode, Vip};
+use imbl::OrdMap;
 use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
 use std::cmp::Ordering;
@@ -65,36 +67,34 @@ pub fn changed<'m, K: Ord + 'm, V: PartialEq + 'm>(
 
 /// Names of the vips that differ between the state of the last plan and the present one, or have one of these backends,
 /// of which something was observed. `None`: more than pools and settings differs.
-pub fn touched<'s>(was: &State, is: &'s State, observed: &BTreeSet<BackendId>) -> Option<Vec<&'s str>> {
-    let same = was.bypass == is.bypass && was.tenants == is.tenants && was.vips.size() == is.vips.size();
+pub fn touched<'s>(was: &'s State, is: &'s State, observed: &BTreeSet<BackendId>) -> Option<Vec<&'s str>> {
+    let same = was.bypass == is.bypass && was.tenants == is.tenants && was.vips.len() == is.vips.len();
     if !same {
         return None;
     }
-    let mut touched = Vec::new();
-    for ((old_name, old), (name, new)) in was.vips.iter().zip(&is.vips) {
-        let identity = |vip: &Vip| (vip.id, vip.served);
-        if old_name != name || identity(old) != identity(new) || old.tenant != new.tenant {
+    let mut touched = BTreeSet::new();
+    for name in was.vips_unlike(is) {
+        let identity = |vip: &'s Vip| (vip.id, vip.served, &vip.tenant);
+        let ((_, old), (name, new)) = (was.vips.get_key_value(name)?, is.vips.get_key_value(name)?);
+        if identity(old) != identity(new) {
             return None;
         }
-        let seen = || new.backends.values().any(|backend| observed.contains(&backend.id));
-        if (!Arc::ptr_eq(old, new) && old != new) || (!observed.is_empty() && seen()) {
-            touched.push(name.as_str());
-        }
+        touched.insert(name.as_str());
+    }
+    if !observed.is_empty() {
+        let seen = |vip: &Vip| vip.backends.values().any(|backend| observed.contains(&backend.id));
+        touched.extend(is.vips.iter().filter(|(_, vip)| seen(vip)).map(|(name, _)| name.as_str()));
     }
     Some(with_ties(touched, is))
 }
 
 /// The same with whoever falls back on one of them, and on whom they fall back: what is planned for the one concerns the
 /// other. In order.
-fn with_ties<'s>(touched: Vec<&'s str>, state: &'s State) -> Vec<&'s str> {
+fn with_ties<'s>(mut all: BTreeSet<&'s str>, state: &'s State) -> Vec<&'s str> {
     let tie = |(name, vip): (&'s String, &'s Arc<Vip>)| {
         Some((name.as_str(), vip.settings.ladder.fallback.as_deref()?))
     };
     let ties: Vec<(&str, &str)> = state.vips.iter().filter_map(tie).collect();
-    if ties.is_empty() {
-        return touched;
-    }
-    let mut all: BTreeSet<&str> = touched.into_iter().collect();
     loop {
         let before = all.len();
         for (name, fallback) in &ties {
@@ -144,7 +144,7 @@ fn stays(problem: &Problem, touched: &[&str]) -> bool {
 fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actual<&'a S>> {
     let own =
         |content: &super::ActualVip| desired.vips.get(&content.id).is_some_and(|vip| vip.key == content.key);
-    let vips: BTreeMap<_, _> =
+    let vips: RowMap<_> =
         whole.vips.iter().filter(|(_, vip)| own(vip)).map(|(row, vip)| (*row, *vip)).collect();
     if vips.len() != desired.vips.len() {
         return None;
@@ -157,7 +157,7 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
         tenants: whole.tenants.clone(),
         backends: backends.map(|(row, backend)| (*row, *backend)).collect(),
         vips,
-        keys: BTreeMap::new(),
+        keys: OrdMap::new(),
         egresses: whole.egresses.clone(),
         ports: BTreeMap::new(),
         sources: whole.sources.clone(),
@@ -167,7 +167,7 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
 }
 
 /// Whether a layout takes, or may let go of, what other vips use as well.
-fn takes_shared<S>(layout: &Layout, part: &Actual<S>, keys: &BTreeMap<Key, VipEntry>) -> bool {
+fn takes_shared<S>(layout: &Layout, part: &Actual<S>, keys: &OrdMap<Key, VipEntry>) -> bool {
     let placed: BTreeSet<u16> = layout.backends.values().map(|placed| placed.row).collect();
     let wanted = || layout.backends.values().map(|placed| placed.content);
     let left = part.backends.iter().filter(|(row, _)| !placed.contains(row)).map(|(_, content)| *content);

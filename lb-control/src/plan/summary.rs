@@ -1,7 +1,6 @@
 //! What a change would do, for people: `lb plan`, `--dry-run` and the answer of `apply`.
 
 use super::desired::{Observed, candidates, ladder};
-use super::partial::changed;
 use super::tables::{Candidate, Recipe, TableMemo};
 use crate::backend::Backend;
 use crate::health::Health;
@@ -74,7 +73,7 @@ pub fn summarise_with(before: &State, after: &State, observed: &Observed, tables
     for (name, tenant) in after.tenants.iter() {
         summary.tenant(name, before.tenants.get(name), tenant);
     }
-    let differ: Vec<&String> = changed(&before.vips, &after.vips).collect();
+    let differ: Vec<&str> = before.vips_unlike(after).collect();
     for (name, vip) in differ.iter().filter_map(|name| before.vips.get_key_value(*name)) {
         if kept(after, name, vip).is_none() {
             summary.removed_vip(name, vip);

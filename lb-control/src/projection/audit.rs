@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::field::{self, Field};
 use super::object::Object;
 use super::{Projection, inventory};
@@ -22,7 +24,7 @@ pub const MADE: &str = "made";
 pub struct Audit {
     /// The actors, by name.
     pub actors: BTreeMap<Arc<str>, Acts>,
-    vips: BTreeMap<Arc<str>, Arc<VipFields>>,
+    vips: OrdMap<Arc<str>, Arc<VipFields>>,
     tenants: BTreeMap<Arc<str>, Fields>,
     bypass: Fields,
     revision: u64,

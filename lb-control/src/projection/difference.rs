@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::ordmap::DiffItem;
+
 use super::field::{self, Field};
 use super::inventory::{Inventory, KnownTenant};
 use super::object::Object;
@@ -60,10 +62,13 @@ pub fn difference(from: &Inventory, to: &Inventory) -> Vec<Difference> {
         let of = |tenant: &KnownTenant| (tenant.id.0, list(&tenant.limits));
         found.extend(one(Object::Tenant(name.clone()), before.map(of), after.map(of)));
     }
-    for (name, (before, after)) in pairs(&from.vips, &to.vips) {
-        match (before, after) {
-            (Some(before), Some(after)) if Arc::ptr_eq(before, after) => {}
-            _ => vips(name, before.map(|vip| &**vip), after.map(|vip| &**vip), &mut found),
+    for item in from.vips.diff(&to.vips) {
+        match item {
+            DiffItem::Remove(name, was) => vips(name, Some(was), None, &mut found),
+            DiffItem::Update { old: (_, was), new: (name, is) } => {
+                vips(name, Some(was), Some(is), &mut found)
+            }
+            DiffItem::Add(name, is) => vips(name, None, Some(is), &mut found),
         }
     }
     found

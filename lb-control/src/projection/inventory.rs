@@ -2,7 +2,7 @@
 //! the point that a look at the past starts from.
 //!
 //! It follows the same events as [`crate::state::State`] and holds nothing that only decisions need (serials to come,
-//! indexes). Vips are shared between clones: one that did not change costs a clone nothing.
+//! indexes). A clone shares all that does not change with it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::record::Record;
 use crate::state::DEFAULT_TENANT_ID;
 use crate::tenant::TenantLimits;
 use crate::vip::Vip;
+use imbl::OrdMap;
 use lb_common::ids::TenantId;
 
 use super::Projection;
@@ -26,7 +27,7 @@ pub struct Inventory {
     /// The tenants, by name.
     pub tenants: BTreeMap<Arc<str>, KnownTenant>,
     /// Vips with their backends, by name.
-    pub vips: BTreeMap<Arc<str>, Arc<Vip>>,
+    pub vips: OrdMap<Arc<str>, Arc<Vip>>,
     revision: u64,
     at_ms: u64,
 }
@@ -44,7 +45,7 @@ impl Default for Inventory {
     fn default() -> Self {
         let default = KnownTenant { id: DEFAULT_TENANT_ID, limits: TenantLimits::default() };
         let tenants = BTreeMap::from([(Arc::from(DEFAULT_TENANT), default)]);
-        Self { bypass: false, tenants, vips: BTreeMap::new(), revision: 0, at_ms: 0 }
+        Self { bypass: false, tenants, vips: OrdMap::new(), revision: 0, at_ms: 0 }
     }
 }
 

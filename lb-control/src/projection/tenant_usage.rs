@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::OrdMap;
+
 use super::Projection;
 use crate::command::DEFAULT_TENANT;
 use crate::event::Change;
@@ -15,7 +17,7 @@ pub struct TenantUsage {
     /// By name.
     pub tenants: BTreeMap<Arc<str>, Arc<Usage>>,
     /// Which tenant has a vip.
-    owners: Arc<BTreeMap<Arc<str>, Arc<str>>>,
+    owners: OrdMap<Arc<str>, Arc<str>>,
     revision: u64,
 }
 
@@ -23,7 +25,7 @@ pub struct TenantUsage {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Its vips, and the number of each one's backends.
-    pub vips: BTreeMap<Arc<str>, usize>,
+    pub vips: OrdMap<Arc<str>, usize>,
     /// Records that touched it or its vips.
     pub changes: u64,
     /// When the last one was decided, milliseconds since the Unix epoch.
@@ -42,7 +44,7 @@ impl Usage {
 impl Default for TenantUsage {
     fn default() -> Self {
         let tenants = BTreeMap::from([(Arc::from(DEFAULT_TENANT), Arc::default())]);
-        Self { tenants, owners: Arc::default(), revision: 0 }
+        Self { tenants, owners: OrdMap::new(), revision: 0 }
     }
 }
 
@@ -70,7 +72,7 @@ impl TenantUsage {
             Change::TenantRemoved { tenant } => drop(self.tenants.remove(tenant.as_str())),
             Change::VipAdded { vip, tenant, .. } => {
                 self.give_up(vip, record);
-                Arc::make_mut(&mut self.owners).insert(vip.as_str().into(), tenant.as_str().into());
+                self.owners.insert(vip.as_str().into(), tenant.as_str().into());
                 self.change(tenant, record, |usage| {
                     usage.vips.insert(vip.as_str().into(), 0);
                 });
@@ -90,7 +92,7 @@ impl TenantUsage {
     }
 
     fn give_up(&mut self, vip: &str, record: &Record) {
-        if let Some(owner) = Arc::make_mut(&mut self.owners).remove(vip) {
+        if let Some(owner) = self.owners.remove(vip) {
             self.change(&owner, record, |usage| {
                 usage.vips.remove(vip);
             });

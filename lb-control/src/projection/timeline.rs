@@ -8,9 +8,11 @@
 //! the order of revisions, whose time is not later*. Where a clock was set back, records that bear a later time but
 //! stand before such a record are part of it, because they had happened.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use imbl::{OrdMap, Vector};
 use xxhash_rust::xxh64::xxh64;
 
 use super::Projection;
@@ -19,14 +21,14 @@ use crate::event::Change;
 use crate::record::Record;
 
 /// Records of a chunk: few enough to copy one after every change, enough to make chunks few.
-const CHUNK: usize = 512;
+const CHUNK: usize = 128;
 
 /// Where everything stands in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeline {
-    chunks: Vec<Arc<Chunk>>,
+    chunks: Vector<Arc<Chunk>>,
     /// The tenant of each vip that there is.
-    tenants: Arc<BTreeMap<Arc<str>, Arc<str>>>,
+    tenants: OrdMap<Arc<str>, Arc<str>>,
 }
 
 /// Where a record stands.
@@ -77,9 +79,9 @@ impl Projection for Timeline {
         let objects = self.touched(record);
         if self.chunks.last().is_none_or(|last| last.places.len() == CHUNK) {
             let (first_ms, last_ms) = (record.at_ms, record.at_ms);
-            self.chunks.push(Arc::new(Chunk { first_ms, last_ms, ..Chunk::default() }));
+            self.chunks.push_back(Arc::new(Chunk { first_ms, last_ms, ..Chunk::default() }));
         }
-        if let Some(open) = self.chunks.last_mut() {
+        if let Some(open) = self.chunks.back_mut() {
             Arc::make_mut(open).add(record, objects);
         }
     }
@@ -96,14 +98,14 @@ impl Timeline {
         for event in &record.events {
             let Some(object) = Object::of(&event.change) else { continue };
             if let Change::VipAdded { vip, tenant, .. } = &event.change {
-                Arc::make_mut(&mut self.tenants).insert(vip.as_str().into(), tenant.as_str().into());
+                self.tenants.insert(vip.as_str().into(), tenant.as_str().into());
             }
             if let Object::Vip(vip) | Object::Backend(vip, _) = &object {
                 objects.extend(self.tenants.get(vip).cloned().map(Object::Tenant));
                 objects.push(Object::Vip(vip.clone()));
             }
             if let Change::VipRemoved { vip } = &event.change {
-                Arc::make_mut(&mut self.tenants).remove(vip.as_str());
+                self.tenants.remove(vip.as_str());
             }
             objects.push(object);
         }
@@ -130,7 +132,9 @@ impl Timeline {
 
     /// The last record at or before a revision: what a state as of that revision has last taken in.
     pub fn at_revision(&self, revision: u64) -> Option<Place> {
-        let chunk = self.chunks.partition_point(|chunk| chunk.places[0].revision <= revision);
+        let later = |chunk: &Arc<Chunk>| chunk.places[0].revision > revision;
+        let order = |chunk: &Arc<Chunk>| if later(chunk) { Ordering::Greater } else { Ordering::Less };
+        let (Ok(chunk) | Err(chunk)) = self.chunks.binary_search_by(order);
         let chunk = self.chunks.get(chunk.checked_sub(1)?)?;
         let index = chunk.places.partition_point(|place| place.revision <= revision);
         chunk.places.get(index.checked_sub(1)?).copied()
@@ -258,7 +262,7 @@ mod tests {
         assert_eq!(found[0].revision, last);
         assert_eq!(timeline.at_revision(CHUNK as u64 + 1).unwrap().revision, CHUNK as u64 + 1);
         assert_eq!(timeline.at_time(CHUNK as u64).unwrap().revision, CHUNK as u64 + 1);
-        assert_eq!(timeline.of_command("600")[0].revision, 600);
+        assert_eq!(timeline.of_command("300")[0].revision, 300);
         assert!(timeline.at_revision(0).is_none() && timeline.of_command("none").is_empty());
     }
 

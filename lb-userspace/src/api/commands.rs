@@ -169,7 +169,7 @@ async fn effects_of(node: &Node, states: States) -> Result<EffectsView, Problem>
     let (seen, tables) = (node.health.borrow().clone(), node.tables.clone());
     blocking(move || {
         let both = [&states.before, &states.after];
-        let differ = plan::changed(&states.before.vips, &states.after.vips);
+        let differ = states.before.vips_unlike(&states.after);
         let vips = differ.flat_map(|name| both.into_iter().filter_map(|state| state.vips.get(name)));
         let ids = vips.flat_map(|vip| vip.backends.values()).map(|backend| backend.id);
         let health = ids.filter_map(|id| Some((id, seen.get(&id)?.health))).collect();

@@ -31,11 +31,11 @@ pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlo
     Ok(Actual {
         limits: limits(store),
         bypass: store.config[0].bypass.load() != 0,
-        vips: in_use(&store.vips, vip),
+        vips: in_use(&store.vips, vip).collect(),
         keys: keys.iter().map(|(key, entry)| (Key::from_abi(key), VipEntry(*entry))).collect(),
-        tenants: in_use(&store.tenants, tenant),
-        backends: in_use(&store.backends, backend),
-        egresses: in_use(&store.egresses, egress),
+        tenants: in_use(&store.tenants, tenant).collect(),
+        backends: in_use(&store.backends, backend).collect(),
+        egresses: in_use(&store.egresses, egress).collect(),
         ports: store.calls.ports()?.into_iter().map(|(ifindex, row)| (ifindex, row as u16)).collect(),
         sources: in_use(&store.sources, |row| {
             let address = row.address();
@@ -65,8 +65,8 @@ fn limits(store: &Store) -> Limits {
 }
 
 /// The rows that hold something, by number.
-fn in_use<T, V>(rows: &[T], content: impl Fn(&T) -> Option<V>) -> BTreeMap<u16, V> {
-    rows.iter().enumerate().filter_map(|(number, row)| Some((number as u16, content(row)?))).collect()
+fn in_use<T, V>(rows: &[T], content: impl Fn(&T) -> Option<V>) -> impl Iterator<Item = (u16, V)> {
+    rows.iter().enumerate().filter_map(move |(number, row)| Some((number as u16, content(row)?)))
 }
 
 /// A vip row's content.
@@ -344,11 +344,11 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
             counters.reasons.insert(*reason, count);
         }
     }
-    for number in in_use(&store.vips, vip).into_keys() {
+    for number in in_use(&store.vips, vip).map(|(number, _)| number) {
         let count = store.calls.count(CountOf::Vip(number))?;
         counters.vips.extend((count.packets != 0).then_some((number, count)));
     }
-    for number in in_use(&store.backends, backend).into_keys() {
+    for number in in_use(&store.backends, backend).map(|(number, _)| number) {
         let count = store.calls.count(CountOf::Backend(number))?;
         counters.backends.extend((count.packets != 0).then_some((number, count)));
     }
@@ -442,9 +442,9 @@ mod tests {
         let actual = read(&store, None).unwrap();
         assert!(actual.bypass);
         assert_eq!(actual.limits, memory::small().limits);
-        assert_eq!(actual.vips, [(5, vip_content())].into());
-        assert_eq!(actual.tenants, [(3, tenant_content())].into());
-        assert_eq!(actual.backends, [(8, backend_content())].into());
+        assert_eq!(actual.vips, [(5, vip_content())].into_iter().collect());
+        assert_eq!(actual.tenants, [(3, tenant_content())].into_iter().collect());
+        assert_eq!(actual.backends, [(8, backend_content())].into_iter().collect());
         assert_eq!(actual.egresses, [(7, egress_content())].into());
         assert_eq!(actual.sources, [(2, "10.0.0.1".parse().unwrap())].into());
         assert_eq!(actual.ports, [(12, 7)].into());

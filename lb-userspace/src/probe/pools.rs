@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use lb_common::ids::BackendId;
+use lb_control::backend::Backend;
 use lb_control::state::{State, Tenant};
 use lb_control::tenant::Limit;
 use lb_control::vip::Vip;
@@ -74,6 +75,8 @@ pub(super) struct Pools {
     board: Arc<Board>,
     size: Size,
     roots: Roots,
+    /// The state that it looked at last.
+    followed: State,
     vips: BTreeMap<String, Probed>,
     pools: BTreeMap<String, Handle>,
     /// The pool of tenants without one. There from the start: when it is needed, it could not be had.
@@ -120,8 +123,20 @@ impl Handle {
 impl Pools {
     pub(super) fn new(board: Arc<Board>, size: Size) -> Self {
         let shared = start_pool("shared", &board).expect("a daemon that starts can have a pool");
-        let (roots, vips, pools, sharing, tenants) = Default::default();
-        Self { board, size, roots, vips, pools, shared, sharing, start: start_pool, said: 0, tenants }
+        let (roots, followed, vips, pools, sharing, tenants) = Default::default();
+        Self {
+            board,
+            size,
+            roots,
+            followed,
+            vips,
+            pools,
+            shared,
+            sharing,
+            start: start_pool,
+            said: 0,
+            tenants,
+        }
     }
 
     /// Follows the states until they end. `urgent`: backends to be asked now.
@@ -226,30 +241,25 @@ impl Pools {
         self.shared.resize(self.size.workers(None, count));
     }
 
-    /// Makes plans for what is new; the tenants whose vips or backends changed.
+    /// Makes plans for what is new; the tenants whose targets changed.
     fn look_at(&mut self, state: &State) -> BTreeSet<String> {
+        let followed = std::mem::replace(&mut self.followed, state.clone());
         let mut touched = BTreeSet::new();
-        self.vips.retain(|name, probed| {
-            let stays = state.vips.contains_key(name);
-            if !stays {
-                touched.insert(probed.vip.tenant.clone());
+        for name in followed.vips_unlike(state) {
+            let known = self.vips.remove(name);
+            let is = state.vips.get(name);
+            if known.as_ref().zip(is).is_none_or(|(known, vip)| !same_targets(&known.vip, vip)) {
+                // A vip that was removed and made anew between two looks may have another tenant.
+                touched.extend(known.as_ref().map(|known| known.vip.tenant.clone()));
+                touched.extend(is.map(|vip| vip.tenant.clone()));
             }
-            stays
-        });
-        for (name, vip) in &state.vips {
-            let known = self.vips.get(name);
-            if known.is_some_and(|known| Arc::ptr_eq(&known.vip, vip)) {
-                continue;
-            }
+            let Some(vip) = is else { continue };
             let same = known.filter(|known| known.vip.settings.probe == vip.settings.probe);
             let plan = match same {
-                Some(known) => known.plan.clone(),
+                Some(known) => known.plan,
                 None => Plan::new(&vip.settings.probe, &self.roots).map(Arc::new),
             };
-            // A vip that was removed and made anew between two looks may have another tenant.
-            touched.extend(known.map(|known| known.vip.tenant.clone()));
-            touched.insert(vip.tenant.clone());
-            self.vips.insert(name.clone(), Probed { vip: vip.clone(), plan });
+            self.vips.insert(name.to_owned(), Probed { vip: vip.clone(), plan });
         }
         touched
     }
@@ -274,6 +284,15 @@ impl Pools {
         }
         targets
     }
+}
+
+/// Whether the same backends are to be asked in the same way: weights, intents and much else are nothing to a probe.
+fn same_targets(one: &Vip, other: &Vip) -> bool {
+    let asked =
+        |(name, backend): (&String, &Backend)| (name.clone(), backend.id, backend.address, backend.port);
+    one.tenant == other.tenant
+        && one.settings.probe == other.settings.probe
+        && one.backends.iter().map(asked).eq(other.backends.iter().map(asked))
 }
 
 fn start_pool(name: &str, board: &Arc<Board>) -> io::Result<Handle> {

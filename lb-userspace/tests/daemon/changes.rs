@@ -21,7 +21,7 @@ async fn a_command_reaches_the_maps_before_it_is_answered() {
     assert!(ran.stdout.contains("backend web/b1 created: 10.0.0.1 port 80 weight 7 enabled"), "{ran:?}");
     let actual = bench.fake.read().unwrap();
     assert_eq!((actual.vips.len(), actual.backends.len()), (1, 1));
-    let (row, vip) = actual.vips.first_key_value().unwrap();
+    let (row, vip) = actual.vips.iter().next().unwrap();
     assert_eq!(actual.keys[&vip.key].row(), u32::from(*row));
     let revisions: Vec<u64> = bench.records().iter().map(|record| record.revision).collect();
     assert_eq!(revisions, [1, 2, 3]);
