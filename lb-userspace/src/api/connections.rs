@@ -3,6 +3,7 @@
 //! A request reaches the routes only when its body is here whole, within its size and time; so no route can be held
 //! up by a slow sender, and no route has limits of its own. Who may hold a place is [`super::places`]' matter.
 
+use std::convert::Infallible;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -12,11 +13,11 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::stat::{Mode, umask};
@@ -81,10 +82,7 @@ impl Socket {
 
     /// Answers requests until `ends` turns true, then lets those under way finish.
     pub async fn answer(self, router: Router, mut ends: watch::Receiver<bool>) {
-        let documents = Arc::new(Semaphore::new(DOCUMENTS));
-        // The limits are those of `whole_body`, not the library's own.
-        let router = router.layer(DefaultBodyLimit::disable());
-        let router = router.layer(middleware::from_fn_with_state(documents, whole_body));
+        let routes = Routes::new(router);
         let places = Places::new(CONNECTIONS);
         loop {
             let stream = tokio::select! {
@@ -103,9 +101,9 @@ impl Socket {
                 place = places.take() => place,
                 () = told(&mut ends) => break,
             };
-            let (router, ends) = (router.clone(), ends.clone());
+            let (routes, ends) = (routes.clone(), ends.clone());
             tokio::spawn(async move {
-                connection(stream, router, ends, &place.seat).await;
+                connection(stream, routes, ends, &place.seat).await;
                 drop(place);
             });
         }
@@ -123,20 +121,66 @@ impl Drop for Socket {
     }
 }
 
+/// The routes with what holds for all of them. It stands before the router and not in it: a layer of the router's would be
+/// made anew for every route of every connection.
+#[derive(Clone)]
+pub(super) struct Routes {
+    router: TowerToHyperService<Router>,
+    documents: Arc<Semaphore>,
+}
+
+impl Routes {
+    pub(super) fn new(router: Router) -> Self {
+        // The limits are those of `received`, not the library's own.
+        let router = TowerToHyperService::new(router.layer(DefaultBodyLimit::disable()));
+        Self { router, documents: Arc::new(Semaphore::new(DOCUMENTS)) }
+    }
+
+    /// Answers a request when its body is here. The connection's place is kept until the last piece of the answer is given
+    /// to be sent, however long it is. What then waits for a reader waits without a claim to the place.
+    async fn answer(self, request: hyper::Request<Incoming>, asker: Asker) -> Response {
+        let held = asker.seat.under_way();
+        let (mut head, body) = request.into_parts();
+        let document = head.uri.path() == "/v1/apply" || head.uri.path() == "/v1/plan";
+        let limit = if document { APPLY_BODY_MAX } else { BODY_MAX };
+        let answer = match received(Body::new(body), limit, self.documents, BODY_TIMEOUT).await {
+            // The permit of a large document is held until it is answered.
+            Ok((bytes, _permit)) => {
+                head.extensions.insert(asker.actor);
+                head.extensions.insert(asker.ends);
+                head.extensions.insert(asker.seat);
+                let Ok(answer) = self.router.call(Request::from_parts(head, Body::from(bytes))).await;
+                answer
+            }
+            Err(problem) => problem.into_response(),
+        };
+        answer.map(|body| Body::new(Held { body, _held: held }))
+    }
+}
+
+/// Who asks over a connection, and what becomes of it.
+#[derive(Clone)]
+struct Asker {
+    actor: Actor,
+    ends: Ends,
+    seat: Arc<Seat>,
+}
+
 pub(super) async fn connection(
     stream: UnixStream,
-    router: Router,
+    routes: Routes,
     mut ends: watch::Receiver<bool>,
     seat: &Arc<Seat>,
 ) {
-    let router = router.layer(axum::Extension(Actor::of(&stream).await));
-    let router = router.layer(axum::Extension(Ends(ends.clone())));
-    let router = router.layer(axum::Extension(seat.clone()));
-    let router = router.layer(middleware::from_fn_with_state(seat.clone(), under_way));
+    let asker = Asker { actor: Actor::of(&stream).await, ends: Ends(ends.clone()), seat: seat.clone() };
+    let answer = service_fn(|request| {
+        let answer = routes.clone().answer(request, asker.clone());
+        async { Ok::<_, Infallible>(answer.await) }
+    });
     let answering = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), answer);
     let mut answering = std::pin::pin!(answering);
     let ended = tokio::select! {
         ended = answering.as_mut() => Some(ended),
@@ -161,13 +205,6 @@ async fn told(ends: &mut watch::Receiver<bool>) {
     let _ = ends.wait_for(|ends| *ends).await;
 }
 
-/// Keeps the connection's place until the last piece of the answer is given to be sent, however long it is. What then
-/// waits for a reader waits without a claim to the place.
-async fn under_way(State(seat): State<Arc<Seat>>, request: Request, next: Next) -> Response {
-    let held = seat.under_way();
-    next.run(request).await.map(|body| Body::new(Held { body, _held: held }))
-}
-
 /// The body of an answer, with the place that it keeps.
 struct Held {
     body: Body,
@@ -189,18 +226,6 @@ impl HttpBody for Held {
     }
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Reads the body before the route runs.
-async fn whole_body(State(documents): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
-    let (head, body) = request.into_parts();
-    let document = head.uri.path() == "/v1/apply" || head.uri.path() == "/v1/plan";
-    let limit = if document { APPLY_BODY_MAX } else { BODY_MAX };
-    match received(body, limit, documents, BODY_TIMEOUT).await {
-        // The permit of a large document is held until it is answered.
-        Ok((bytes, _permit)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
-        Err(problem) => problem.into_response(),
     }
 }
 

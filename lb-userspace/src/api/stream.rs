@@ -302,7 +302,7 @@ impl Pump {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::connections::connection;
+    use crate::api::connections::{Routes, connection};
     use crate::journal::{EventStore, MemoryStore};
     use axum::Router;
     use axum::routing::get;
@@ -344,7 +344,7 @@ mod tests {
         let (_ends, told) = watch::channel(false);
         let seat = Arc::new(Seat::default());
         let router = Router::new().route("/", get(follow));
-        let serving = tokio::spawn(async move { connection(theirs, router, told, &seat).await });
+        let serving = tokio::spawn(async move { connection(theirs, Routes::new(router), told, &seat).await });
         ours.write_all(b"GET / HTTP/1.1\r\nhost: lb\r\n\r\n").await.unwrap();
         let mut head = [0; 8];
         timeout(Duration::from_secs(20), ours.read_exact(&mut head)).await.unwrap().unwrap();
