@@ -5,6 +5,7 @@
 //! the last pass left them: there is no other writer of rows, but for a device that is being
 //! attached. Not here: when a pass runs, and what is told of it.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -114,12 +115,14 @@ impl Wish {
     /// What is observed of the backends of some vips.
     fn observed_of(&self, vips: &[&str], actual: &Actual<LiveSlots>) -> Observed {
         let vips: Vec<_> = vips.iter().filter_map(|name| self.state.vips.get(*name)).collect();
-        let ids: BTreeSet<BackendId> =
-            vips.iter().flat_map(|vip| vip.backends.values()).map(|backend| backend.id).collect();
-        let rows = actual.backends.values().filter(|row| row.next_hop.is_known() && ids.contains(&row.id));
-        let reached: BTreeSet<_> = rows.map(|row| (row.id, row.address)).collect();
-        let backends = vips.iter().flat_map(|vip| vip.backends.values());
-        self.observed(backends, |backend| reached.contains(&(backend.id, backend.address)))
+        let backends = || vips.iter().flat_map(|vip| vip.backends.values());
+        // All rows are looked through for it: only if somebody has no way, which is seldom.
+        let reached = LazyCell::new(|| -> BTreeSet<_> {
+            let ids: BTreeSet<BackendId> = backends().map(|backend| backend.id).collect();
+            let rows = actual.backends.values().filter(|row| row.next_hop.is_known());
+            rows.filter(|row| ids.contains(&row.id)).map(|row| (row.id, row.address)).collect()
+        });
+        self.observed(backends(), |backend| reached.contains(&(backend.id, backend.address)))
     }
 }
 
