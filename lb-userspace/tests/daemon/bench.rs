@@ -157,9 +157,14 @@ impl Bench {
 
     /// Says that every backend is reached by device 7.
     pub(crate) fn all_reached(&self) {
+        self.reach(Some(Mac::from_octets([2, 0, 0, 0, 0, 9])));
+    }
+
+    /// Says that every backend is beyond device 7, and who answers there.
+    pub(crate) fn reach(&self, next_hop_mac: Option<Mac>) {
         let state = self.node.engine.state();
         let way = |address: std::net::IpAddr| Way {
-            next_hop_mac: Some(Mac::from_octets([2, 0, 0, 0, 0, 9])),
+            next_hop_mac,
             ifindex: 7,
             mtu: 1_500,
             source_mac: Mac::from_octets([2, 0, 0, 0, 0, 7]),
@@ -168,6 +173,20 @@ impl Bench {
         };
         let ways = state.backends().map(|(.., backend)| (backend.id, Ok(way(backend.address))));
         self.ways.send_replace(Arc::new(ways.collect()));
+    }
+
+    /// A backend of `web` in the list, once it is so.
+    pub(crate) async fn settled(&self, name: &str, so: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let list = self.lb("--json backend list web").await.ok().json();
+            let one = list["items"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+            if so(one) {
+                return one.clone();
+            }
+            assert!(Instant::now() < deadline, "waited too long: {one:#}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// A vip `web` in mode l2 without a probe, and backends `b1`, `b2`, … that are reached.
