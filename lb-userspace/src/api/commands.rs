@@ -15,7 +15,7 @@ use lb_control::command::{Apply, Command};
 use lb_control::plan::{self, ObjectChange, Observed, PlanSummary, summarise_with};
 use serde::Deserialize;
 
-use super::concern::Concern;
+use super::concern::{Concern, passes};
 use super::envelope::Envelope;
 use super::peer::Actor;
 use super::undo::undo;
@@ -183,7 +183,9 @@ async fn effects_of(node: &Node, states: States) -> Result<EffectsView, Problem>
 async fn in_maps(node: &Node, revision: u64, concern: &Concern) -> Vec<Problem> {
     let own = |problem: &plan::Problem| concern.has(problem);
     let mut standing = node.standing.clone();
-    let arrived = standing.wait_for(|standing| standing.revision >= revision);
+    // Rows of what was removed a moment ago are free a sweep later: the answer waits for them, too.
+    let awaits_rows = |standing: &Standing| standing.problems.iter().any(|one| own(one) && passes(one));
+    let arrived = standing.wait_for(|standing| standing.revision >= revision && !awaits_rows(standing));
     match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
         Ok(Ok(standing)) => pending(&standing, own),
         _ => {

@@ -97,10 +97,12 @@ impl Session<'_> {
     ) -> Done {
         let dry_run = flags.dry_run;
         let done = self.change(command, flags).await?;
-        if wait.wait && !dry_run && done.is_none() {
-            self.wait_for(backend, until, Duration::from_secs(wait.timeout_s)).await?;
+        if !wait.wait || dry_run {
+            return Ok(done);
         }
-        Ok(done)
+        // What was not in the maps yet is, once it has taken effect.
+        self.wait_for(backend, until, Duration::from_secs(wait.timeout_s)).await?;
+        Ok(None)
     }
 
     /// Tells what a change did, or would do.

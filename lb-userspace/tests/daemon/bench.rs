@@ -9,6 +9,7 @@ use lb_control::plan::Way;
 use lb_control::record::Record;
 use lb_userspace::api::connections::Socket;
 use lb_userspace::api::{self, Node};
+use lb_userspace::dataplane::Capacities;
 use lb_userspace::dataplane::fake::Fake;
 use lb_userspace::engine::fold::{self, Folded};
 use lb_userspace::journal::observation::{self, ObservationJournal};
@@ -56,6 +57,13 @@ impl Bench {
     /// A fresh node.
     pub(crate) fn new() -> Self {
         Self::with(Arc::new(Fake::new()), Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    /// A fresh node whose maps have room for so many backends.
+    pub(crate) fn with_room_for(backends: u32) -> Self {
+        let mut capacities = Capacities { flow_buckets: 1_024, nat_planes: 1, ..Capacities::default() };
+        capacities.limits.backends = backends;
+        Self::with(Arc::new(Fake::with(&capacities)), Arc::new(tempfile::tempdir().unwrap()))
     }
 
     /// A fresh node whose journal is in memory, and fails on demand.

@@ -153,3 +153,24 @@ async fn a_lost_journal_is_no_wish_to_remove_every_vip() {
     assert_eq!(problem.code, "LB5015");
     assert_eq!(bench.fake.read().unwrap().vips.len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_table_refuses_what_is_too_much_and_gives_the_room_of_what_went() {
+    let bench = Bench::with_room_for(2);
+    bench.with_web(2).await;
+    let before = (bench.records().len(), bench.node.engine.state());
+    let ran = bench.lb("backend add web/b3 10.0.0.3").await;
+    assert_eq!(ran.exit, 1, "{ran:?}");
+    assert!(ran.stderr.contains("3 backends are more than the 2 that fit (--max-backends)"), "{ran:?}");
+    assert_eq!((bench.records().len(), bench.node.engine.state()), before);
+    // Each time the row is the one of a backend that packets were sent to until now.
+    for number in 3..7 {
+        bench.lb(&format!("backend remove web/b{}", number - 2)).await.ok();
+        let ran = bench.lb(&format!("--json backend add web/b{number} 10.0.0.{number}")).await.ok();
+        let answer = ran.json();
+        assert_eq!((&answer["applied"], answer["pending"].as_array().unwrap().len()), (&true.into(), 0));
+        bench.all_reached();
+        let name = format!("b{number}");
+        bench.settled(&name, |one| one["share"].as_f64() > Some(0.4)).await;
+    }
+}
