@@ -92,6 +92,7 @@ async fn document(body: Bytes) -> Result<Apply, Problem> {
 async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answer, Problem> {
     node.rates.admit(&node.engine.state(), &request, Instant::now())?;
     if options.dry_run {
+        node.engine.check_match(&request)?;
         let touched = lb_control::decide::touched(&node.engine.state(), &request.command).revision;
         return Ok((etag(touched), rehearse(node, request.command).await?));
     }

@@ -96,6 +96,6 @@ async fn what_the_daemon_rejects_is_shown_at_its_place_in_the_file() {
 async fn a_file_that_cannot_be_read_is_named() {
     let bench = Bench::new();
     let ran = bench.lb("apply -f /nowhere/lb.toml").await;
-    assert_eq!(ran.exit, 1);
+    assert_eq!(ran.exit, 2);
     assert!(ran.stderr.contains("cannot read /nowhere/lb.toml") && ran.stderr.contains("LB3001"), "{ran:?}");
 }
