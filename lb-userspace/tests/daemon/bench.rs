@@ -21,6 +21,8 @@ use tokio::sync::watch;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// From one comparison of the maps to the next when nothing changes, seconds.
+const RESYNC_S: u64 = 1;
 
 /// What a run of `lb` gave.
 #[derive(Debug)]
@@ -59,18 +61,19 @@ impl Bench {
         Self::with(Arc::new(Fake::new()), Arc::new(tempfile::tempdir().unwrap()))
     }
 
-    /// A fresh node whose maps have room for so many backends.
+    /// A fresh node whose maps have room for so many backends, and are hardly ever compared just because it is time.
     pub(crate) fn with_room_for(backends: u32) -> Self {
         let mut capacities = Capacities { flow_buckets: 1_024, nat_planes: 1, ..Capacities::default() };
         capacities.limits.backends = backends;
-        Self::with(Arc::new(Fake::with(&capacities)), Arc::new(tempfile::tempdir().unwrap()))
+        let (fake, directory) = (Arc::new(Fake::with(&capacities)), Arc::new(tempfile::tempdir().unwrap()));
+        Self::on(fake, directory, Folded::default(), MemoryStore::default(), None, 600)
     }
 
     /// A fresh node whose journal is in memory, and fails on demand.
     pub(crate) fn in_memory() -> (Self, MemoryStore) {
         let store = MemoryStore::default();
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        (Self::on(Arc::new(Fake::new()), directory, Folded::default(), store.clone(), None), store)
+        (Self::on(Arc::new(Fake::new()), directory, Folded::default(), store.clone(), None, RESYNC_S), store)
     }
 
     /// A fresh node that keeps what it observes.
@@ -79,13 +82,13 @@ impl Bench {
         let observations =
             ObservationJournal::open(directory.path(), observation::Limits::default()).unwrap();
         let store = MemoryStore::default();
-        Self::on(Arc::new(Fake::new()), directory, Folded::default(), store, Some(observations))
+        Self::on(Arc::new(Fake::new()), directory, Folded::default(), store, Some(observations), RESYNC_S)
     }
 
     fn with(fake: Arc<Fake>, directory: Arc<tempfile::TempDir>) -> Self {
         let loaded = FileStore::open(directory.path()).unwrap();
         let folded = fold::latest(&*loaded.store.reader()).unwrap();
-        Self::on(fake, directory, folded, loaded.store, None)
+        Self::on(fake, directory, folded, loaded.store, None, RESYNC_S)
     }
 
     fn on<S: EventStore + 'static>(
@@ -94,6 +97,7 @@ impl Bench {
         folded: Folded,
         store: S,
         observations: Option<ObservationJournal>,
+        resync_s: u64,
     ) -> Self {
         let (ways, follow) = watch::channel(Ways::default());
         let start = serve::Start {
@@ -103,7 +107,7 @@ impl Bench {
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
             commands_per_s: None,
-            resync: Duration::from_secs(1),
+            resync: Duration::from_secs(resync_s),
             observations,
             notes: Vec::new(),
         };
