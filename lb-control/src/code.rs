@@ -153,9 +153,9 @@ codes! {
         "`lb tenant show NAME` shows its quotas; `lb tenant set NAME --backends N` raises this one.";
 
     VipRowsFull 2001 "no free row for a vip"
-        "Rows are free again moments after a vip is removed; else start anew with a larger --max-vips.";
+        "It goes in by itself when the row of a vip that was removed is free, moments later; else start anew with a larger --max-vips.";
     BackendRowsFull 2002 "no free row for a backend"
-        "A removed backend's row is free again when no flow names it; else raise --max-backends.";
+        "It goes in by itself when the row of a backend that was removed is free, moments later; else start anew with a larger --max-backends.";
     SlotsFull 2003 "no room for a vip's table in one piece"
         "Ask for a smaller table, remove a vip, or start anew with a larger --max-slots.";
     EgressRowsFull 2004 "no free row for a way out of the node"

@@ -1,7 +1,7 @@
 //! Addresses as people type them: `ADDRESS`, `ADDRESS:PORT`, `ADDRESS:PORT/PROTOCOL`; IPv6 in brackets where a port
 //! follows. One grammar for the CLI and the API's queries.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use lb_control::vip::{Protocol, Served};
 
@@ -26,12 +26,18 @@ pub fn served(text: &str) -> Result<Served, Problem> {
     match host(socket)? {
         (address, Some(port)) => Ok(Served { address, port, protocol }),
         (address, None) => {
-            let example = SocketAddr::new(address, 80);
+            let example = bracketed(socket).unwrap_or_else(|| SocketAddr::new(address, 80));
             let message =
-                format!("`{text}` has no port: a vip is ADDRESS:PORT/PROTOCOL, such as {example}/tcp");
+                format!("`{text}` has no port: a vip is ADDRESS:PORT/PROTOCOL, such as {example}/{protocol}");
             Err(Problem::new(Code::BadAddress, message).at(text))
         }
     }
+}
+
+/// What an IPv6 address means whose last group could be a port that somebody put behind it without brackets.
+fn bracketed(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.rsplit_once(':')?;
+    Some(SocketAddr::new(address.parse::<Ipv6Addr>().ok()?.into(), port.parse().ok()?))
 }
 
 /// An address with or without a port: `10.0.0.11`, `10.0.0.11:8080`, `2001:db8::11`, `[2001:db8::11]:8080`.
@@ -88,6 +94,9 @@ mod tests {
         assert!(message("203.0.113.10:99999/tcp").contains("`99999` is no port"));
         assert!(message("web.example:80").contains("names are not looked up"));
         assert!(message("2001:db8::1/tcp").contains("[2001:db8::1]:80/tcp"));
+        assert!(message("2001:db8::1:80/tcp").contains("such as [2001:db8::1]:80/tcp"));
+        assert!(message("2001:db8::1:53/udp").contains("such as [2001:db8::1]:53/udp"));
+        assert!(message("203.0.113.10/udp").contains("such as 203.0.113.10:80/udp"));
     }
 
     #[test]

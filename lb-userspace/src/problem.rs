@@ -140,7 +140,7 @@ fn exit(code: Code) -> Exit {
         C::WaitTimeout | C::ViewBehind => Exit::Timeout,
         C::RevisionAhead | C::UnknownProjection | C::UnknownField | C::CommandRate => Exit::Error,
         C::Unhealthy | C::SelftestFailed => Exit::Unhealthy,
-        C::ConfigFile | C::BodyTooLarge | C::BodyTimeout | C::NoRoute | C::UnknownCode => Exit::Error,
+        C::BodyTooLarge | C::BodyTimeout | C::NoRoute | C::UnknownCode => Exit::Error,
         code if (3000..4000).contains(&code.number()) => Exit::Usage,
         // The kernel's edge: rights, devices, file systems.
         code if (4000..5000).contains(&code.number()) => Exit::Precondition,
@@ -200,6 +200,9 @@ mod tests {
             assert!(problem.exit() as u8 != 0);
         }
         assert_eq!(Problem::new(Code::Disruption, "x").exit(), Exit::Precondition);
+        for file in [Code::ConfigFile, Code::ConfigSyntax, Code::ConfigKey, Code::ConfigValue] {
+            assert_eq!(Problem::new(file, "x").exit(), Exit::Usage);
+        }
         assert_eq!(Problem::new(Code::UnknownVip, "x").status(), StatusCode::NOT_FOUND);
     }
 }

@@ -122,7 +122,16 @@ pub fn start(dataplane: Arc<dyn Dataplane>, inputs: Inputs) -> watch::Receiver<S
         states: inputs.states.clone(),
         lent: Lent::default(),
     };
-    let passer = Passer { dataplane, inputs, standing, to_sweep, swept, died, known: Known::default() };
+    let passer = Passer {
+        dataplane,
+        inputs,
+        standing,
+        to_sweep,
+        swept,
+        died,
+        known: Known::default(),
+        makes_room: false,
+    };
     spawn("reconcile", passer.run());
     spawn("sweep", sweeper.run());
     follow
@@ -144,6 +153,8 @@ struct Passer {
     swept: Arc<Notify>,
     died: Arc<Notify>,
     known: Known,
+    /// The last pass freed something, and something found no room in it.
+    makes_room: bool,
 }
 
 /// Why a pass runs.
@@ -174,6 +185,9 @@ impl Passer {
 
     /// Until something changed, or it is time.
     async fn wait(&mut self, resync: Instant) -> Cause {
+        if std::mem::take(&mut self.makes_room) {
+            return Cause::Maps;
+        }
         let retry = self.standing.borrow().fault.is_some();
         loop {
             let tick = Instant::now() + if retry { RETRY } else { TICK };
@@ -233,6 +247,8 @@ impl Passer {
                 if drift > 0 {
                     tracing::warn!(operations = drift, "the maps were not as they were left; repaired");
                 }
+                // What one plan frees is free for the next one only.
+                self.makes_room = !done.problems.is_empty() && done.ops.contains(&Op::Barrier);
                 self.leave_for_sweep(&done, cause);
                 let footings = self.footings(&done);
                 self.standing.send_modify(|standing| {

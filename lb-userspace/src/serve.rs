@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lb_common::limits::NAT_PORTS;
+use lb_control::limits::{flow_entries, nat_ports};
 use lb_control::plan::{Actual, adopted_breakers, adopted_health};
 use lb_control::state::State;
 use tokio::signal::unix::{SignalKind, signal};
@@ -178,6 +180,9 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
         Origin::Upgraded => tracing::info!("adopted the data plane that runs, with this binary's program"),
     }
     let dataplane: Arc<dyn Dataplane> = Arc::new(kernel);
+    let kept = kept_sizes(&capacities, &dataplane.read()?.limits);
+    kept.iter().for_each(|note| tracing::warn!("{note}"));
+    let notes = notes.into_iter().chain(kept).collect();
     let watch_ways = Box::new(neighbour::start);
     let observations = ObservationJournal::open(&state_dir, observation::Limits::default())
         .map_err(|error| Problem::bug(format!("cannot start a thread: {error}")))?;
@@ -219,6 +224,25 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let _ = tokio::time::timeout(GRACE, ended).await;
     kept.close();
     Ok(())
+}
+
+/// What was asked for with `--max-…` and is otherwise in the maps: they keep the sizes that they were made with.
+fn kept_sizes(asked: &Capacities, has: &lb_control::limits::Limits) -> Option<String> {
+    let wanted = &asked.limits;
+    let ports = |planes: u32| nat_ports(planes.saturating_mul(2 * NAT_PORTS));
+    let nat_flows = |ports_has: u32| ports_has / ports(1) * NAT_PORTS;
+    let sizes = [
+        ("--max-vips", wanted.vips, has.vips),
+        ("--max-backends", wanted.backends, has.backends),
+        ("--max-slots", wanted.slots, has.slots),
+        ("--max-flows", flow_entries(asked.flow_buckets), has.flow_entries),
+        ("--max-nat-flows", nat_flows(ports(asked.nat_planes)), nat_flows(has.nat_ports)),
+        ("--max-sources", wanted.sources, has.sources),
+    ];
+    let other = sizes.into_iter().filter(|(_, asked, has)| asked != has);
+    let other: Vec<String> = other.map(|(flag, asked, has)| format!("{flag} {has}, not {asked}")).collect();
+    let text = "the maps keep the sizes that they were made with, until their pin directory is removed";
+    (!other.is_empty()).then(|| format!("{text}: {}", other.join("; ")))
 }
 
 /// Goes through what the start did not read; `lb status` shows what came of it.
@@ -278,4 +302,21 @@ async fn told_to_end() -> Result<(), Problem> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_that_the_maps_do_not_have_are_told() {
+        let (asked, mut has) = (Capacities::default(), Capacities::default().limits);
+        assert_eq!(kept_sizes(&asked, &has), None);
+        has.vips = 2;
+        has.flow_entries = flow_entries(1_024);
+        let told = kept_sizes(&asked, &has).unwrap();
+        let vips = format!(": --max-vips 2, not {}; --max-flows ", asked.limits.vips);
+        assert!(told.contains(&vips), "{told}");
+        assert!(!told.contains("--max-nat-flows") && !told.contains("--max-backends"), "{told}");
+    }
 }

@@ -122,6 +122,15 @@ impl Balancer {
         Ok(())
     }
 
+    /// Like [`Balancer::restart`], with other arguments from now on.
+    ///
+    /// # Errors
+    /// As [`Balancer::restart`].
+    pub fn restart_with(&mut self, net: &Topology, arguments: &[&str]) -> Result<()> {
+        self.arguments = arguments.iter().map(|&word| word.to_owned()).collect();
+        self.restart(net)
+    }
+
     /// Ends the daemon by SIGKILL. The data plane stays.
     pub fn kill(&mut self) {
         self.daemon = None;

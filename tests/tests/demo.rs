@@ -159,12 +159,29 @@ fn a_signal_ends_it_and_nothing_is_left() {
 #[test]
 fn a_signal_while_it_builds_is_heard() {
     require_root!("demo::a_signal_while_it_builds_is_heard", "nginx");
-    let mut demo = Demo::start(&["--headless", "--seconds", "600"]);
+    let mut demo = Demo::start(&["--headless", "--json", "--seconds", "600"]);
     let begun = || !names_of_process(demo.pid()).is_empty();
     wait_until("its first namespace", DEADLINE, begun).unwrap();
     demo.signal("-INT");
     assert_eq!(demo.end(DEADLINE).code(), Some(130));
+    let report = demo.report();
+    assert_eq!((&report["ok"], &report["interrupted"]), (&false.into(), &true.into()), "{report:#}");
+    assert_eq!((&report["requests_ok"], &report["udp_sent"]), (&0.into(), &0.into()), "{report:#}");
     assert_eq!(left_of(demo.pid(), &[]), Vec::<String>::new());
+}
+
+#[test]
+fn without_root_one_sentence_says_what_to_do() {
+    require_root!("demo::without_root_one_sentence_says_what_to_do", "nginx", "unshare");
+    let mut command = Command::new("unshare");
+    command.args(["--user", env!("CARGO_BIN_EXE_demo"), "--headless", "--json"]).env("RUST_BACKTRACE", "1");
+    let output = command.output().unwrap();
+    let (said, data) = (String::from_utf8(output.stderr).unwrap(), String::from_utf8(output.stdout).unwrap());
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let sentence = "demo: error: the demo cannot run: namespaces need root; try `sudo -E cargo xtask demo`\n";
+    assert_eq!(said, sentence);
+    let object: Value = serde_json::from_str(&data).unwrap();
+    assert_eq!(object["ok"], false, "{object}");
 }
 
 #[test]

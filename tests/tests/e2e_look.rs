@@ -107,6 +107,34 @@ fn explain_tells_what_nobody_forwards() {
     assert_eq!(site.packets("forwarded").unwrap(), 0);
 }
 
+/// A backend without a probe whose host is gone: packets go on to where it was, since nobody says otherwise.
+#[test]
+fn a_next_hop_that_fell_silent_is_told() {
+    require_root!("e2e_look::a_next_hop_that_fell_silent_is_told", "nginx", "curl");
+    let builder = Site::builder(Topology::builder().backends(2), Mode::L2).families(&[Family::V4]);
+    let site = builder.kinds(&[Served::Http]).start().unwrap();
+    site.lb.lb("vip set http4 --probe none").unwrap();
+    site.lb.lb("status --check").unwrap();
+    let (gone, node) = (&site.net.backends()[0], &site.net.node().ns);
+    gone.ns.shell("ip link set eth0 down").unwrap();
+    node.shell(&format!("ip neigh flush to {}", gone.addresses().v4)).unwrap();
+    let stale = || site.backend("http4", "b0").unwrap().way.stale;
+    wait_until("the silence", 20 * SECOND, || stale().is_some()).unwrap();
+    let silent = site.backend("http4", "b0").unwrap();
+    assert!(silent.way.known && silent.share > 0.3, "{silent:?}");
+    let answer = site.lb.try_lb(&["status", "--check"]).unwrap();
+    assert_eq!(answer.status, Some(6), "{answer:?}");
+    for words in ["(stale)", "its way is from before: its neighbour does not answer", "! backend http4/b0: "]
+    {
+        assert!(answer.stdout.contains(words), "{words}: {}", answer.stdout);
+    }
+    assert!(!answer.stdout.contains("! backend http4/b1: "), "{}", answer.stdout);
+
+    gone.ns.shell("ip link set eth0 up").unwrap();
+    wait_until("its answer", 20 * SECOND, || stale().is_none()).unwrap();
+    site.lb.lb("status --check").unwrap();
+}
+
 /// Samples of the metrics: name and labels, value.
 fn scrape(site: &Site) -> BTreeMap<String, u64> {
     let text = site.lb.metrics().unwrap();

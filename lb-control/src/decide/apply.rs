@@ -136,7 +136,13 @@ fn change_vip(draft: &mut Draft, spec: &VipSpec, prefix: &str) {
     let served = vip::served(spec);
     if served != vip.served || spec.tenant != vip.tenant {
         let message = format!("vip `{}` serves {} for tenant `{}`", spec.name, vip.served, vip.tenant);
-        return draft.fault(Code::VipIdentity, path(prefix, "name"), message);
+        let field = match (served, vip.served) {
+            (wanted, is) if wanted.address != is.address => "address",
+            (wanted, is) if wanted.port != is.port => "port",
+            (wanted, is) if wanted.protocol != is.protocol => "protocol",
+            _ => "tenant",
+        };
+        return draft.fault(Code::VipIdentity, path(prefix, field), message);
     }
     let settings = Wish::from(spec).beside(&vip.settings).over_defaults(draft, &served, prefix);
     vip::change(draft, &spec.name, &vip, settings, prefix);
@@ -158,7 +164,8 @@ fn change_backend(draft: &mut Draft, vip_name: &str, spec: &BackendSpec, prefix:
     let old = vip.backends[&spec.name].clone();
     if spec.address.to_canonical() != old.address || backend::port_of(vip, spec) != old.port {
         let message = format!("backend `{vip_name}/{}` is {} port {}", spec.name, old.address, old.port);
-        return draft.fault(Code::BackendIdentity, path(prefix, "name"), message);
+        let field = if spec.address.to_canonical() == old.address { "port" } else { "address" };
+        return draft.fault(Code::BackendIdentity, path(prefix, field), message);
     }
     if spec.backup != old.backup {
         let is = if old.backup { "a backup" } else { "no backup" };

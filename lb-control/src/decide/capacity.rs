@@ -60,8 +60,11 @@ pub(super) fn check(before: &State, draft: &mut Draft, limits: &Limits) {
             limits.tenants,
         ),
     ];
+    let mut said = Vec::new();
     for (what, remedy, had, needs, limit) in tables {
-        if needs > had && needs > u64::from(limit) {
+        // One remedy is said once: who has one vip too many has its keys too many as well.
+        if needs > had && needs > u64::from(limit) && !said.contains(&remedy) {
+            said.push(remedy);
             let text = format!("{needs} {what} are more than the {limit} that fit ({remedy})");
             draft.fault(Code::Capacity, "", text);
         }
@@ -73,6 +76,24 @@ mod tests {
     use super::super::{Now, decide};
     use super::*;
     use crate::command::Command;
+
+    #[test]
+    fn one_vip_too_many_is_one_fault() {
+        let mut state = State::default();
+        let limits = Limits { vips: 2, vip_keys: 4 + 16, sources: 16, ..Limits::default() };
+        let mut add = |last: u8| {
+            let own = format!(r#""name":"v{last}","address":"203.0.113.{last}","port":80"#);
+            let command: Command = serde_json::from_str(&format!(r#"{{"kind":"vip_add",{own}}}"#)).unwrap();
+            let events = decide(&state, &limits, Now(0), &command)?;
+            events.iter().for_each(|event| state.apply(event));
+            Ok::<(), crate::rejection::Rejection>(())
+        };
+        add(1).unwrap();
+        add(2).unwrap();
+        let rejection = add(3).unwrap_err();
+        assert_eq!((rejection.code, rejection.also.len()), (Code::Capacity, 0), "{rejection:?}");
+        assert_eq!(rejection.message, "3 vips are more than the 2 that fit (--max-vips)");
+    }
 
     #[test]
     fn a_tenant_whose_limits_would_find_no_row_is_refused() {

@@ -396,7 +396,7 @@ fn a_document_shows_all_its_faults_at_once() {
     let places = faults(&state, many);
     let expected = [
         (Code::BadName, "tenant[0].name"),
-        (Code::VipIdentity, "vip[0].name"),
+        (Code::VipIdentity, "vip[0].address"),
         (Code::WindowRange, "vip[1].window_s"),
         (Code::BadBackendAddress, "vip[1].backend[0].address"),
         (Code::WeightRange, "vip[1].backend[0].weight"),
@@ -405,7 +405,7 @@ fn a_document_shows_all_its_faults_at_once() {
     assert_eq!(places, expected.map(|(code, place)| (code, place.to_string())));
     let moved = r#"{"kind":"apply","document":{"vip":[{"name":"web","address":"203.0.113.10","port":80,"mode":"l2",
         "backend":[{"name":"b1","address":"10.0.0.77"}]}]}}"#;
-    refused(&state, moved, Code::BackendIdentity, "vip[0].backend[0].name");
+    refused(&state, moved, Code::BackendIdentity, "vip[0].backend[0].address");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use lb_control::command::{Apply, Command};
 use lb_control::plan::{self, ObjectChange, Observed, PlanSummary, summarise_with};
 use serde::Deserialize;
 
-use super::concern::Concern;
+use super::concern::{Concern, passes};
 use super::envelope::Envelope;
 use super::peer::Actor;
 use super::undo::undo;
@@ -92,6 +92,7 @@ async fn document(body: Bytes) -> Result<Apply, Problem> {
 async fn run(node: Arc<Node>, options: Options, request: Request) -> Result<Answer, Problem> {
     node.rates.admit(&node.engine.state(), &request, Instant::now())?;
     if options.dry_run {
+        node.engine.check_match(&request)?;
         let touched = lb_control::decide::touched(&node.engine.state(), &request.command).revision;
         return Ok((etag(touched), rehearse(node, request.command).await?));
     }
@@ -183,7 +184,9 @@ async fn effects_of(node: &Node, states: States) -> Result<EffectsView, Problem>
 async fn in_maps(node: &Node, revision: u64, concern: &Concern) -> Vec<Problem> {
     let own = |problem: &plan::Problem| concern.has(problem);
     let mut standing = node.standing.clone();
-    let arrived = standing.wait_for(|standing| standing.revision >= revision);
+    // Rows of what was removed a moment ago are free a sweep later: the answer waits for them, too.
+    let awaits_rows = |standing: &Standing| standing.problems.iter().any(|one| own(one) && passes(one));
+    let arrived = standing.wait_for(|standing| standing.revision >= revision && !awaits_rows(standing));
     match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
         Ok(Ok(standing)) => pending(&standing, own),
         _ => {

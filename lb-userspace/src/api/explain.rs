@@ -7,12 +7,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use lb_common::ids::BackendId;
 use lb_common::reason::Reason;
 use lb_control::state::State as Intent;
 use lb_control::vip::Protocol;
 use serde::Deserialize;
 
-use super::queries::device_name;
+use super::queries::{device_name, stale};
 use super::views::ExplainView;
 use super::{Node, SCHEMA, blocking};
 use crate::address;
@@ -118,12 +119,16 @@ impl Names<'_> {
         }));
         story.extend(self.backend(explanation));
         story.extend(self.egress(explanation));
+        story.extend(self.stale_way(explanation));
         let (verdict, text) = (explanation.verdict, explanation.reason_text);
         story.push(match verdict {
             "pass" => format!("It passes to the node's own network stack: {text} ({}).", explanation.reason),
             "drop" => format!("It is dropped: {text} ({}).", explanation.reason),
             _ if explanation.reason == Reason::Forwarded.name() => {
                 format!("So it is sent to that backend ({}).", explanation.reason)
+            }
+            _ if explanation.reason.ends_with("_replied") => {
+                format!("The node answers it: {text} ({}).", explanation.reason)
             }
             _ => format!("It is sent on: {text} ({}).", explanation.reason),
         });
@@ -200,6 +205,14 @@ impl Names<'_> {
         let size =
             if before == after { String::new() } else { format!(", {after} bytes instead of {before}") };
         Some(format!("It leaves by {device}{vlans}; the next hop is {}{size}.", egress.next_hop))
+    }
+
+    /// What the packet path cannot know: that nobody answers any more where it sends.
+    fn stale_way(&self, explanation: &Explanation) -> Option<String> {
+        explanation.egress.as_ref()?;
+        let id = BackendId(explanation.backend.as_ref()?.id);
+        let why = stale(self.node.ways.borrow().get(&id))?;
+        Some(format!("But that way is from before, and used on: {why}, so the packet may be lost."))
     }
 
     fn backend_of_row(&self, row: u16) -> String {

@@ -9,6 +9,7 @@ mod observed;
 mod projections;
 mod status;
 mod vips;
+mod way;
 
 use std::sync::Arc;
 
@@ -32,6 +33,7 @@ pub(super) use observed::health;
 pub(super) use projections::{projections, rebuild};
 use vips::Snapshot;
 pub(super) use vips::device_name;
+pub(super) use way::stale;
 
 pub(super) async fn status(State(node): State<Arc<Node>>, mut params: Params) -> Result<Response, Problem> {
     let basis = basis(&node, &mut params).await?;

@@ -187,9 +187,9 @@ pub struct BackendView {
 }
 
 /// The way to a backend.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WayView {
-    /// Whether packets can be sent.
+    /// Whether packets are sent.
     pub known: bool,
     /// Device that they leave by.
     pub device: Option<String>,
@@ -199,6 +199,9 @@ pub struct WayView {
     pub source: Option<IpAddr>,
     /// Why it is not known.
     pub why_not: Option<String>,
+    /// Known from before, and used on, but why it may lead nowhere now.
+    #[serde(default)]
+    pub stale: Option<String>,
 }
 
 /// Packets under one reason.

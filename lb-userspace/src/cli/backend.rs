@@ -5,6 +5,7 @@ use lb_control::backend::Intent;
 use lb_control::command::{BackendAdd, BackendRemove, BackendSet, Command, DEFAULT_WEIGHT};
 
 use super::mutation::{Flags, Until, Wait};
+use super::number::whole;
 use super::{Done, Session};
 use crate::address;
 use crate::api::views::{BackendView, ListView};
@@ -18,7 +19,7 @@ pub(super) enum Verb {
         #[arg(num_args = 2..=3, required = true, value_names = ["VIP/BACKEND", "ADDRESS"])]
         words: Vec<String>,
         /// Its share of new flows, relative to the others: 0 to 65535.
-        #[arg(long, allow_negative_numbers = true, default_value_t = DEFAULT_WEIGHT)]
+        #[arg(long, allow_negative_numbers = true, default_value_t = DEFAULT_WEIGHT, value_parser = whole::<u32>("from 0 to 65535"))]
         weight: u32,
         /// What is intended with it.
         #[arg(long, default_value = "enabled")]
@@ -56,7 +57,7 @@ pub(super) enum Verb {
         /// VIP/BACKEND.
         target: String,
         /// 0 to 65535, relative to the other backends of the vip.
-        #[arg(allow_negative_numbers = true)]
+        #[arg(allow_negative_numbers = true, value_parser = whole::<u32>("from 0 to 65535"))]
         weight: u32,
         /// Do it even if it ends traffic.
         #[arg(long)]

@@ -2,6 +2,8 @@
 
 use lb_control::balancing::{Algorithm, Balancing, BalancingWish};
 
+use super::number::whole;
+
 /// The algorithms, as words of the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -28,13 +30,13 @@ pub(super) struct BalancingFlags {
     #[arg(long)]
     algorithm: Option<AlgorithmWord>,
     /// How long a client keeps its backend after its last packet (source_affinity), seconds; 1 to 65535; 600 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = whole::<u32>("from 1 to 65535"))]
     affinity_s: Option<u32>,
     /// How long a remembered SYN that nothing followed is kept, seconds; 1 to 255; 30 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = whole::<u32>("from 1 to 255"))]
     syn_s: Option<u32>,
     /// How long a remembered flow whose client closed is kept, seconds; 1 to 255; 10 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = whole::<u32>("from 1 to 255"))]
     closing_s: Option<u32>,
 }
 

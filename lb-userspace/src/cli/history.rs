@@ -1,5 +1,6 @@
 //! `lb history`: who changed what, when and why.
 
+use super::number::whole;
 use super::object::{named, query, when};
 use super::{Done, Session};
 use crate::api::client::encoded;
@@ -20,10 +21,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     actor: Option<String>,
     /// The last so many, 1 to 1000.
-    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    #[arg(long, value_name = "COUNT", default_value_t = 50, allow_negative_numbers = true, value_parser = whole::<usize>("from 1 to 1000"))]
     limit: usize,
     /// Only before this revision: to turn pages back.
-    #[arg(long, value_name = "REV")]
+    #[arg(long, value_name = "REV", allow_negative_numbers = true, value_parser = whole::<u64>("from 0 on"))]
     before: Option<u64>,
     /// Show what led to each, back to the command or the observation that it began with.
     #[arg(long)]

@@ -8,6 +8,7 @@ use clap::Subcommand;
 use serde_json::json;
 use tokio::sync::mpsc;
 
+use super::number::whole;
 use super::object::when;
 use super::text::{count, several};
 use super::{Done, Session};
@@ -44,7 +45,7 @@ enum Verb {
     /// Print its records, a JSON object a line.
     Export {
         /// Only those after this revision, which must be a record's end.
-        #[arg(long, value_name = "REV", default_value_t = 0)]
+        #[arg(long, value_name = "REV", default_value_t = 0, allow_negative_numbers = true, value_parser = whole::<u64>("from 0 on"))]
         after: u64,
     },
     /// Show its size and span.
@@ -52,7 +53,7 @@ enum Verb {
     /// Cut it at a revision, for a log that no daemon starts from; a copy is kept. What came after it is lost.
     Repair {
         /// The end of the last record to keep.
-        #[arg(long, value_name = "REV")]
+        #[arg(long, value_name = "REV", allow_negative_numbers = true, value_parser = whole::<u64>("from 0 on"))]
         truncate_at: u64,
         /// Do it without asking.
         #[arg(long)]

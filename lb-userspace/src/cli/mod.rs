@@ -21,6 +21,7 @@ mod ladder_flags;
 mod limits;
 mod log;
 mod mutation;
+mod number;
 mod object;
 mod output;
 mod projection;

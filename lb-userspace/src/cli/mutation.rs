@@ -5,6 +5,7 @@ use std::time::Duration;
 use lb_control::command::Command;
 use tokio::time::Instant;
 
+use super::number::whole;
 use super::text::{count, share};
 use super::{Done, Session};
 use crate::api::client::is_in_doubt;
@@ -25,7 +26,7 @@ pub(super) struct Flags {
     #[arg(short = 'm', long, value_name = "WHY")]
     pub(super) reason: Option<String>,
     /// Only if what it changes was last changed by this revision; 0: only if there is no such thing yet.
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", allow_negative_numbers = true, value_parser = whole::<u64>("from 0 on"))]
     pub(super) if_match: Option<u64>,
     /// Idempotency key: a command that is repeated with its key is applied once. A new one unless named.
     #[arg(long, value_name = "KEY")]
@@ -39,7 +40,7 @@ pub(super) struct Wait {
     #[arg(long)]
     wait: bool,
     /// How long to wait at most, seconds; exit status 5 after that.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600, allow_negative_numbers = true, value_parser = whole::<u64>("of seconds from 0 on"))]
     timeout_s: u64,
 }
 
@@ -66,23 +67,23 @@ impl Session<'_> {
         body: &impl serde::Serialize,
         flags: &Flags,
     ) -> Result<CommandView, Problem> {
-        if flags.dry_run {
-            return self.client.send(&format!("{path}?dry_run=true"), body).await;
-        }
-        let key = flags.key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let made = || (!flags.dry_run).then(|| uuid::Uuid::now_v7().to_string());
+        let key = flags.key.clone().or_else(made);
+        // What stands around a command is looked at in a dry run, too: what that says holds for the command.
         let envelope = Envelope {
-            key: Some(key.clone()),
+            key: key.clone(),
             if_match: flags.if_match,
             reason: flags.reason.clone(),
             ..Envelope::default()
         };
+        let path = if flags.dry_run { format!("{path}?dry_run=true") } else { path.to_owned() };
         let (client, out) = (self.client.clone(), &mut self.out);
-        let answer = client.send_in(path, &envelope, body, |text| out.say(text)).await;
-        answer.map_err(|problem| match is_in_doubt(&problem) {
-            true => problem.with_help(format!(
+        let answer = client.send_in(&path, &envelope, body, |text| out.say(text)).await;
+        answer.map_err(|problem| match key {
+            Some(key) if is_in_doubt(&problem) => problem.with_help(format!(
                 "Repeat the command with --key {key}: it is applied once, whatever became of it."
             )),
-            false => problem,
+            _ => problem,
         })
     }
 
@@ -97,10 +98,12 @@ impl Session<'_> {
     ) -> Done {
         let dry_run = flags.dry_run;
         let done = self.change(command, flags).await?;
-        if wait.wait && !dry_run && done.is_none() {
-            self.wait_for(backend, until, Duration::from_secs(wait.timeout_s)).await?;
+        if !wait.wait || dry_run {
+            return Ok(done);
         }
-        Ok(done)
+        // What was not in the maps yet is, once it has taken effect.
+        self.wait_for(backend, until, Duration::from_secs(wait.timeout_s)).await?;
+        Ok(None)
     }
 
     /// Tells what a change did, or would do.
@@ -125,11 +128,12 @@ impl Session<'_> {
         for moved in &answer.effects.slots {
             let verb = if answer.dry_run { "would move" } else { "move" };
             self.out.line(&format!(
-                "{} of {} slots of vip {} {verb} ({}); flows that began before stay where they are",
+                "{} of {} slots of vip {} {verb} ({}){}; flows that began before stay where they are",
                 count(u64::from(moved.moved)),
                 count(u64::from(moved.slots)),
                 moved.vip,
-                share(moved.share)
+                share(moved.share),
+                once_reached(answer, &moved.vip)
             ));
         }
         if answer.effects.lines.is_empty() {
@@ -180,11 +184,28 @@ impl Session<'_> {
                 said = progress;
             }
             if Instant::now() + POLL > deadline {
-                let text = format!("{said}; waited {} s", timeout.as_secs());
+                let verb = if until == Until::Serves { "does not serve" } else { "is not drained" };
+                // People have been told what is in the way.
+                let why = if self.out.json { format!(": {said}") } else { String::new() };
+                let text = format!("backend {vip}/{name} {verb} after {} s{why}", timeout.as_secs());
                 return Err(Problem::new(Code::WaitTimeout, text));
             }
             tokio::time::sleep(POLL).await;
         }
+    }
+}
+
+/// A new backend takes slots only once there is a way to it, which nobody knows yet.
+fn once_reached(answer: &CommandView, vip: &str) -> String {
+    let of_vip = |object: &str| {
+        let target = object.strip_prefix("backend ").and_then(|target| target.split_once('/'));
+        target.is_some_and(|(of, _)| of == vip)
+    };
+    let made = answer.effects.lines.iter().filter(|line| line.change == "created" && of_vip(&line.object));
+    match made.map(|line| line.object.as_str()).collect::<Vec<_>>()[..] {
+        [] => String::new(),
+        [one] => format!(" once {one} is reached"),
+        ref many => format!(" once the {} new backends are reached", many.len()),
     }
 }
 

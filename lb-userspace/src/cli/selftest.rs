@@ -23,6 +23,9 @@ pub(super) async fn run(session: &mut Session<'_>) -> Done {
             format!("{wrong} of {} known packets were answered wrongly (LB4015)", view.checks.len())
         };
         session.out.line(&verdict);
+        let counted =
+            "each was counted as a client's packet would be: `lb drops`, the vips and /metrics show it";
+        session.out.line(counted);
     }
     Ok((!view.ok).then_some(Exit::Unhealthy))
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lb_common::limits;
 use tracing_subscriber::EnvFilter;
 
+use super::number::{whole, within};
 use super::{Done, Session};
 use crate::dataplane::Capacities;
 use crate::problem::{Code, Problem};
@@ -19,7 +20,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", default_value = "/var/lib/lb")]
     state_dir: PathBuf,
     /// Archive the journal's oldest segments while those before its oldest snapshot take more, MiB. Without it all stay.
-    #[arg(long, allow_negative_numbers = true, value_name = "MIB")]
+    #[arg(long, allow_negative_numbers = true, value_name = "MIB", value_parser = whole::<u64>("of MiB from 0 on"))]
     journal_retain_mib: Option<u64>,
     /// Directory of the pinned data plane, in a BPF file system; one for each node.
     #[arg(long, value_name = "PATH", default_value = "/sys/fs/bpf/lb")]
@@ -28,31 +29,31 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
     /// Vips, at most (1 to 65536). This and the other --max-… hold from the first start until the pin directory is removed.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::VIPS)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::VIPS, value_parser = whole::<u32>("from 1 to 65536"))]
     max_vips: u32,
     /// Backends of all vips together, at most (1 to 65535).
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::BACKENDS - 1)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::BACKENDS - 1, value_parser = whole::<u32>("from 1 to 65535"))]
     max_backends: u32,
     /// Slots of all vips' tables together, at most (251 to 268435456); 8 bytes each.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::SLOTS)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::SLOTS, value_parser = whole::<u32>("from 251 to 268435456"))]
     max_slots: u32,
     /// Flows that can be remembered, at most (to 134217728); 16 bytes each; rounded up to a power of two.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::FLOW_BUCKETS * limits::FLOW_WAYS as u32)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::FLOW_BUCKETS * limits::FLOW_WAYS as u32, value_parser = whole::<u32>("from 1 to 134217728"))]
     max_flows: u32,
     /// NAT flows of each protocol, at most (to 8388608); 128 bytes each; rounded up to a power of two.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::NAT_PLANES * limits::NAT_PORTS)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::NAT_PLANES * limits::NAT_PORTS, value_parser = whole::<u32>("from 1 to 8388608"))]
     max_nat_flows: u32,
     /// The node's own source addresses towards backends, at most (1 to 16).
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::SOURCES)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = limits::SOURCES, value_parser = whole::<u32>("from 1 to 16"))]
     max_sources: u32,
     /// Probes under way at once, 1 or more; others wait.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = probe::CONCURRENCY)]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = probe::CONCURRENCY, value_parser = whole::<usize>("from 1 on"))]
     probe_concurrency: usize,
     /// Commands a second that one user may send, 1 or more; without it, as many as can be written.
-    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = within::<1, 100_000>)]
     commands_per_s: Option<u32>,
     /// How often the maps are compared with what they should hold when nothing changes, seconds, 1 or more.
-    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S)]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S, value_parser = whole::<u64>("of seconds from 1 on"))]
     resync_s: u64,
     /// Answer /readyz, /healthz and /metrics over TCP too, for who is on another machine.
     #[arg(long, value_name = "ADDRESS:PORT")]

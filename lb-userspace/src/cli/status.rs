@@ -116,6 +116,7 @@ pub(super) fn vip(session: &mut Session<'_>, vip: &VipView) {
         let told = |backend: &BackendView| {
             let well = backend.intent == Intent::Enabled
                 && backend.health == Health::Up
+                && backend.way.stale.is_none()
                 && matches!(backend.breaker.as_deref(), None | Some("closed"));
             BackendView { why: if well { String::new() } else { backend.why.clone() }, ..backend.clone() }
         };
@@ -152,7 +153,8 @@ pub(super) fn backends(session: &mut Session<'_>, backends: &[BackendView]) {
         let way = match (&backend.way.device, &backend.way.next_hop) {
             (Some(device), Some(next_hop)) if backend.way.known => {
                 let source = backend.way.source.map_or_else(String::new, |source| format!(" from {source}"));
-                format!("{device} {next_hop}{source}")
+                let stale = if backend.way.stale.is_some() { " (stale)" } else { "" };
+                format!("{device} {next_hop}{source}{stale}")
             }
             _ => format!("none: {}", backend.way.why_not.as_deref().unwrap_or("not in the maps yet")),
         };

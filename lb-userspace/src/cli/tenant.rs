@@ -8,8 +8,10 @@ use lb_control::tenant::{Limit, TenantLimits};
 
 use super::limits::LimitFlags;
 use super::mutation::Flags;
+use super::number::whole;
 use super::text::{count, packet_rate, rate, share};
 use super::{Done, Session};
+use crate::api::SCHEMA;
 use crate::api::views::{ListView, TenantUsageView, TenantView};
 use crate::problem::{Code, Problem};
 use crate::suggest;
@@ -47,7 +49,7 @@ pub(super) enum Verb {
         #[arg(long)]
         once: bool,
         /// Between two looks, milliseconds.
-        #[arg(long, value_name = "MS", default_value_t = 1_000)]
+        #[arg(long, value_name = "MS", default_value_t = 1_000, allow_negative_numbers = true, value_parser = whole::<u64>("of milliseconds from 1 on"))]
         every_ms: u64,
     },
     /// Remove a tenant that has no vips.
@@ -108,6 +110,14 @@ fn words(limits: &TenantLimits) -> String {
     if text.is_empty() { "none".to_owned() } else { text }
 }
 
+/// One tenant, as JSON.
+#[derive(serde::Serialize)]
+struct One<'a> {
+    schema: &'static str,
+    #[serde(flatten)]
+    tenant: &'a TenantView,
+}
+
 async fn show(session: &mut Session<'_>, name: &str) -> Done {
     let list = tenants(session).await?;
     let Some(tenant) = list.items.iter().find(|tenant| tenant.name == name) else {
@@ -115,7 +125,7 @@ async fn show(session: &mut Session<'_>, name: &str) -> Done {
         return Err(Problem::new(Code::UnknownTenant, format!("there is no tenant `{name}`{hint}")));
     };
     if session.out.json {
-        session.out.value(tenant)?;
+        session.out.value(&One { schema: SCHEMA, tenant })?;
         return Ok(None);
     }
     session.out.heading(&format!("tenant {name}  {}", rate(&tenant.traffic)));

@@ -7,6 +7,7 @@ use lb_control::probe::{ProbeKind, ProbeWish};
 use lb_control::vip::{Mode, Tracking};
 
 use super::mutation::Flags;
+use super::number::whole;
 use super::text::{count, rate};
 use super::{Done, Session};
 use crate::address;
@@ -121,22 +122,22 @@ struct ProbeSettings {
     #[arg(long)]
     probe: Option<ProbeWord>,
     /// Time between two probes, milliseconds, 50 to 3600000; 200 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = whole::<u32>("from 50 to 3600000"))]
     probe_interval_ms: Option<u32>,
     /// Time after which an attempt counts as failed, milliseconds, 10 to 60000, shorter than the interval; 150 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "MS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "MS", value_parser = whole::<u32>("from 10 to 60000"))]
     probe_timeout_ms: Option<u32>,
     /// Successes in a row that bring a backend that is down up again; 2 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", value_parser = whole::<u8>("from 1 to 100"))]
     probe_rise: Option<u8>,
     /// Failures in a row that take a backend out; 2 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", value_parser = whole::<u8>("from 1 to 100"))]
     probe_fall: Option<u8>,
     /// How often a probe that met silence is repeated before it counts as failed, 0 to 10; 1 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "COUNT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "COUNT", value_parser = whole::<u8>("from 0 to 10"))]
     probe_retries: Option<u8>,
     /// Port to probe; the backend's unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "PORT")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PORT", value_parser = whole::<u16>("from 1 to 65535"))]
     probe_port: Option<u16>,
     /// HTTP: path to ask for; / unless named. Of this and the following, an empty text is the default again.
     #[arg(long, value_name = "PATH")]
@@ -199,13 +200,13 @@ pub(super) struct Settings {
     #[arg(long, value_name = "true|false")]
     udp_stateless: Option<bool>,
     /// How long a slot that moved sends older flows to its former backend, seconds; 1 to 86400; 900 (TCP) or 30 (UDP) unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = whole::<u32>("from 1 to 86400"))]
     window_s: Option<u32>,
     /// After how long without a packet a remembered flow may be forgotten, seconds; 1 to 65535; 900 (TCP) or 60 (UDP) unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS")]
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", value_parser = whole::<u32>("from 1 to 65535"))]
     idle_s: Option<u32>,
     /// Slots of its table, a prime from 251 to 131071; 65537 unless named.
-    #[arg(long, allow_negative_numbers = true, value_name = "PRIME")]
+    #[arg(long, allow_negative_numbers = true, value_name = "PRIME", value_parser = whole::<u32>("from 251 to 131071"))]
     table_size: Option<u32>,
     #[command(flatten)]
     balancing: super::balancing::BalancingFlags,

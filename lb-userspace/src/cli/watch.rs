@@ -10,6 +10,7 @@ use lb_control::event::Change;
 use lb_control::observation::{Object as Seen, Observation};
 use lb_control::projection::object::Object;
 
+use super::number::whole;
 use super::object::when;
 use super::{Done, Session};
 use crate::api::views::past::RecordView;
@@ -24,10 +25,10 @@ const LINE_MAX: usize = 256 * 1024 * 1024;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// First show what came after this revision; without it, only what comes from now on.
-    #[arg(long, value_name = "REV")]
+    #[arg(long, value_name = "REV", allow_negative_numbers = true, value_parser = whole::<u64>("from 0 on"))]
     after: Option<u64>,
     /// End after so many records; observations do not count.
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = whole::<u64>("from 1 on"))]
     count: Option<u64>,
 }
 

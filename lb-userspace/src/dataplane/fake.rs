@@ -84,7 +84,9 @@ impl Fake {
                 self.store.slots[(first + slot) as usize].store(now.0);
             }
         }
-        self.lost_races.fetch_sub(u32::from(met), Ordering::Relaxed);
+        // Who sets the count meanwhile is not counted down below it.
+        let one_less = |left: u32| left.checked_sub(u32::from(met));
+        let _ = self.lost_races.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
     }
 
     /// The device of an egress row, as redirection would use it.

@@ -163,6 +163,14 @@ impl Engine {
         }
     }
 
+    /// Whether what a request touches is as its sender saw it.
+    ///
+    /// # Errors
+    /// It was changed since.
+    pub fn check_match(&self, request: &Request) -> Result<(), Problem> {
+        writer::check_match(&self.state(), request)
+    }
+
     /// What a command would do to the state as of now. Nothing happens.
     ///
     /// # Errors

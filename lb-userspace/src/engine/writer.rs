@@ -382,7 +382,7 @@ impl Batch {
 }
 
 /// Whether what a command touches is as its sender saw it.
-fn check_match(state: &Published, request: &Request) -> Result<(), Problem> {
+pub(super) fn check_match(state: &Published, request: &Request) -> Result<(), Problem> {
     let Some(wanted) = request.if_match else { return Ok(()) };
     let present = touched(state, &request.command);
     if present.revision == wanted {

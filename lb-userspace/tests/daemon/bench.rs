@@ -9,6 +9,7 @@ use lb_control::plan::Way;
 use lb_control::record::Record;
 use lb_userspace::api::connections::Socket;
 use lb_userspace::api::{self, Node};
+use lb_userspace::dataplane::Capacities;
 use lb_userspace::dataplane::fake::Fake;
 use lb_userspace::engine::fold::{self, Folded};
 use lb_userspace::journal::observation::{self, ObservationJournal};
@@ -20,6 +21,8 @@ use tokio::sync::watch;
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// From one comparison of the maps to the next when nothing changes, seconds.
+const RESYNC_S: u64 = 1;
 
 /// What a run of `lb` gave.
 #[derive(Debug)]
@@ -58,11 +61,19 @@ impl Bench {
         Self::with(Arc::new(Fake::new()), Arc::new(tempfile::tempdir().unwrap()))
     }
 
+    /// A fresh node whose maps have room for so many backends, and are hardly ever compared just because it is time.
+    pub(crate) fn with_room_for(backends: u32) -> Self {
+        let mut capacities = Capacities { flow_buckets: 1_024, nat_planes: 1, ..Capacities::default() };
+        capacities.limits.backends = backends;
+        let (fake, directory) = (Arc::new(Fake::with(&capacities)), Arc::new(tempfile::tempdir().unwrap()));
+        Self::on(fake, directory, Folded::default(), MemoryStore::default(), None, 600)
+    }
+
     /// A fresh node whose journal is in memory, and fails on demand.
     pub(crate) fn in_memory() -> (Self, MemoryStore) {
         let store = MemoryStore::default();
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        (Self::on(Arc::new(Fake::new()), directory, Folded::default(), store.clone(), None), store)
+        (Self::on(Arc::new(Fake::new()), directory, Folded::default(), store.clone(), None, RESYNC_S), store)
     }
 
     /// A fresh node that keeps what it observes.
@@ -71,13 +82,13 @@ impl Bench {
         let observations =
             ObservationJournal::open(directory.path(), observation::Limits::default()).unwrap();
         let store = MemoryStore::default();
-        Self::on(Arc::new(Fake::new()), directory, Folded::default(), store, Some(observations))
+        Self::on(Arc::new(Fake::new()), directory, Folded::default(), store, Some(observations), RESYNC_S)
     }
 
     fn with(fake: Arc<Fake>, directory: Arc<tempfile::TempDir>) -> Self {
         let loaded = FileStore::open(directory.path()).unwrap();
         let folded = fold::latest(&*loaded.store.reader()).unwrap();
-        Self::on(fake, directory, folded, loaded.store, None)
+        Self::on(fake, directory, folded, loaded.store, None, RESYNC_S)
     }
 
     fn on<S: EventStore + 'static>(
@@ -86,6 +97,7 @@ impl Bench {
         folded: Folded,
         store: S,
         observations: Option<ObservationJournal>,
+        resync_s: u64,
     ) -> Self {
         let (ways, follow) = watch::channel(Ways::default());
         let start = serve::Start {
@@ -95,7 +107,7 @@ impl Bench {
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
             commands_per_s: None,
-            resync: Duration::from_secs(1),
+            resync: Duration::from_secs(resync_s),
             observations,
             notes: Vec::new(),
         };
@@ -157,9 +169,14 @@ impl Bench {
 
     /// Says that every backend is reached by device 7.
     pub(crate) fn all_reached(&self) {
+        self.reach(Some(Mac::from_octets([2, 0, 0, 0, 0, 9])));
+    }
+
+    /// Says that every backend is beyond device 7, and who answers there.
+    pub(crate) fn reach(&self, next_hop_mac: Option<Mac>) {
         let state = self.node.engine.state();
         let way = |address: std::net::IpAddr| Way {
-            next_hop_mac: Some(Mac::from_octets([2, 0, 0, 0, 0, 9])),
+            next_hop_mac,
             ifindex: 7,
             mtu: 1_500,
             source_mac: Mac::from_octets([2, 0, 0, 0, 0, 7]),
@@ -168,6 +185,20 @@ impl Bench {
         };
         let ways = state.backends().map(|(.., backend)| (backend.id, Ok(way(backend.address))));
         self.ways.send_replace(Arc::new(ways.collect()));
+    }
+
+    /// A backend of `web` in the list, once it is so.
+    pub(crate) async fn settled(&self, name: &str, so: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let list = self.lb("--json backend list web").await.ok().json();
+            let one = list["items"].as_array().unwrap().iter().find(|one| one["name"] == name).unwrap();
+            if so(one) {
+                return one.clone();
+            }
+            assert!(Instant::now() < deadline, "waited too long: {one:#}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// A vip `web` in mode l2 without a probe, and backends `b1`, `b2`, … that are reached.

@@ -64,8 +64,57 @@ async fn a_dry_run_tells_and_changes_nothing() {
     let ran = bench.lb("backend add web/b3 10.0.0.3 --dry-run").await.ok();
     assert!(ran.stdout.contains("backend web/b3 would be created"), "{ran:?}");
     assert!(ran.stdout.contains("slots of vip web would move (33"), "{ran:?}");
+    assert!(ran.stdout.contains(" %) once backend web/b3 is reached; flows that began before"), "{ran:?}");
     assert!(ran.stdout.contains("dry run: nothing was changed"), "{ran:?}");
+    let ran = bench.lb("backend weight web/b1 50 --dry-run").await.ok();
+    assert!(ran.stdout.contains(" %); flows that began before"), "{ran:?}");
     assert_eq!(bench.records().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_refuses_what_the_command_would() {
+    let bench = Bench::new();
+    bench.with_web(2).await;
+    let before = bench.records().len();
+    let long = "x".repeat(1_025);
+    for (flags, exit) in [
+        (["-m", "two\nlines"], 2),
+        (["-m", &long], 2),
+        (["--key", "two words"], 2),
+        (["--if-match", "1"], 4),
+        (["--if-match", "-1"], 2),
+    ] {
+        let words = [&["backend", "weight", "web/b1", "50"][..], &flags].concat();
+        let rehearsed = bench.lb_with(&[&words[..], &["--dry-run"]].concat()).await;
+        let refused = bench.lb_with(&words).await;
+        assert_eq!((rehearsed.exit, &rehearsed.stderr), (exit, &refused.stderr), "{flags:?}: {rehearsed:?}");
+        assert_eq!(refused.exit, exit, "{flags:?}: {refused:?}");
+    }
+    assert_eq!(bench.records().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_number_is_told_with_the_range() {
+    let bench = Bench::new();
+    for (words, range) in [
+        ("backend add web/b1 10.0.0.1 --weight -1", "from 0 to 65535"),
+        ("backend weight web/b1 many", "from 0 to 65535"),
+        ("vip set web --probe-rise 300", "from 1 to 100"),
+        ("vip set web --breaker-trial-cps 1.5", "from 1 to 65535"),
+        ("vip set web --syn-s -1", "from 1 to 255"),
+        ("serve --max-vips -1", "from 1 to 65536"),
+        ("serve --commands-per-s 0", "from 1 to 100000"),
+        ("history --limit -5", "from 1 to 1000"),
+        ("backend drain web/b1 --wait --timeout-s -1", "of seconds from 0 on"),
+    ] {
+        let told = format!(": it is a whole number {range}");
+        let ran = bench.lb(words).await;
+        assert!(ran.exit == 2 && ran.stderr.contains(&told), "{words}: {ran:?}");
+        assert!(ran.stderr.contains("code: LB3013"), "{words}: {ran:?}");
+        let ran = bench.lb(&format!("--json {words}")).await;
+        let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+        assert!(error["error"]["message"].as_str().unwrap().ends_with(&told[2..]), "{words}: {error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,7 +153,11 @@ async fn a_drain_is_waited_for_until_its_window_is_over() {
     bench.fake.set_now_s(10_000);
     let ran = bench.lb("backend drain web/b1 --wait --timeout-s 1").await;
     assert_eq!(ran.exit, 5, "{ran:?}");
-    assert!(ran.stderr.contains("slots within their window") && ran.stderr.contains("LB5012"), "{ran:?}");
+    assert!(ran.stderr.contains("backend web/b1 is not drained after 1 s"), "{ran:?}");
+    assert_eq!(ran.stderr.matches("slots within their window").count(), 1, "{ran:?}");
+    assert!(ran.stderr.contains("LB5012"), "{ran:?}");
+    let ran = bench.lb("--json backend drain web/b1 --wait --timeout-s 1").await;
+    assert!(ran.stderr.contains("is not drained after 1 s: backend web/b1 still has"), "{ran:?}");
     let moving = |actual: &lb_control::plan::Actual<_>, now_s| {
         let slots: &lb_userspace::dataplane::LiveSlots = &actual.slots;
         (0..65_537).filter(|index| slots.slot(*index).phase(now_s) == Phase::Moving).count()
@@ -152,4 +205,25 @@ async fn a_lost_journal_is_no_wish_to_remove_every_vip() {
     let problem = lb_userspace::serve::start(start).err().unwrap();
     assert_eq!(problem.code, "LB5015");
     assert_eq!(bench.fake.read().unwrap().vips.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_table_refuses_what_is_too_much_and_gives_the_room_of_what_went() {
+    let bench = Bench::with_room_for(2);
+    bench.with_web(2).await;
+    let before = (bench.records().len(), bench.node.engine.state());
+    let ran = bench.lb("backend add web/b3 10.0.0.3").await;
+    assert_eq!(ran.exit, 1, "{ran:?}");
+    assert!(ran.stderr.contains("3 backends are more than the 2 that fit (--max-backends)"), "{ran:?}");
+    assert_eq!((bench.records().len(), bench.node.engine.state()), before);
+    // Each time the row is the one of a backend that packets were sent to until now.
+    for number in 3..7 {
+        bench.lb(&format!("backend remove web/b{}", number - 2)).await.ok();
+        let ran = bench.lb(&format!("--json backend add web/b{number} 10.0.0.{number}")).await.ok();
+        let answer = ran.json();
+        assert_eq!((&answer["applied"], answer["pending"].as_array().unwrap().len()), (&true.into(), 0));
+        bench.all_reached();
+        let name = format!("b{number}");
+        bench.settled(&name, |one| one["share"].as_f64() > Some(0.4)).await;
+    }
 }

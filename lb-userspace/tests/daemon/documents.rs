@@ -93,9 +93,30 @@ async fn what_the_daemon_rejects_is_shown_at_its_place_in_the_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_can_never_change_is_shown_where_the_file_says_otherwise() {
+    let bench = Bench::new();
+    let file = bench.file(FILE);
+    bench.lb(&format!("apply -f {file}")).await.ok();
+    for (was, is, code, place) in [
+        ("203.0.113.10", "203.0.113.11", "LB1021", ":8:11"),
+        ("port = 80", "port = 81", "LB1021", ":9:8"),
+        ("protocol = \"udp\"", "protocol = \"tcp\"", "LB1021", ":28:12"),
+        ("tenant = \"acme\"", "tenant = \"default\"", "LB1021", ":7:10"),
+        ("10.0.0.2", "10.0.0.3", "LB1022", ":20:13"),
+        ("port = 5353", "port = 5354", "LB1022", ":35:10"),
+    ] {
+        let file = bench.file(&FILE.replacen(was, is, 1));
+        let ran = bench.lb(&format!("--json apply -f {file}")).await;
+        let error: serde_json::Value = serde_json::from_str(&ran.stderr).unwrap();
+        let found = (&error["error"]["code"], &error["error"]["place"]);
+        assert_eq!(found, (&code.into(), &format!("{file}{place}").into()), "{is}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_cannot_be_read_is_named() {
     let bench = Bench::new();
     let ran = bench.lb("apply -f /nowhere/lb.toml").await;
-    assert_eq!(ran.exit, 1);
+    assert_eq!(ran.exit, 2);
     assert!(ran.stderr.contains("cannot read /nowhere/lb.toml") && ran.stderr.contains("LB3001"), "{ran:?}");
 }

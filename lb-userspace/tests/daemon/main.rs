@@ -11,3 +11,4 @@ mod past;
 mod readers;
 mod reading;
 mod rollback;
+mod ways;

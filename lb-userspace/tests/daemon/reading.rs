@@ -44,6 +44,33 @@ async fn what_the_log_alone_tells_is_unchanged_until_it_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_shown_as_json_names_its_schema() {
+    let bench = Bench::new();
+    bench.with_web(1).await;
+    bench.lb("tenant add acme --vips 3").await.ok();
+    for words in [
+        "status",
+        "vip list",
+        "vip show web",
+        "backend list",
+        "breaker show",
+        "tenant list",
+        "tenant show acme",
+        "tenant top --once",
+        "drops",
+        "explain 198.51.100.7:40001 web",
+        "explain LB1002",
+        "bypass status",
+        "selftest",
+    ] {
+        let shown = bench.lb(&format!("--json {words}")).await.ok().json();
+        assert_eq!(shown["schema"], "lb/v1", "{words}: {shown}");
+    }
+    let shown = bench.lb("--json tenant show acme").await.ok().json();
+    assert_eq!((&shown["name"], &shown["limits"]["vips"]), (&"acme".into(), &3.into()), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_revision_is_waited_for_and_not_for_ever() {
     let bench = Bench::new();
     bench.with_web(1).await;

@@ -2,10 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
 use clap::Parser;
 use lb_tests::demo::{Options, run};
 
-fn main() -> Result<ExitCode> {
-    run(&Options::parse())
+fn main() -> ExitCode {
+    let options = Options::parse();
+    run(&options).unwrap_or_else(|error| {
+        eprintln!("demo: error: {error:#}");
+        if options.json {
+            println!("{}", serde_json::json!({ "ok": false, "error": format!("{error:#}") }));
+        }
+        ExitCode::FAILURE
+    })
 }

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use lb_userspace::api::client::Client;
 use lb_userspace::api::views::{DropView, ListView};
@@ -93,17 +93,16 @@ impl Options {
 /// When it cannot be set up. What was set up is removed, whatever happens.
 pub fn run(options: &Options) -> Result<ExitCode> {
     if let Some(why) = obstacle(&["nginx"]) {
-        bail!("the demo cannot run: {why}");
+        bail!("the demo cannot run: {why}; try `sudo -E cargo xtask demo`");
     }
     let interrupt = Interrupt::install()?;
     let board = Board::new();
-    board.say(format!("building clients, router, balancer and backends; mode {}", options.mode.word()));
-    let stage = Stage::build(options.mode, &board)?;
-    if interrupt.is_requested() {
-        return Ok(ExitCode::from(EXIT_INTERRUPTED));
-    }
-    let guide = Guide::write(&stage, &report_dir()?)?;
-    let traffic = Traffic::start(stage.net())?;
+    let (traffic, guide, stage) = match build(options, &board, &interrupt) {
+        Ok(built) if !interrupt.is_requested() => built,
+        Err(error) if !interrupt.is_requested() => return Err(error),
+        // Ctrl-C on a terminal ends the programs in the namespaces too: what fails then, fails by it.
+        _ => return tell_unbegun(options, &board),
+    };
     board.lock().start = Instant::now();
     board.say("requests run: HTTP, UDP and long-lived TCP connections, IPv4 and IPv6");
     let client = stage.balancer().client();
@@ -122,6 +121,25 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     let report = conclude(options, &board, traffic, &client, interrupt.is_requested())?;
     drop((observer, conductor));
     tell(options, &report)
+}
+
+/// Builds the network with its balancer, and starts the traffic.
+fn build(options: &Options, board: &Board, interrupt: &Interrupt) -> Result<(Traffic, Guide, Stage)> {
+    board.say(format!("building clients, router, balancer and backends; mode {}", options.mode.word()));
+    let stage = Stage::build(options.mode, board)?;
+    ensure!(!interrupt.is_requested(), "it was interrupted");
+    let guide = Guide::write(&stage, &report_dir()?)?;
+    Ok((Traffic::start(stage.net())?, guide, stage))
+}
+
+/// Tells that a signal ended it before there was anything to tell.
+fn tell_unbegun(options: &Options, board: &Board) -> Result<ExitCode> {
+    let report = Report::unbegun(options.mode, &board.read());
+    report.problems.iter().for_each(|problem| eprintln!("  {problem}"));
+    if options.json {
+        println!("{}", serde_json::to_string(&report)?);
+    }
+    Ok(ExitCode::from(EXIT_INTERRUPTED))
 }
 
 /// Ends the traffic, judges the run and writes the report.

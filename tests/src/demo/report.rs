@@ -97,6 +97,14 @@ impl Report {
         report
     }
 
+    /// Of a run that was ended before its traffic began.
+    #[must_use]
+    pub fn unbegun(mode: Mode, known: &Known) -> Self {
+        let report = Self::new(mode, true, known, Tally::default(), &[]);
+        let problems = vec!["it was ended while it was being built: no request was sent".to_owned()];
+        Self { ok: false, seconds: 0.0, problems, ..report }
+    }
+
     fn judge(&mut self, known: &Known) {
         let tally = &self.tally;
         let counts = [

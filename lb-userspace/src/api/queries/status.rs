@@ -11,7 +11,7 @@ use lb_control::vip::Mode;
 
 use super::super::commands::pending;
 use super::super::node::device_view;
-use super::super::views::{NodeView, ReconcileView, StatusView, VipView, WarningView};
+use super::super::views::{BackendView, NodeView, ReconcileView, StatusView, VipView, WarningView};
 use super::super::{Node, SCHEMA};
 use super::answer::Basis;
 use super::vips::{Snapshot, device_name};
@@ -135,6 +135,7 @@ fn about_devices(snapshot: &Snapshot, warnings: &mut Vec<WarningView>) {
         let object = format!("device {}", device.name);
         if device.device.is_none() {
             warn(warnings, true, &object, "the device has vanished; it is attached again when it comes back");
+            continue;
         }
         for text in &device.warnings {
             warn(warnings, false, &object, text.clone());
@@ -183,8 +184,22 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
             warn(warnings, !probed || backend.health == Health::Up, &object, format!("no way to it: {why}"));
         }
     }
+    for backend in &vip.backends {
+        about_stale_way(vip, backend, warnings);
+    }
     if vip.settings.mode == Mode::Nat {
         about_replies(snapshot, vip, warnings);
+    }
+}
+
+/// A way from before is used on, whoever answers there. It is urgent while new flows go there: where no probe sees the
+/// silence, they are lost.
+fn about_stale_way(vip: &VipView, backend: &BackendView, warnings: &mut Vec<WarningView>) {
+    let Some(why) = &backend.way.stale else { return };
+    let urgent = backend.share > 0.0;
+    if urgent || backend.intent == Intent::Enabled || backend.former_slots > 0 {
+        let object = format!("backend {}/{}", vip.name, backend.name);
+        warn(warnings, urgent, object, format!("its way is from before, and used on: {why}"));
     }
 }
 

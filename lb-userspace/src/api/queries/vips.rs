@@ -20,7 +20,7 @@ use super::super::Node;
 use super::super::views::{
     BackendView, SlotsView, TenantDropView, TenantUsageView, TrafficView, VipView, WayView,
 };
-use super::traffic;
+use super::{traffic, way};
 use crate::breakers::{SeenBreaker, SeenBreakers};
 use crate::clock::unix_ms;
 use crate::dataplane::{Counters, LiveSlots};
@@ -171,6 +171,8 @@ impl Snapshot {
         let breaker = seen_breaker.map_or(BreakerState::Closed, |seen| seen.breaking.state);
         let on = vip.settings.breaker.is_on();
         let tracked_flows = row.and_then(|row| self.standing.swept.flows.get(row)).copied().unwrap_or(0);
+        let content = row.zip(self.actual()).map(|(row, actual)| (actual, &actual.backends[row]));
+        let way = way::view(self.ways.get(&backend.id), content);
         let port = (vip.settings.mode == Mode::Nat && backend.port != 0).then_some(backend.port);
         BackendView {
             name: name.to_owned(),
@@ -186,10 +188,11 @@ impl Snapshot {
             breaker: (on || breaker != BreakerState::Closed).then(|| breaker.to_string()),
             suspicion: self.suspects.get(&backend.id).map_or_else(String::new, suspicion),
             breaker_why: seen_breaker.map_or_else(String::new, breaker_why),
-            why: why(vip, backend, seen, taken, tracked_flows)
+            why: why(vip, backend, (seen, way.known), taken, tracked_flows)
                 + all_the_same(seen, taken)
-                + &apart(seen_breaker),
-            way: self.way(backend.id),
+                + &apart(seen_breaker)
+                + &from_before(&way),
+            way,
             share: f64::from(taken.current) / f64::from(taken.of.max(1)),
             former_slots: taken.former,
             former_left_s: taken.former_left_s,
@@ -202,33 +205,6 @@ impl Snapshot {
                 row.and_then(|row| counters.backends.get(row)).copied().unwrap_or_default()
             }),
             revision: backend.revision,
-        }
-    }
-
-    /// The way as packets use it; that it is not known is told by who looks for it.
-    fn way(&self, id: BackendId) -> WayView {
-        let looked = self.ways.get(&id);
-        let why_not = match looked {
-            Some(Err(why)) => Some(why.clone()),
-            Some(Ok(way)) if way.next_hop_mac.is_none() => Some("its neighbour does not answer".to_owned()),
-            Some(Ok(_)) => None,
-            None => Some("not looked up yet".to_owned()),
-        };
-        let row =
-            self.backend_rows.get(&id).zip(self.actual()).map(|(row, actual)| (actual, actual.backends[row]));
-        let used = row.filter(|(_, content)| content.next_hop.is_known());
-        let egress = used.and_then(|(actual, content)| actual.egresses.get(&content.next_hop.egress()));
-        WayView {
-            known: used.is_some(),
-            device: egress.map(|egress| device_name(egress.ifindex)),
-            next_hop: used.map(|(_, content)| mac_text(content.next_hop.mac().octets())),
-            source: used.and_then(|(actual, content)| {
-                u8::try_from(content.control.source())
-                    .ok()
-                    .and_then(|number| actual.sources.get(&number))
-                    .copied()
-            }),
-            why_not: why_not.filter(|_| used.is_none() || !matches!(looked, Some(Ok(_)))),
         }
     }
 }
@@ -252,8 +228,17 @@ fn remembers(vip: &Vip) -> bool {
 }
 
 /// Why a backend takes flows or not, one sentence.
-fn why(vip: &Vip, backend: &Backend, seen: Option<&Seen>, taken: &Taken, tracked_flows: u64) -> String {
+fn why(
+    vip: &Vip,
+    backend: &Backend,
+    (seen, reached): (Option<&Seen>, bool),
+    taken: &Taken,
+    tracked_flows: u64,
+) -> String {
     let health = match seen {
+        _ if vip.settings.probe.kind == ProbeKind::None && !reached => {
+            "has no probe; takes nothing until there is a way to it".to_owned()
+        }
         _ if vip.settings.probe.kind == ProbeKind::None => "has no probe, so it counts as usable".to_owned(),
         None => "no probe has answered yet".to_owned(),
         Some(Seen { health, last: None }) => format!("was {health} before the restart, not probed since"),
@@ -291,6 +276,11 @@ fn apart(seen: Option<&SeenBreaker>) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// That its way may lead nowhere now, behind the rest of a sentence.
+fn from_before(way: &WayView) -> String {
+    way.stale.as_ref().map_or_else(String::new, |why| format!("; its way is from before: {why}"))
 }
 
 /// What speaks against a backend, and for how long.
@@ -332,8 +322,4 @@ fn since(at_ms: u64) -> String {
 pub(in crate::api) fn device_name(ifindex: u32) -> String {
     let name = nix::net::if_::if_indextoname(ifindex);
     name.map_or_else(|_| format!("device {ifindex}"), |name| name.to_string_lossy().into_owned())
-}
-
-fn mac_text(octets: [u8; 6]) -> String {
-    octets.map(|octet| format!("{octet:02x}")).join(":")
 }
