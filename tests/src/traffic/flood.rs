@@ -6,15 +6,16 @@
 //! is about.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, gettid};
+use nix::unistd::Pid;
+
+use super::priority::yield_to_others;
 
 use crate::netns::Namespace;
 
@@ -132,17 +133,6 @@ impl Drop for RunningFlood {
             let _ = thread.join();
         }
     }
-}
-
-/// Gives the calling thread only the time that its CPU has left over.
-///
-/// # Errors
-/// When `chrt` is missing or refuses.
-pub fn yield_to_others() -> Result<()> {
-    let thread = gettid().to_string();
-    let status = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status().context("run chrt")?;
-    ensure!(status.success(), "chrt: {status}");
-    Ok(())
 }
 
 fn open(target: SocketAddr) -> Result<UdpSocket> {

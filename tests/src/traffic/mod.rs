@@ -9,6 +9,7 @@ pub mod http;
 pub mod nginx;
 pub mod pattern;
 pub mod pool;
+pub mod priority;
 pub mod probed;
 mod task;
 pub mod udp;
