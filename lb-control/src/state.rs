@@ -365,6 +365,7 @@ mod tests {
     use super::*;
     use crate::event::EVENT_VERSION;
     use crate::vip::{Mode, Protocol, VipSettings};
+    use proptest::prelude::*;
 
     fn happen(state: &mut State, change: Change) {
         state.apply(&Event { v: EVENT_VERSION, at_ms: 5, change });
@@ -437,6 +438,37 @@ mod tests {
         // Made anew from a snapshot it shares nothing, and is the same all the same.
         let again: State = serde_json::from_slice(&serde_json::to_vec(&state).unwrap()).unwrap();
         assert_eq!(again.vips_unlike(&state).count(), 0);
+    }
+
+    proptest! {
+        /// Whatever was changed on a copy of many, what differs is what a look at all of them finds: at the beginning and the
+        /// end of what is shared as in its middle.
+        #[test]
+        fn what_differs_is_what_a_walk_over_all_finds(
+            count in 0_u32..600,
+            steps in prop::collection::vec((0_u8..4, 0_u32..640), 0..12),
+        ) {
+            let mut state = State::default();
+            let add = |state: &mut State, number: u32| {
+                let change = added(&format!("v{number:03}"), number + 1, [203, 0, (number / 250) as u8, (number % 250) as u8]);
+                happen(state, change);
+            };
+            (0..count).for_each(|number| add(&mut state, number));
+            let before = state.clone();
+            for (step, number) in steps {
+                let (vip, near) = (format!("v{number:03}"), number / 16 * 16);
+                match step {
+                    0 => add(&mut state, number),
+                    1 => happen(&mut state, Change::VipRemoved { vip }),
+                    2 => happen(&mut state, joined(&vip, "b", number, [10, 0, 0, 1])),
+                    _ => happen(&mut state, joined(&format!("v{near:03}"), "b", number, [10, 0, 0, 1])),
+                }
+            }
+            let names: std::collections::BTreeSet<&str> = before.vips.keys().chain(state.vips.keys()).map(String::as_str).collect();
+            let differ: Vec<&str> = names.into_iter().filter(|name| before.vips.get(*name) != state.vips.get(*name)).collect();
+            prop_assert_eq!(before.vips_unlike(&state).collect::<Vec<_>>(), differ.clone());
+            prop_assert_eq!(state.vips_unlike(&before).collect::<Vec<_>>(), differ);
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ use known::{Done, Known, Wish};
 use lent::Lent;
 
 /// Default time from one full comparison to the next when nothing changes, seconds.
-pub const RESYNC_S: u64 = 10;
+pub const RESYNC_S: u32 = 10;
 /// Between two looks at the devices, and between two sweeps.
 const TICK: Duration = Duration::from_secs(1);
 /// From one sweep to the next that a death brings, at least: ten thousand backends that flap must not keep it busy.

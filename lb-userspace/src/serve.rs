@@ -231,16 +231,24 @@ fn kept_sizes(asked: &Capacities, has: &lb_control::limits::Limits) -> Option<St
     let wanted = &asked.limits;
     let ports = |planes: u32| nat_ports(planes.saturating_mul(2 * NAT_PORTS));
     let nat_flows = |ports_has: u32| ports_has / ports(1) * NAT_PORTS;
+    let usual = Capacities::default();
     let sizes = [
-        ("--max-vips", wanted.vips, has.vips),
-        ("--max-backends", wanted.backends, has.backends),
-        ("--max-slots", wanted.slots, has.slots),
-        ("--max-flows", flow_entries(asked.flow_buckets), has.flow_entries),
-        ("--max-nat-flows", nat_flows(ports(asked.nat_planes)), nat_flows(has.nat_ports)),
-        ("--max-sources", wanted.sources, has.sources),
+        ("--max-vips", wanted.vips, usual.limits.vips, has.vips),
+        ("--max-backends", wanted.backends, usual.limits.backends, has.backends),
+        ("--max-slots", wanted.slots, usual.limits.slots, has.slots),
+        ("--max-flows", flow_entries(asked.flow_buckets), flow_entries(usual.flow_buckets), has.flow_entries),
+        (
+            "--max-nat-flows",
+            nat_flows(ports(asked.nat_planes)),
+            nat_flows(ports(usual.nat_planes)),
+            nat_flows(has.nat_ports),
+        ),
+        ("--max-sources", wanted.sources, usual.limits.sources, has.sources),
     ];
-    let other = sizes.into_iter().filter(|(_, asked, has)| asked != has);
-    let other: Vec<String> = other.map(|(flag, asked, has)| format!("{flag} {has}, not {asked}")).collect();
+    // What is as it is by default was mostly not asked for.
+    let other = sizes.into_iter().filter(|(_, asked, usual, has)| asked != usual && asked != has);
+    let other: Vec<String> =
+        other.map(|(flag, asked, _, has)| format!("{flag} {has}, not {asked}")).collect();
     let text = "the maps keep the sizes that they were made with, until their pin directory is removed";
     (!other.is_empty()).then(|| format!("{text}: {}", other.join("; ")))
 }
@@ -310,13 +318,14 @@ mod tests {
 
     #[test]
     fn sizes_that_the_maps_do_not_have_are_told() {
-        let (asked, mut has) = (Capacities::default(), Capacities::default().limits);
+        let (mut asked, mut has) = (Capacities::default(), Capacities::default().limits);
         assert_eq!(kept_sizes(&asked, &has), None);
-        has.vips = 2;
-        has.flow_entries = flow_entries(1_024);
+        (has.vips, has.backends) = (2, 2);
+        assert_eq!(kept_sizes(&asked, &has), None, "nobody asked for anything");
+        asked.limits.vips = 9;
+        asked.flow_buckets = 1_024;
         let told = kept_sizes(&asked, &has).unwrap();
-        let vips = format!(": --max-vips 2, not {}; --max-flows ", asked.limits.vips);
-        assert!(told.contains(&vips), "{told}");
+        assert!(told.contains(": --max-vips 2, not 9; --max-flows "), "{told}");
         assert!(!told.contains("--max-nat-flows") && !told.contains("--max-backends"), "{told}");
     }
 }

@@ -27,11 +27,12 @@ pub fn require_root_or_skip(test: &str, tools: &[&str]) -> bool {
 #[must_use]
 pub fn obstacle(tools: &[&str]) -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
-        return Some("namespaces need root".to_owned());
+        return Some("namespaces need root: try it with `sudo -E`".to_owned());
     }
     let missing: Vec<&str> =
         ["ip", "ethtool"].iter().chain(tools).copied().filter(|tool| !is_installed(tool)).collect();
-    (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
+    (!missing.is_empty())
+        .then(|| format!("not installed: {}; `cargo xtask setup` installs it", missing.join(", ")))
 }
 
 /// Reports `test` as skipped because of `why`.

@@ -178,7 +178,7 @@ fn without_root_one_sentence_says_what_to_do() {
     let output = command.output().unwrap();
     let (said, data) = (String::from_utf8(output.stderr).unwrap(), String::from_utf8(output.stdout).unwrap());
     assert_eq!(output.status.code(), Some(1), "{said}");
-    let sentence = "demo: error: the demo cannot run: namespaces need root; try `sudo -E cargo xtask demo`\n";
+    let sentence = "demo: error: the demo cannot run: namespaces need root: try it with `sudo -E`\n";
     assert_eq!(said, sentence);
     let object: Value = serde_json::from_str(&data).unwrap();
     assert_eq!(object["ok"], false, "{object}");

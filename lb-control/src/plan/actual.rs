@@ -3,7 +3,6 @@
 
 use super::desired::Device;
 use super::op::{BackendContent, EgressContent, Key, VipContent};
-use super::row_map::RowMap;
 use super::tenants::TenantContent;
 use crate::backend::Intent;
 use crate::health::Health;
@@ -82,13 +81,13 @@ pub struct Actual<S> {
     /// The bypass word.
     pub bypass: bool,
     /// Vip rows in use.
-    pub vips: RowMap<ActualVip>,
+    pub vips: OrdMap<u16, ActualVip>,
     /// Keys of the vip hash.
     pub keys: OrdMap<Key, VipEntry>,
     /// Tenant rows in use (`identity` is not 0).
-    pub tenants: RowMap<TenantContent>,
+    pub tenants: OrdMap<u16, TenantContent>,
     /// Backend rows in use (`identity` is not 0).
-    pub backends: RowMap<BackendContent>,
+    pub backends: OrdMap<u16, BackendContent>,
     /// Egress rows in use (`device` is not 0).
     pub egresses: BTreeMap<u16, EgressContent>,
     /// Interface index to its untagged egress row.

@@ -12,7 +12,6 @@ use super::desired::{Desired, Footings, Observed, desired_of};
 use super::diff::{Plan, Problem, diff_rows, source_of, wanted_keys};
 use super::layout::{Layout, layout_among};
 use super::op::{BackendContent, Key};
-use super::row_map::RowMap;
 use super::settled::Settled;
 use super::tables::TableCache;
 use crate::code::Code;
@@ -144,7 +143,7 @@ fn stays(problem: &Problem, touched: &[&str]) -> bool {
 fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actual<&'a S>> {
     let own =
         |content: &super::ActualVip| desired.vips.get(&content.id).is_some_and(|vip| vip.key == content.key);
-    let vips: RowMap<_> =
+    let vips: OrdMap<_, _> =
         whole.vips.iter().filter(|(_, vip)| own(vip)).map(|(row, vip)| (*row, *vip)).collect();
     if vips.len() != desired.vips.len() {
         return None;

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use lb_control::backend::Intent;
 use lb_control::command::Command;
+use lb_control::event::Change;
 use tokio::time::Instant;
 
-use super::number::whole;
+use super::number::{whole, within};
 use super::text::{count, share};
 use super::{Done, Session};
 use crate::api::client::is_in_doubt;
@@ -40,8 +42,8 @@ pub(super) struct Wait {
     #[arg(long)]
     wait: bool,
     /// How long to wait at most, seconds; exit status 5 after that.
-    #[arg(long, value_name = "SECONDS", default_value_t = 3_600, allow_negative_numbers = true, value_parser = whole::<u64>("of seconds from 0 on"))]
-    timeout_s: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600, allow_negative_numbers = true, value_parser = within::<0, 31_536_000>)]
+    timeout_s: u32,
 }
 
 /// What is waited for.
@@ -101,9 +103,9 @@ impl Session<'_> {
         if !wait.wait || dry_run {
             return Ok(done);
         }
-        // What was not in the maps yet is, once it has taken effect.
-        self.wait_for(backend, until, Duration::from_secs(wait.timeout_s)).await?;
-        Ok(None)
+        self.wait_for(backend, until, Duration::from_secs(u64::from(wait.timeout_s))).await?;
+        // Who serves is in the maps by now; one that has no flows need not be.
+        Ok(done.filter(|_| until == Until::Drained))
     }
 
     /// Tells what a change did, or would do.
@@ -133,7 +135,7 @@ impl Session<'_> {
                 count(u64::from(moved.slots)),
                 moved.vip,
                 share(moved.share),
-                once_reached(answer, &moved.vip)
+                once_they_serve(answer, &moved.vip)
             ));
         }
         if answer.effects.lines.is_empty() {
@@ -195,17 +197,25 @@ impl Session<'_> {
     }
 }
 
-/// A new backend takes slots only once there is a way to it, which nobody knows yet.
-fn once_reached(answer: &CommandView, vip: &str) -> String {
-    let of_vip = |object: &str| {
-        let target = object.strip_prefix("backend ").and_then(|target| target.split_once('/'));
-        target.is_some_and(|(of, _)| of == vip)
-    };
-    let made = answer.effects.lines.iter().filter(|line| line.change == "created" && of_vip(&line.object));
-    match made.map(|line| line.object.as_str()).collect::<Vec<_>>()[..] {
+/// Where all that moves goes to new backends: each takes its slots only once there is a way to it and its probe passes, which
+/// nobody knows yet. Where something else of the vip changes too, slots move at once.
+fn once_they_serve(answer: &CommandView, vip: &str) -> String {
+    let (mut new, mut others) = (Vec::new(), false);
+    for change in answer.events.iter().map(|event| &event.change).filter(|change| change.vip() == Some(vip)) {
+        match change {
+            Change::BackendAdded { backend, intent: Intent::Enabled, weight: 1.., backup: false, .. } => {
+                new.push(backend)
+            }
+            // It takes none.
+            Change::BackendAdded { .. } => {}
+            _ => others = true,
+        }
+    }
+    match new[..] {
+        _ if others => String::new(),
         [] => String::new(),
-        [one] => format!(" once {one} is reached"),
-        ref many => format!(" once the {} new backends are reached", many.len()),
+        [one] => format!(" once backend {vip}/{one} serves"),
+        ref many => format!(" once the {} new backends serve", many.len()),
     }
 }
 

@@ -52,9 +52,9 @@ pub(super) struct Args {
     /// Commands a second that one user may send, 1 or more; without it, as many as can be written.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = within::<1, 100_000>)]
     commands_per_s: Option<u32>,
-    /// How often the maps are compared with what they should hold when nothing changes, seconds, 1 or more.
-    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S, value_parser = whole::<u64>("of seconds from 1 on"))]
-    resync_s: u64,
+    /// How often the maps are compared with what they should hold when nothing changes, seconds (1 to 86400).
+    #[arg(long, allow_negative_numbers = true, value_name = "SECONDS", default_value_t = reconcile::RESYNC_S, value_parser = within::<1, 86_400>)]
+    resync_s: u32,
     /// Answer /readyz, /healthz and /metrics over TCP too, for who is on another machine.
     #[arg(long, value_name = "ADDRESS:PORT")]
     health_listen: Option<SocketAddr>,
@@ -73,11 +73,8 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
 
 /// What the data plane can hold is checked where it is made; here only what has another unit there.
 fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
-    if args.probe_concurrency == 0 || args.resync_s == 0 {
-        return Err(Problem::new(
-            Code::DaemonConfig,
-            "--probe-concurrency and --resync-s must be at least 1",
-        ));
+    if args.probe_concurrency == 0 {
+        return Err(Problem::new(Code::DaemonConfig, "--probe-concurrency must be at least 1"));
     }
     let mut capacities = Capacities::default();
     capacities.limits.vips = args.max_vips;
@@ -100,7 +97,7 @@ fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
         capacities,
         probe_concurrency: args.probe_concurrency,
         commands_per_s: args.commands_per_s,
-        resync: Duration::from_secs(args.resync_s),
+        resync: Duration::from_secs(u64::from(args.resync_s)),
         health_listen: args.health_listen,
     })
 }

@@ -369,6 +369,7 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
 mod tests {
     use super::*;
     use crate::dataplane::memory;
+    use imbl::OrdMap;
     use lb_common::abi::backend::Mode;
     use lb_common::abi::slot::Slot;
     use lb_common::abi::vip::Tracking;
@@ -442,9 +443,9 @@ mod tests {
         let actual = read(&store, None).unwrap();
         assert!(actual.bypass);
         assert_eq!(actual.limits, memory::small().limits);
-        assert_eq!(actual.vips, [(5, vip_content())].into_iter().collect());
-        assert_eq!(actual.tenants, [(3, tenant_content())].into_iter().collect());
-        assert_eq!(actual.backends, [(8, backend_content())].into_iter().collect());
+        assert_eq!(actual.vips, OrdMap::unit(5, vip_content()));
+        assert_eq!(actual.tenants, OrdMap::unit(3, tenant_content()));
+        assert_eq!(actual.backends, OrdMap::unit(8, backend_content()));
         assert_eq!(actual.egresses, [(7, egress_content())].into());
         assert_eq!(actual.sources, [(2, "10.0.0.1".parse().unwrap())].into());
         assert_eq!(actual.ports, [(12, 7)].into());

@@ -64,7 +64,7 @@ async fn a_dry_run_tells_and_changes_nothing() {
     let ran = bench.lb("backend add web/b3 10.0.0.3 --dry-run").await.ok();
     assert!(ran.stdout.contains("backend web/b3 would be created"), "{ran:?}");
     assert!(ran.stdout.contains("slots of vip web would move (33"), "{ran:?}");
-    assert!(ran.stdout.contains(" %) once backend web/b3 is reached; flows that began before"), "{ran:?}");
+    assert!(ran.stdout.contains(" %) once backend web/b3 serves; flows that began before"), "{ran:?}");
     assert!(ran.stdout.contains("dry run: nothing was changed"), "{ran:?}");
     let ran = bench.lb("backend weight web/b1 50 --dry-run").await.ok();
     assert!(ran.stdout.contains(" %); flows that began before"), "{ran:?}");

@@ -93,7 +93,7 @@ impl Options {
 /// When it cannot be set up. What was set up is removed, whatever happens.
 pub fn run(options: &Options) -> Result<ExitCode> {
     if let Some(why) = obstacle(&["nginx"]) {
-        bail!("the demo cannot run: {why}; try `sudo -E cargo xtask demo`");
+        bail!("the demo cannot run: {why}");
     }
     let interrupt = Interrupt::install()?;
     let board = Board::new();

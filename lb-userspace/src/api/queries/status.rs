@@ -192,11 +192,15 @@ fn about_vip(snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>
     }
 }
 
-/// A way from before is used on, whoever answers there. It is urgent while new flows go there: where no probe sees the
-/// silence, they are lost.
+/// A way from before is used on, whoever answers there. It is urgent while new flows go there and no probe sees the
+/// silence: they are lost. Of one that its probe took out, that warning tells.
 fn about_stale_way(vip: &VipView, backend: &BackendView, warnings: &mut Vec<WarningView>) {
     let Some(why) = &backend.way.stale else { return };
-    let urgent = backend.share > 0.0;
+    let probed = vip.settings.probe.kind != ProbeKind::None;
+    let urgent = backend.share > 0.0 && !probed;
+    if backend.health == Health::Down && !urgent {
+        return;
+    }
     if urgent || backend.intent == Intent::Enabled || backend.former_slots > 0 {
         let object = format!("backend {}/{}", vip.name, backend.name);
         warn(warnings, urgent, object, format!("its way is from before, and used on: {why}"));
