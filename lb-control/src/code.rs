@@ -111,7 +111,7 @@ codes! {
     ProbeTimeout 1060 "the probe's timeout is not shorter than its interval"
         "Raise `interval_ms` or lower `timeout_ms`: a probe ends before the next begins.";
     ProbeForeign 1061 "the setting belongs to another kind of probe"
-        "path, host, status and body are for http and https; sni and verify for https and tls; send and expect for udp.";
+        "path, host, status and body are for http and https; sni and verify for https and tls; send and expect for udp; via for all but none.";
     ProbePath 1062 "the path of the probe is not of its form"
         "Begin it with `/`, and write what is neither a letter, a digit nor a mark of ASCII as %XX.";
     ProbeHost 1063 "a name in the probe is not of its form"
@@ -124,6 +124,8 @@ codes! {
         "1 to 1024 bytes: text as it stands, or hexadecimal digits after `hex:`, such as `hex:00ff`.";
     ProbeUnsaid 1067 "the UDP probe does not say what to send"
         "Set `probe.send` to something that the backend answers.";
+    ProbeViaNat 1068 "a probe by the vip's path needs a mode with direct return"
+        "Leave `via` out: by mode nat the backend's own address is the vip's path. Modes l2 and ipip have another one.";
     AlgorithmTracking 1070 "the algorithm remembers every flow: tracking cannot be set otherwise"
         "Leave `tracking` out, or set it to \"always\".";
     AlgorithmLive 1071 "by flow or by source address cannot change on a vip that has backends: flows would break"
@@ -207,6 +209,8 @@ codes! {
         "`lb blame vip NAME` or `lb blame backend VIP/NAME` shows its fields.";
     HealthListen 3035 "the address for /readyz and /metrics cannot be used"
         "Name a free ADDRESS:PORT of this node with --health-listen, or leave it out.";
+    ProbeAddress 3036 "an address for probes cannot be used"
+        "Name one that nobody has, this node neither, once for each family: of the subnet that backends are in, or one that is routed to this node.";
 
     CommandRate 3030 "too many commands came at once"
         "This request changed nothing. Wait as long as the header Retry-After says, or put the changes into one document for `lb apply`.";
@@ -290,6 +294,8 @@ codes! {
         "End one of those that watch (`lb watch`), then try again.";
     LogUnread 5032 "the log could not be read there"
         "`lb log verify` says whether it is damaged; what is decided and forwarded goes on.";
+    ProbeAddressLacking 5033 "a probe by the vip's path has no address to ask from"
+        "Start `lb serve` with --probe-address for the vip's family. Until then backends are asked at their own addresses.";
     Bug 5099 "a bug in lb"
         "Please report it with the daemon's messages.";
 }

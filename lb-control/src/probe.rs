@@ -9,8 +9,10 @@
 //! farther away than 100 ms, sets a longer interval and timeout.
 
 mod part;
+mod via;
 
 pub use part::{BODY_MAX_BYTES, PAYLOAD_MAX_BYTES, StatusSet, body_pattern, payload};
+pub use via::Via;
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -107,6 +109,9 @@ pub struct Probe {
     /// Port to probe; none: the backend's port.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub port: Option<u16>,
+    /// By which path it goes.
+    #[serde(skip_serializing_if = "Via::is_default", default)]
+    pub via: Via,
     /// HTTP: the path, with its query; none: [`PATH`].
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub path: Option<String>,
@@ -156,6 +161,7 @@ impl Probe {
             fall: FALL,
             retries: RETRIES,
             port: None,
+            via: Via::Backend,
             path: None,
             host: None,
             status: None,
@@ -177,6 +183,7 @@ impl Probe {
         let (http, tls, udp) = (kind.is_http(), kind.is_tls(), kind == ProbeKind::Udp);
         Self {
             kind,
+            via: if kind == ProbeKind::None { Via::Backend } else { self.via },
             path: self.path.filter(|_| http),
             host: self.host.filter(|_| http),
             status: self.status.filter(|_| http),
@@ -192,6 +199,7 @@ impl Probe {
     pub fn foreign(&self) -> Vec<&'static str> {
         let own = self.clone().turned_to(self.kind);
         let there = [
+            ("via", self.via == own.via),
             ("path", self.path == own.path),
             ("host", self.host == own.host),
             ("status", self.status == own.status),
@@ -214,6 +222,9 @@ impl fmt::Display for Probe {
         }
         if let Some(port) = self.port {
             write!(f, " on port {port}")?;
+        }
+        if self.via == Via::Vip {
+            f.write_str(" by the vip's path")?;
         }
         if self.kind.is_http() {
             write!(f, ", status {}", self.status.as_deref().unwrap_or(STATUS))?;
@@ -266,6 +277,9 @@ pub struct ProbeWish {
     /// As [`Probe::port`]; 0 = the backend's port again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// As [`Probe::via`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<Via>,
     /// As [`Probe::path`]; of this and the following texts, an empty one = the default again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
@@ -311,6 +325,7 @@ impl ProbeWish {
             fall: self.fall.unwrap_or(base.fall),
             retries: self.retries.unwrap_or(base.retries),
             port: self.port.map_or(base.port, |port| (port != 0).then_some(port)),
+            via: self.via.unwrap_or(base.via),
             path: text(&self.path, base.path),
             host: text(&self.host, base.host),
             status: text(&self.status, base.status),
@@ -339,6 +354,7 @@ impl ProbeWish {
             fall: differs(&probe.fall, &base.fall),
             retries: differs(&probe.retries, &base.retries),
             port: (probe.port != base.port).then(|| probe.port.unwrap_or_default()),
+            via: differs(&probe.via, &base.via),
             path: text(&probe.path, &base.path),
             host: text(&probe.host, &base.host),
             status: text(&probe.status, &base.status),
@@ -392,6 +408,9 @@ mod tests {
         let tls = ProbeWish { kind: Some(ProbeKind::Tls), ..ProbeWish::default() }.over(https);
         assert_eq!((tls.path.clone(), tls.sni.as_deref(), tls.verify), (None, Some("example.org"), true));
         assert!(tls.foreign().is_empty());
+        let by_vip = ProbeWish { via: Some(Via::Vip), ..ProbeWish::default() }.over(tls.clone());
+        assert_eq!(ProbeWish::between(&tls, &by_vip).over(by_vip.clone()), tls);
+        assert_eq!(Probe { kind: ProbeKind::None, sni: None, verify: false, ..by_vip }.foreign(), ["via"]);
         assert_eq!(Probe { path: Some("/".to_owned()), ..tls }.foreign(), ["path"]);
     }
 
@@ -399,6 +418,8 @@ mod tests {
     fn a_probe_is_shown_in_one_line() {
         let mut probe = Probe::of_kind(ProbeKind::Http);
         probe.status = Some("200".to_owned());
+        let by_vip = Probe { via: Via::Vip, ..probe.clone() };
+        assert!(by_vip.to_string().starts_with("http GET / by the vip's path, status 200, "), "{by_vip}");
         assert_eq!(
             probe.to_string(),
             "http GET /, status 200, every 200 ms, timeout 150 ms, up after 2 successes, down after 2 failures of 2 \

@@ -76,6 +76,15 @@ pub fn start(states: watch::Receiver<Published>) -> Result<watch::Receiver<Ways>
     Ok(receiver)
 }
 
+/// Whether the node throws packets to an address away, without a word.
+///
+/// # Errors
+/// Netlink could not be opened.
+pub(crate) fn is_blackhole(to: IpAddr) -> Result<bool> {
+    let route = route::look_up(&mut Netlink::new()?, to);
+    Ok(matches!(route, Route::Refused(why) if why == route::BLACKHOLE))
+}
+
 /// A socket that hears of every change.
 fn subscribed() -> Result<TokioSocket> {
     let mut events = TokioSocket::new(NETLINK_ROUTE)?;

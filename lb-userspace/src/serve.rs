@@ -29,6 +29,7 @@ use crate::journal::lock::{DirectoryLock, LockError};
 use crate::journal::log::Limits;
 use crate::journal::observation::{self, ObservationJournal};
 use crate::journal::{EventStore, FILE_NAME, FileStore, Loaded, LogFiles, StoreError, Verification};
+use crate::probe::via::Addresses;
 use crate::problem::{Code, Problem};
 use crate::reconcile::{self, Inputs, Standing, Ways};
 use crate::{breakers, config, neighbour, probe, projection, samples, suspects, vital};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub capacities: Capacities,
     /// Probes under way at once.
     pub probe_concurrency: usize,
+    /// What probes by the vips' own paths are asked from.
+    pub probe_addresses: Addresses,
     /// Commands a second of one actor; `None` = as many as the writer takes.
     pub commands_per_s: Option<u32>,
     /// From one comparison of the maps to the next when nothing changes.
@@ -76,6 +79,8 @@ pub struct Start<S> {
     pub watch_ways: WatchWays,
     /// Probes under way at once.
     pub probe_concurrency: usize,
+    /// What probes by the vips' own paths are asked from.
+    pub probe_addresses: Addresses,
     /// Commands a second of one actor; `None` = as many as the writer takes.
     pub commands_per_s: Option<u32>,
     /// From one comparison of the maps to the next when nothing changes.
@@ -107,11 +112,12 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
     });
     let breakers = breakers::start(engine.follow(), adopted_breakers(&actual), observe.clone());
     let (concurrency, feed) = (start.probe_concurrency, breakers.feed());
-    let probes = probe::start(engine.follow(), adopted, concurrency, observe.clone(), feed);
-    let breakers = breakers.follow();
     let ways = (start.watch_ways)(engine.follow());
     let ways =
         ways.map_err(|error| Problem::new(Code::KernelCall, format!("could not open netlink: {error}")))?;
+    let station = probe::via::open(start.probe_addresses, ways.clone())?;
+    let probes = probe::start(engine.follow(), adopted, concurrency, observe.clone(), feed, station);
+    let breakers = breakers.follow();
     let nudge = Arc::new(Notify::new());
     let inputs = Inputs {
         states: engine.follow(),
@@ -140,6 +146,7 @@ pub fn start<S: EventStore + 'static>(start: Start<S>) -> Result<Arc<Node>, Prob
         breakers,
         suspects,
         ways,
+        probe_addresses: start.probe_addresses,
         samples,
         nudge,
         started,
@@ -163,14 +170,15 @@ fn refuse_lost_journal(state: &State, actual: &Actual<LiveSlots>) -> Result<(), 
 pub async fn serve(settings: Settings) -> Result<(), Problem> {
     let Settings { socket, state_dir, journal, pin_dir, first_config, capacities, .. } = settings;
     let (probe_concurrency, resync) = (settings.probe_concurrency, settings.resync);
-    let commands_per_s = settings.commands_per_s;
+    let (commands_per_s, probe_addresses) = (settings.commands_per_s, settings.probe_addresses);
     let _held = hold(&state_dir)?;
     let Loaded { store, .. } = open_journal(&state_dir, journal)?;
     let folded = fold::latest(&*store.reader()).map_err(|error| journal_problem(&error, &state_dir))?;
-    let notes = [store.notes(), &folded.passed_over].concat();
+    let notes = [store.notes(), &folded.passed_over, &probe_addresses.notes()].concat();
     notes.iter().for_each(|note| tracing::warn!("{note}"));
     tracing::info!(revision = folded.ledger.state.revision, replayed = folded.replayed, "read the journal");
     // Before anything is touched.
+    probe_addresses.check(&folded.ledger.state)?;
     let first =
         first_config.filter(|_| folded.ledger.state.revision == 0).map(|path| document(&path)).transpose()?;
     let (kernel, origin) = Kernel::open(&Options { pin_dir, capacities, ..Options::default() })?;
@@ -194,6 +202,7 @@ pub async fn serve(settings: Settings) -> Result<(), Problem> {
         dataplane,
         watch_ways,
         probe_concurrency,
+        probe_addresses,
         commands_per_s,
         resync,
         observations,

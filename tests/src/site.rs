@@ -118,7 +118,8 @@ pub struct SiteBuilder {
 pub struct Site {
     /// The balancer; public, so that a test can kill and restart it.
     pub lb: Balancer,
-    decaps: Vec<PinDir>,
+    /// By backend.
+    decaps: BTreeMap<usize, PinDir>,
     /// The network; public, so that a test can kill and restart backends.
     pub net: Topology,
     spec: SiteBuilder,
@@ -172,7 +173,7 @@ impl SiteBuilder {
         let net = self.topology.clone().build()?;
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let lb = Balancer::start_with(&net, &arguments)?;
-        let mut site = Site { lb, decaps: Vec::new(), net, spec: self };
+        let mut site = Site { lb, decaps: BTreeMap::new(), net, spec: self };
         for device in site.devices() {
             site.lb.lb(&format!("attach {device} --mode native"))?;
         }
@@ -220,18 +221,28 @@ impl Site {
         devices
     }
 
-    /// Does on a backend what its mode needs beyond the vip on lo: `lb decap`.
+    /// Does on a backend what its mode needs beyond the vip on lo.
     fn prepare(&mut self, index: usize) -> Result<()> {
-        if self.spec.mode != Mode::Ipip {
-            return Ok(());
-        }
+        if self.spec.mode == Mode::Ipip { self.start_decap(index) } else { Ok(()) }
+    }
+
+    /// Ends `lb decap` on a backend: what comes to it by a tunnel is not unwrapped any more.
+    pub fn end_decap(&mut self, index: usize) {
+        self.decaps.remove(&index);
+    }
+
+    /// Starts `lb decap` on a backend.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn start_decap(&mut self, index: usize) -> Result<()> {
         let pins = PinDir::claim()?;
         let mut command = Command::new(self.lb.binary());
         command.args(["decap", "--dev", "eth0", "--pin-dir"]).arg(pins.path());
         for (peer, vip) in self.net.node().addresses.both().iter().zip(vip(0).both()) {
             command.args(["--peer", &peer.to_string(), "--vip", &vip.to_string()]);
         }
-        self.decaps.push(pins);
+        self.decaps.insert(index, pins);
         let output = self.net.backends()[index].ns.output(&mut command)?;
         ensure!(output.status.success(), "lb decap: {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(())

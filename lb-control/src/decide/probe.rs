@@ -2,8 +2,8 @@
 
 use super::draft::{Draft, path};
 use crate::code::Code;
-use crate::probe::{Probe, ProbeKind, StatusSet, body_pattern, payload};
-use crate::vip::Served;
+use crate::probe::{Probe, ProbeKind, StatusSet, Via, body_pattern, payload};
+use crate::vip::{Mode, Served};
 use std::ops::RangeInclusive;
 
 const INTERVAL_MS: RangeInclusive<u32> = 50..=3_600_000;
@@ -35,6 +35,15 @@ pub(super) fn check(draft: &mut Draft, probe: &Probe, served: &Served, place: &s
         );
     }
     parts(draft, probe, place);
+}
+
+/// Notes a probe by the vip's path where the vip has none of its own. Looked at with every change: the mode may be what
+/// changes.
+pub(super) fn path_of_mode(draft: &mut Draft, probe: &Probe, mode: Mode, place: &str) {
+    if probe.via == Via::Vip && mode == Mode::Nat {
+        let message = "via = `vip`, but by mode nat packets go to the backend's own address, as probes do";
+        draft.fault(Code::ProbeViaNat, path(place, "via"), message);
+    }
 }
 
 fn ranges(draft: &mut Draft, probe: &Probe, place: &str) {

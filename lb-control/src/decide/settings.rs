@@ -116,7 +116,7 @@ impl Wish {
             window_s: self.window_s(draft, &base, prefix),
             idle_s: self.idle_s(draft, &base, prefix),
             table_size: self.table_size(draft, &base, prefix),
-            probe: self.probe(draft, &base, served, prefix),
+            probe: self.probe(draft, &base, mode, served, prefix),
             breaker: breaker::settings(draft, self.breaker, base.breaker, prefix),
             balancing,
             ladder: self.ladder.clone().unwrap_or_default().over(&base.ladder),
@@ -193,7 +193,14 @@ impl Wish {
         wished
     }
 
-    fn probe(&self, draft: &mut Draft, base: &VipSettings, served: &Served, prefix: &str) -> Probe {
+    fn probe(
+        &self,
+        draft: &mut Draft,
+        base: &VipSettings,
+        mode: Mode,
+        served: &Served,
+        prefix: &str,
+    ) -> Probe {
         let probe = match &self.probe {
             Some(wish) => wish.over(base.probe.clone()),
             None => base.probe.clone(),
@@ -201,6 +208,7 @@ impl Wish {
         if self.probe_now.as_ref() != Some(&probe) {
             probe::check(draft, &probe, served, &path(prefix, "probe"));
         }
+        probe::path_of_mode(draft, &probe, mode, &path(prefix, "probe"));
         probe
     }
 }

@@ -7,6 +7,7 @@ use crate::command::Command;
 use crate::event::EVENT_VERSION;
 use crate::event::{Change, Event};
 use crate::limits::Limits;
+use crate::probe::Via;
 use crate::rejection::Rejection;
 use crate::state::State;
 use crate::testing::any_command;
@@ -173,6 +174,7 @@ fn probes_that_contradict_themselves_are_refused_with_place_and_reason() {
         (r#""kind":"udp""#, Code::ProbeUnsaid, "probe.send"),
         (r#""kind":"udp","send":"hex:0g""#, Code::ProbePayload, "probe.send"),
         (r#""kind":"udp","send":"x","expect":"hex:0""#, Code::ProbePayload, "probe.expect"),
+        (r#""kind":"none","via":"vip""#, Code::ProbeForeign, "probe.via"),
     ] {
         let set = format!(r#"{{"kind":"vip_set","name":"web","probe":{{{probe}}}}}"#);
         refused(&state, &set, code, place);
@@ -180,6 +182,24 @@ fn probes_that_contradict_themselves_are_refused_with_place_and_reason() {
     let long = format!(r#""kind":"udp","send":"{}""#, "x".repeat(1_025));
     let set = format!(r#"{{"kind":"vip_set","name":"web","probe":{{{long}}}}}"#);
     refused(&state, &set, Code::ProbePayload, "probe.send");
+}
+
+#[test]
+fn a_probe_by_the_vips_path_goes_with_direct_return_and_not_with_nat() {
+    let add = |mode: &str| {
+        format!(
+            r#"{{"kind":"vip_add","name":"own","address":"203.0.113.77","port":80,"mode":"{mode}","probe":{{"via":"vip"}}}}"#
+        )
+    };
+    for mode in ["l2", "ipip"] {
+        let mut state = after(&[]);
+        run(&mut state, &add(mode)).unwrap();
+        assert_eq!(state.vips["own"].settings.probe.via, Via::Vip);
+        refused(&state, r#"{"kind":"vip_set","name":"own","mode":"nat"}"#, Code::ProbeViaNat, "probe.via");
+        let both = r#"{"kind":"vip_set","name":"own","mode":"nat","probe":{"via":"backend"}}"#;
+        run(&mut state, both).unwrap();
+    }
+    refused(&after(&[]), &add("nat"), Code::ProbeViaNat, "probe.via");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::engine::Engine;
 use crate::journal::LogReader;
 use crate::journal::observation::ObservationJournal;
 use crate::probe::SeenHealth;
+use crate::probe::via::Addresses;
 use crate::problem::{Code, Problem};
 use crate::projection::Projections;
 use crate::reconcile::{Standing, Ways};
@@ -58,6 +59,8 @@ pub struct Node {
     pub suspects: watch::Receiver<Suspects>,
     /// Ways to the backends.
     pub ways: watch::Receiver<Ways>,
+    /// What probes by the vips' own paths are asked from.
+    pub probe_addresses: Addresses,
     /// Counters of the last minute.
     pub samples: watch::Receiver<Samples>,
     /// Rung when a device was attached or detached.

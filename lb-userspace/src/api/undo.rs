@@ -135,6 +135,7 @@ fn flags(to: &VipSettings, from: &VipSettings) -> String {
     probe("probe-fall", wish.fall.map(|count| count.to_string()));
     probe("probe-retries", wish.retries.map(|count| count.to_string()));
     probe("probe-port", wish.port.map(|port| port.to_string()));
+    probe("probe-via", wish.via.map(|via| via.to_string()));
     probe("probe-path", wish.path);
     probe("probe-host", wish.host);
     probe("probe-status", wish.status);

@@ -1,6 +1,6 @@
 //! `lb serve`: the daemon's settings.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::number::{whole, within};
 use super::{Done, Session};
 use crate::dataplane::Capacities;
+use crate::probe::via::Addresses;
 use crate::problem::{Code, Problem};
 use crate::serve::{Settings, serve};
 use crate::{journal, probe, reconcile};
@@ -49,6 +50,9 @@ pub(super) struct Args {
     /// Probes under way at once, 1 or more; others wait.
     #[arg(long, allow_negative_numbers = true, value_name = "COUNT", default_value_t = probe::CONCURRENCY, value_parser = whole::<usize>("from 1 on"))]
     probe_concurrency: usize,
+    /// Address that probes by the vips' own paths are asked from; nobody may have it, this node neither. One of each family.
+    #[arg(long, value_name = "ADDRESS")]
+    probe_address: Vec<IpAddr>,
     /// Commands a second that one user may send, 1 or more; without it, as many as can be written.
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = within::<1, 100_000>)]
     commands_per_s: Option<u32>,
@@ -96,6 +100,7 @@ fn settings(socket: PathBuf, args: Args) -> Result<Settings, Problem> {
         first_config: args.config,
         capacities,
         probe_concurrency: args.probe_concurrency,
+        probe_addresses: Addresses::new(&args.probe_address)?,
         commands_per_s: args.commands_per_s,
         resync: Duration::from_secs(u64::from(args.resync_s)),
         health_listen: args.health_listen,

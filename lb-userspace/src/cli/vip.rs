@@ -3,7 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use lb_control::breaker::BreakerSettings;
 use lb_control::command::{Command, DEFAULT_TENANT, VipRemove, VipSet, VipSpec};
-use lb_control::probe::{ProbeKind, ProbeWish};
+use lb_control::probe::{ProbeKind, ProbeWish, Via};
 use lb_control::vip::{Mode, Tracking};
 
 use super::mutation::Flags;
@@ -114,6 +114,24 @@ impl ProbeWord {
     }
 }
 
+/// A path of probes.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ViaWord {
+    /// Straight to the backend's own address; so unless named.
+    Backend,
+    /// To the vip's address, by the vip's own path to the backend.
+    Vip,
+}
+
+impl ViaWord {
+    fn via(self) -> Via {
+        match self {
+            Self::Backend => Via::Backend,
+            Self::Vip => Via::Vip,
+        }
+    }
+}
+
 /// How backends are probed.
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Probe")]
@@ -139,6 +157,9 @@ struct ProbeSettings {
     /// Port to probe; the backend's unless named.
     #[arg(long, allow_negative_numbers = true, value_name = "PORT", value_parser = whole::<u16>("from 1 to 65535"))]
     probe_port: Option<u16>,
+    /// By which path: to the backend's own address, or as the vip's packets go (l2 and ipip; needs `lb serve --probe-address`).
+    #[arg(long)]
+    probe_via: Option<ViaWord>,
     /// HTTP: path to ask for; / unless named. Of this and the following, an empty text is the default again.
     #[arg(long, value_name = "PATH")]
     probe_path: Option<String>,
@@ -175,6 +196,7 @@ impl ProbeSettings {
             fall: self.probe_fall,
             retries: self.probe_retries,
             port: self.probe_port,
+            via: self.probe_via.map(ViaWord::via),
             path: self.probe_path.clone(),
             host: self.probe_host.clone(),
             status: self.probe_status.clone(),

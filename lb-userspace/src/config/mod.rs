@@ -285,6 +285,7 @@ rise = 5
 fall = 6
 retries = 7
 port = 8
+via = "vip"
 path = "/"
 host = "a"
 status = "200"

@@ -113,6 +113,7 @@ const PROBE: Table = Table {
         optional("fall", COUNT),
         optional("retries", COUNT),
         optional("port", PORT),
+        optional("via", Kind::OneOf(&["backend", "vip"])),
         optional("path", Kind::Text),
         optional("host", Kind::Text),
         optional("status", Kind::Text),

@@ -39,6 +39,9 @@ fn family(ip: IpAddr) -> AddressFamily {
     if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
+/// What a route that throws packets away without a word is called.
+pub(super) const BLACKHOLE: &str = "its route is a blackhole";
+
 /// Asks the kernel for the route to an address.
 pub(super) fn look_up(netlink: &mut Netlink, to: IpAddr) -> Route {
     let mut question = RouteMessage::default();
@@ -59,7 +62,7 @@ fn no_route() -> Route {
 fn refused(error: &std::io::Error) -> Route {
     match error.raw_os_error() {
         Some(libc::ENETUNREACH | libc::EHOSTUNREACH) => no_route(),
-        Some(libc::EINVAL) => Route::Refused("its route is a blackhole".into()),
+        Some(libc::EINVAL) => Route::Refused(BLACKHOLE.into()),
         Some(libc::EACCES) => Route::Refused("its route is prohibited".into()),
         _ => Route::Refused(format!("no route: {error}")),
     }

@@ -21,6 +21,7 @@ use lb_control::probe::{BODY_MAX_BYTES, PATH, Probe, STATUS, StatusSet, body_pat
 use regex::bytes::Regex;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::goal::Goal;
 use super::plan::{Answer, socket_failure};
 use super::tcp;
 use super::tls::Client;
@@ -54,24 +55,24 @@ impl Request {
         })
     }
 
-    /// Asks `target`.
+    /// Asks.
     ///
     /// # Errors
     /// The attempt itself could not be made.
-    pub(super) async fn ask(&self, target: SocketAddr) -> io::Result<Answer> {
-        match tcp::connect(target).await {
-            Ok(stream) => Ok(self.ask_over(stream, target).await),
+    pub(super) async fn ask(&self, goal: &Goal) -> io::Result<Answer> {
+        match tcp::connect(goal).await {
+            Ok(stream) => Ok(self.ask_over(stream, goal.target()).await),
             Err(error) => socket_failure(error),
         }
     }
 
-    /// Asks `target` through TLS.
+    /// Asks through TLS.
     ///
     /// # Errors
     /// The attempt itself could not be made.
-    pub(super) async fn ask_through(&self, client: &Client, target: SocketAddr) -> io::Result<Answer> {
-        match client.open(target).await? {
-            Ok(stream) => Ok(self.ask_over(stream, target).await),
+    pub(super) async fn ask_through(&self, client: &Client, goal: &Goal) -> io::Result<Answer> {
+        match client.open(goal).await? {
+            Ok(stream) => Ok(self.ask_over(stream, goal.target()).await),
             Err(failed) => Ok(failed),
         }
     }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
+use super::goal::Goal;
 use super::plan::{Answer, socket_failure};
 
 /// Type, code, checksum, identifier, sequence number (RFC 792, RFC 4443 4.1), then our token.
@@ -16,12 +17,16 @@ const TOKEN_BYTES: usize = 8;
 /// The longest header that a raw IPv4 socket leaves before the message.
 const IPV4_HEADER_MAX_BYTES: usize = 60;
 
-/// Sends an echo request to `target` and waits for its reply.
+/// Sends an echo request and waits for its reply.
 ///
 /// # Errors
 /// The attempt itself could not be made.
-pub(super) async fn ask(target: IpAddr) -> io::Result<Answer> {
-    match exchange(target).await {
+pub(super) async fn ask(goal: &Goal) -> io::Result<Answer> {
+    let answered = match goal {
+        Goal::Straight(target) => exchange(target.ip()).await,
+        Goal::Vip(line) => line.echo().await,
+    };
+    match answered {
         Ok(()) => Ok(Answer::success()),
         Err(error) => socket_failure(error),
     }

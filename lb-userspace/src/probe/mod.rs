@@ -5,10 +5,11 @@
 //! then told to whoever keeps observations.
 //!
 //! In order: [`pools`] follows the states and gives each tenant a [`pool`] on a thread of its own, which asks by the
-//! [`plan`] of each vip (one file for each kind of probe) and writes changes on the [`board`]. Nothing of it runs on the
+//! [`plan`] of each vip (one file for each kind of probe; [`via`] for those that go by the vip's own path) and writes changes on the [`board`]. Nothing of it runs on the
 //! runtime of the API, nor the reverse.
 
 mod board;
+mod goal;
 mod http;
 mod icmp;
 pub mod plan;
@@ -17,6 +18,7 @@ mod pools;
 mod tcp;
 pub mod tls;
 mod udp;
+pub mod via;
 
 pub use board::{Observe, Seen, SeenHealth};
 
@@ -32,6 +34,7 @@ use crate::engine::Published;
 use crate::vital;
 use board::Board;
 use pools::{Pools, Size};
+use via::Station;
 
 /// Default number of a tenant's attempts under way at once; more wait, which stretches that tenant's intervals.
 pub const CONCURRENCY: usize = 1_024;
@@ -60,17 +63,19 @@ impl ProbeNow {
 }
 
 /// Starts probing as the published states say, until they end. `adopted`: the health that the maps of a former
-/// daemon imply, which holds until a probe says otherwise. `feed` is told how every attempt ended.
+/// daemon imply, which holds until a probe says otherwise. `feed` is told how every attempt ended; `station` asks by the
+/// vips' own paths.
 pub fn start(
     states: watch::Receiver<Published>,
     adopted: BTreeMap<BackendId, Health>,
     concurrency: usize,
     observe: Observe,
     feed: Feed,
+    station: Option<Arc<Station>>,
 ) -> Probes {
     let (board, seen) = Board::new(adopted, observe, feed);
     let (urgent, urgents) = mpsc::channel(URGENT);
-    let pools = Pools::new(Arc::new(board), Size::new(concurrency));
+    let pools = Pools::new(Arc::new(board), Size::new(concurrency), station);
     vital::spawn_async("probes", pools.run(states, urgents));
     Probes { seen, now: ProbeNow(urgent) }
 }

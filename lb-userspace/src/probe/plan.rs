@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use lb_control::health::Outcome;
 use lb_control::probe::{Probe, ProbeKind, payload};
+use tokio::time::{Instant, timeout_at};
 
+use super::goal::Goal;
 use super::http::Request;
 use super::tls::{Client, Roots};
+use super::via::Road;
 use super::{icmp, tcp, udp};
 
 /// How an attempt ended, and what was seen.
@@ -89,27 +92,46 @@ impl Plan {
         Some(Self { probe: probe.clone(), how: made.unwrap_or_else(How::Unfit) })
     }
 
-    /// Asks once, within the probe's timeout.
+    /// Asks this address once, within the probe's timeout.
     ///
     /// # Errors
     /// The attempt itself could not be made, which says nothing of the backend.
     pub async fn attempt(&self, target: SocketAddr) -> io::Result<Answer> {
-        let timeout = Duration::from_millis(u64::from(self.probe.timeout_ms));
-        let asked = tokio::time::timeout(timeout, self.ask(target)).await;
+        self.attempt_until(self.deadline(), Goal::Straight(target)).await
+    }
+
+    /// The same by a vip's own path to a backend.
+    ///
+    /// # Errors
+    /// The attempt itself could not be made, which says nothing of the backend.
+    pub(super) async fn attempt_by(&self, road: &Road) -> io::Result<Answer> {
+        let deadline = self.deadline();
+        match timeout_at(deadline, road.line()).await {
+            Ok(line) => self.attempt_until(deadline, Goal::Vip(Box::new(line))).await,
+            Err(_) => Ok(Answer::failed(Outcome::Unreachable, format!("no way to it: {}", road.obstacle()))),
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_millis(u64::from(self.probe.timeout_ms))
+    }
+
+    async fn attempt_until(&self, deadline: Instant, goal: Goal) -> io::Result<Answer> {
+        let asked = timeout_at(deadline, self.ask(&goal)).await;
         asked.unwrap_or_else(|_| {
             Ok(Answer::failed(Outcome::Timeout, format!("no answer in {} ms", self.probe.timeout_ms)))
         })
     }
 
-    async fn ask(&self, target: SocketAddr) -> io::Result<Answer> {
+    async fn ask(&self, goal: &Goal) -> io::Result<Answer> {
         match &self.how {
-            How::Tcp => tcp::ask(target).await,
+            How::Tcp => tcp::ask(goal).await,
             // Boxed, so that the many attempts of the small kinds do not take the room of the large ones.
-            How::Http(request) => Box::pin(request.ask(target)).await,
-            How::Https(request, client) => Box::pin(request.ask_through(client, target)).await,
-            How::Tls(client) => Box::pin(client.ask(target)).await,
-            How::Udp { send, expect } => udp::ask(target, send, expect).await,
-            How::Icmp => icmp::ask(target.ip()).await,
+            How::Http(request) => Box::pin(request.ask(goal)).await,
+            How::Https(request, client) => Box::pin(request.ask_through(client, goal)).await,
+            How::Tls(client) => Box::pin(client.ask(goal)).await,
+            How::Udp { send, expect } => udp::ask(goal, send, expect).await,
+            How::Icmp => icmp::ask(goal).await,
             How::Unfit(reason) => Err(io::Error::other(reason.clone())),
         }
     }

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, Changed};
 use super::plan::{Answer, Plan};
+use super::via::Road;
 use crate::clock::unix_ms;
 
 /// Least time from one publication to the next.
@@ -30,10 +31,23 @@ const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 /// When to look again if nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
+/// By which path a backend is asked.
+#[derive(Clone, Debug)]
+pub(super) enum Path {
+    /// At its own address.
+    Own,
+    /// By the vip's own path.
+    Vip(Road),
+    /// At its own address, since there is none to ask from by the vip's path.
+    Astray,
+}
+
 /// Whom to probe, and how.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
+    /// The backend's own address, and the port to ask.
     pub(super) address: SocketAddr,
+    pub(super) path: Path,
     pub(super) plan: Arc<Plan>,
     pub(super) vip: Arc<str>,
     pub(super) backend: Arc<str>,
@@ -194,9 +208,12 @@ impl Pool {
             }
             self.due.pop();
             (watched.running, watched.began) = (true, Some(now));
-            let (plan, address) = (watched.target.plan.clone(), watched.target.address);
+            let Target { plan, address, path, .. } = watched.target.clone();
             self.running.spawn(async move {
-                let answer = plan.attempt(address).await;
+                let answer = match path {
+                    Path::Vip(road) => plan.attempt_by(&road).await,
+                    Path::Own | Path::Astray => plan.attempt(address).await,
+                };
                 Done { id, turn, took: now.elapsed(), answer }
             });
         }
@@ -225,7 +242,7 @@ impl Pool {
                 self.board.feed(id, answer.outcome);
                 if let Some(change) = watched.tracker.observe(probe, answer.outcome, unix_ms()) {
                     let Target { address, vip, backend, .. } = watched.target.clone();
-                    let evidence = evidence(&watched.target.plan, &change, &answer.detail);
+                    let evidence = evidence(&watched.target, &change, &answer.detail);
                     self.changes.push(Changed { id, vip, backend, address, change, evidence });
                 }
             }
@@ -260,8 +277,9 @@ impl Pool {
     }
 }
 
-fn evidence(plan: &Plan, change: &Transition, detail: &str) -> String {
-    let enough = if change.to == Health::Up { plan.probe.rise } else { plan.probe.fall };
+fn evidence(target: &Target, change: &Transition, detail: &str) -> String {
+    let probe = &target.plan.probe;
+    let enough = if change.to == Health::Up { probe.rise } else { probe.fall };
     let counted = match change {
         // The first answer of a backend that nothing is known of is enough.
         Transition { from: Health::Unknown, to: Health::Up, .. } => {
@@ -270,7 +288,12 @@ fn evidence(plan: &Plan, change: &Transition, detail: &str) -> String {
         _ if enough == 1 => "1 probe".to_owned(),
         _ => format!("{enough} probes in a row"),
     };
-    if detail.is_empty() { counted } else { format!("{detail}; {counted}") }
+    let path = match target.path {
+        Path::Own => "",
+        Path::Vip(_) => ", by the vip's path",
+        Path::Astray => ", not by the vip's path: no address to ask from (LB5033)",
+    };
+    if detail.is_empty() { format!("{counted}{path}") } else { format!("{detail}; {counted}{path}") }
 }
 
 /// Says now and then that attempts could not be made.

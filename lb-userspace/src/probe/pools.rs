@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use lb_common::ids::BackendId;
 use lb_control::backend::Backend;
+use lb_control::probe::Via;
 use lb_control::state::{State, Tenant};
 use lb_control::tenant::Limit;
 use lb_control::vip::Vip;
@@ -19,8 +20,9 @@ use tokio::sync::{mpsc, watch};
 
 use super::board::Board;
 use super::plan::Plan;
-use super::pool::{Pool, Target, Wanted};
+use super::pool::{Path, Pool, Target, Wanted};
 use super::tls::Roots;
+use super::via::{Road, Station};
 use crate::engine::Published;
 use crate::vital;
 
@@ -74,6 +76,7 @@ impl Size {
 pub(super) struct Pools {
     board: Arc<Board>,
     size: Size,
+    station: Option<Arc<Station>>,
     roots: Roots,
     /// The state that it looked at last.
     followed: State,
@@ -121,12 +124,13 @@ impl Handle {
 }
 
 impl Pools {
-    pub(super) fn new(board: Arc<Board>, size: Size) -> Self {
+    pub(super) fn new(board: Arc<Board>, size: Size, station: Option<Arc<Station>>) -> Self {
         let shared = start_pool("shared", &board).expect("a daemon that starts can have a pool");
         let (roots, followed, vips, pools, sharing, tenants) = Default::default();
         Self {
             board,
             size,
+            station,
             roots,
             followed,
             vips,
@@ -275,6 +279,7 @@ impl Pools {
                 let port = plan.probe.port.unwrap_or(backend.port);
                 let target = Target {
                     address: (backend.address, port).into(),
+                    path: self.path(vip, backend, port),
                     plan: plan.clone(),
                     vip: vip_name.clone(),
                     backend: own.as_str().into(),
@@ -284,6 +289,15 @@ impl Pools {
         }
         targets
     }
+
+    /// By which path a backend of a vip is asked at a port.
+    fn path(&self, vip: &Vip, backend: &Backend, port: u16) -> Path {
+        let Via::Vip = vip.settings.probe.via else { return Path::Own };
+        let (to, mode) = ((vip.served.address, port).into(), vip.settings.mode);
+        let road =
+            self.station.as_ref().and_then(|own| Road::new(own, to, backend.id, backend.address, mode));
+        road.map_or(Path::Astray, Path::Vip)
+    }
 }
 
 /// Whether the same backends are to be asked in the same way: weights, intents and much else are nothing to a probe.
@@ -291,6 +305,7 @@ fn same_targets(one: &Vip, other: &Vip) -> bool {
     let asked =
         |(name, backend): (&String, &Backend)| (name.clone(), backend.id, backend.address, backend.port);
     one.tenant == other.tenant
+        && (one.served, one.settings.mode) == (other.served, other.settings.mode)
         && one.settings.probe == other.settings.probe
         && one.backends.iter().map(asked).eq(other.backends.iter().map(asked))
 }
@@ -330,7 +345,7 @@ mod tests {
             state.clone()
         };
         let (board, _seen) = Board::new(BTreeMap::new(), Arc::new(|_| ()), Arc::new(|_, _| ()));
-        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors: 4_096 });
+        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors: 4_096 }, None);
         after(r#"{"kind":"vip_add","name":"web","address":"203.0.113.10","port":80,"mode":"l2"}"#);
         let begun = after(r#"{"kind":"backend_add","vip":"web","name":"b1","address":"192.0.2.1"}"#);
         let limited = after(r#"{"kind":"tenant_set","name":"default","probe_workers":3}"#);
@@ -368,7 +383,7 @@ mod tests {
     async fn more_tenants_than_pools_share_one_until_there_is_another() {
         let (board, _seen) = Board::new(BTreeMap::new(), Arc::new(|_| ()), Arc::new(|_, _| ()));
         let descriptors = 3 * (WORKERS_MIN + RUNTIME_DESCRIPTORS);
-        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors });
+        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors }, None);
         let mut state = tenants(5);
         pools.follow(&state);
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
@@ -385,7 +400,7 @@ mod tests {
     #[tokio::test]
     async fn a_pool_that_cannot_be_started_ends_nothing_and_is_tried_again() {
         let (board, _seen) = Board::new(BTreeMap::new(), Arc::new(|_| ()), Arc::new(|_, _| ()));
-        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors: 4_096 });
+        let mut pools = Pools::new(Arc::new(board), Size { concurrency: 64, descriptors: 4_096 }, None);
         pools.start = |_, _| Err(io::Error::from_raw_os_error(nix::libc::EAGAIN));
         pools.follow(&tenants(3));
         assert_eq!(probed(&pools), (Vec::new(), 0, 3), "they are probed all the same");

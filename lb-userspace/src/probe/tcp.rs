@@ -10,13 +10,21 @@ use std::net::SocketAddr;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::goal::{Goal, Stream};
 use super::plan::{Answer, socket_failure};
 
 /// Opens a connection that a reset will close: thousands of probes a minute leave no TIME_WAIT behind.
 ///
 /// # Errors
 /// As the system has it.
-pub(super) async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+pub(super) async fn connect(goal: &Goal) -> io::Result<Stream> {
+    match goal {
+        Goal::Straight(target) => straight(*target).await.map(Stream::Node),
+        Goal::Vip(line) => line.connect().await.map(|stream| Stream::Station(Box::new(stream))),
+    }
+}
+
+async fn straight(target: SocketAddr) -> io::Result<TcpStream> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // tcp(7): not permanent, but nothing comes between it and the handshake. Without it a probe only costs more.
     let _ = SockRef::from(&socket).set_tcp_quickack(false);
@@ -25,12 +33,12 @@ pub(super) async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Connects to `target`.
+/// Connects.
 ///
 /// # Errors
 /// The attempt itself could not be made.
-pub(super) async fn ask(target: SocketAddr) -> io::Result<Answer> {
-    connect(target).await.map(|_| Answer::success()).or_else(socket_failure)
+pub(super) async fn ask(goal: &Goal) -> io::Result<Answer> {
+    connect(goal).await.map(|_| Answer::success()).or_else(socket_failure)
 }
 
 #[cfg(test)]
@@ -38,6 +46,10 @@ mod tests {
     use super::*;
     use lb_control::health::Outcome;
     use tokio::net::TcpListener;
+
+    async fn ask(target: SocketAddr) -> io::Result<Answer> {
+        super::ask(&Goal::Straight(target)).await
+    }
 
     #[tokio::test]
     async fn a_listener_succeeds_and_a_closed_port_refuses() {

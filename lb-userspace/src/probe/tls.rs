@@ -3,12 +3,10 @@
 //! Each handshake is a whole one: a session that is resumed would not ask for the certificate again.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use lb_control::health::Outcome;
 use lb_control::probe::Probe;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,6 +15,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::goal::{Goal, Stream};
 use super::plan::{Answer, socket_failure};
 use super::tcp;
 
@@ -85,24 +84,24 @@ impl Client {
         Ok(Self { config: Arc::new(config), name })
     }
 
-    /// Makes a handshake with `target`.
+    /// Makes a handshake.
     ///
     /// # Errors
     /// The attempt itself could not be made.
-    pub(super) async fn ask(&self, target: SocketAddr) -> io::Result<Answer> {
-        Ok(self.open(target).await?.map_or_else(|failed| failed, |_| Answer::success()))
+    pub(super) async fn ask(&self, goal: &Goal) -> io::Result<Answer> {
+        Ok(self.open(goal).await?.map_or_else(|failed| failed, |_| Answer::success()))
     }
 
-    /// A connection to `target` after its handshake, or how that failed.
+    /// A connection after its handshake, or how that failed.
     ///
     /// # Errors
     /// The attempt itself could not be made.
-    pub(super) async fn open(&self, target: SocketAddr) -> io::Result<Result<TlsStream<TcpStream>, Answer>> {
-        let stream = match tcp::connect(target).await {
+    pub(super) async fn open(&self, goal: &Goal) -> io::Result<Result<TlsStream<Stream>, Answer>> {
+        let stream = match tcp::connect(goal).await {
             Ok(stream) => stream,
             Err(error) => return socket_failure(error).map(Err),
         };
-        let name = self.name.clone().unwrap_or_else(|| ServerName::IpAddress(target.ip().into()));
+        let name = self.name.clone().unwrap_or_else(|| ServerName::IpAddress(goal.target().ip().into()));
         let shaken = TlsConnector::from(self.config.clone()).connect(name, stream).await;
         Ok(shaken.map_err(|error| match error.kind() {
             ErrorKind::UnexpectedEof => Answer::failed(Outcome::TlsFailed, "closed during the handshake"),

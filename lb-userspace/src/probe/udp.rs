@@ -7,14 +7,19 @@ use lb_control::health::Outcome;
 use lb_control::probe::PAYLOAD_MAX_BYTES;
 use tokio::net::UdpSocket;
 
+use super::goal::Goal;
 use super::plan::{Answer, socket_failure};
 
-/// Sends `send` to `target`; its answer must begin with `expect`.
+/// Sends `send`; the answer must begin with `expect`.
 ///
 /// # Errors
 /// The attempt itself could not be made.
-pub(super) async fn ask(target: SocketAddr, send: &[u8], expect: &[u8]) -> io::Result<Answer> {
-    match exchange(target, send).await {
+pub(super) async fn ask(goal: &Goal, send: &[u8], expect: &[u8]) -> io::Result<Answer> {
+    let answered = match goal {
+        Goal::Straight(target) => exchange(*target, send).await,
+        Goal::Vip(line) => line.exchange(send).await,
+    };
+    match answered {
         Ok(answer) if answer.starts_with(expect) => Ok(Answer::success()),
         Ok(answer) => Ok(Answer::failed(Outcome::WrongAnswer, shown(&answer))),
         Err(error) => socket_failure(error),
@@ -45,6 +50,10 @@ fn shown(answer: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn ask(target: SocketAddr, send: &[u8], expect: &[u8]) -> io::Result<Answer> {
+        super::ask(&Goal::Straight(target), send, expect).await
+    }
 
     #[tokio::test]
     async fn what_comes_back_is_compared_and_a_closed_port_refuses() {

@@ -106,6 +106,7 @@ impl Bench {
             dataplane: fake.clone(),
             watch_ways: Box::new(|_| Ok(follow)),
             probe_concurrency: 8,
+            probe_addresses: Default::default(),
             commands_per_s: None,
             resync: Duration::from_secs(resync_s),
             observations,

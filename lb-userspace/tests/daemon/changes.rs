@@ -197,6 +197,7 @@ async fn a_lost_journal_is_no_wish_to_remove_every_vip() {
         dataplane: bench.fake.clone(),
         watch_ways: Box::new(|_| Ok(tokio::sync::watch::channel(Default::default()).1)),
         probe_concurrency: 1,
+        probe_addresses: Default::default(),
         commands_per_s: None,
         resync: Duration::from_secs(10),
         observations: None,

@@ -6,7 +6,7 @@ use lb_common::reason::{Class, Reason};
 use lb_control::backend::Intent;
 use lb_control::degradation::Rung;
 use lb_control::health::Health;
-use lb_control::probe::ProbeKind;
+use lb_control::probe::{ProbeKind, Via};
 use lb_control::vip::Mode;
 
 use super::super::commands::pending;
@@ -66,6 +66,7 @@ fn warnings(node: &Node, snapshot: &Snapshot, vips: &[VipView]) -> Vec<WarningVi
     about_devices(snapshot, &mut warnings);
     for vip in vips {
         about_vip(snapshot, vip, &mut warnings);
+        about_probe(node, snapshot, vip, &mut warnings);
     }
     warnings.sort_by_key(|warning| !warning.urgent);
     warnings
@@ -204,6 +205,16 @@ fn about_stale_way(vip: &VipView, backend: &BackendView, warnings: &mut Vec<Warn
     if urgent || backend.intent == Intent::Enabled || backend.former_slots > 0 {
         let object = format!("backend {}/{}", vip.name, backend.name);
         warn(warnings, urgent, object, format!("its way is from before, and used on: {why}"));
+    }
+}
+
+/// A probe by the vip's own path needs an address to ask from.
+fn about_probe(node: &Node, snapshot: &Snapshot, vip: &VipView, warnings: &mut Vec<WarningView>) {
+    let Some(of) = snapshot.model.inventory.vips.get(vip.name.as_str()) else { return };
+    if vip.settings.probe.via == Via::Vip && node.probe_addresses.like(of.served.address).is_none() {
+        let text = "its probes go to its backends' own addresses, not by its own path: the node has no address of its \
+                    family to ask from (LB5033); `lb serve --probe-address`";
+        warn(warnings, false, format!("vip {}", vip.name), text);
     }
 }
 

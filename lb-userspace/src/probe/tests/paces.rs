@@ -102,7 +102,7 @@ async fn a_listener_is_up_and_when_it_goes_it_is_down_and_when_it_comes_it_is_up
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keep = kept.clone();
     let observe: Observe = Arc::new(move |one| keep.lock().unwrap().push(one));
-    let mut seen = start(states, BTreeMap::new(), 8, observe, unfed()).seen;
+    let mut seen = start(states, BTreeMap::new(), 8, observe, unfed(), None).seen;
     becomes(&mut seen, Some(Health::Up)).await;
     drop(listener);
     becomes(&mut seen, Some(Health::Down)).await;
@@ -130,7 +130,7 @@ async fn an_adopted_health_holds_until_the_probe_says_otherwise() {
     let (listener, address) = listener().await;
     drop(listener);
     let (_publisher, states) = watch::channel(one(address));
-    let mut seen = start(states, BTreeMap::from([(B1, Health::Up)]), 8, unheard(), unfed()).seen;
+    let mut seen = start(states, BTreeMap::from([(B1, Health::Up)]), 8, unheard(), unfed(), None).seen;
     assert_eq!(seen.borrow()[&B1], Seen { health: Health::Up, last: None });
     becomes(&mut seen, Some(Health::Down)).await;
 }
@@ -142,7 +142,7 @@ async fn who_is_suspected_is_asked_at_once_and_no_flood_of_suspicions_asks_more_
     let (answered, feed) = answered();
     let (publisher, states) =
         watch::channel(state(&[Of { tenant: "a", probe: hourly, backends: vec![address] }]));
-    let probes = start(states, BTreeMap::new(), 8, unheard(), feed);
+    let probes = start(states, BTreeMap::new(), 8, unheard(), feed, None);
     let mut seen = probes.seen.clone();
     becomes(&mut seen, Some(Health::Up)).await;
     for _ in 0..10_000 {
@@ -229,7 +229,7 @@ async fn ten_thousand_dead_backends_of_a_tenant_leave_the_cadence_of_another_as_
     let per_backend = async |of: &[Of]| {
         let (answered, feed) = answered();
         let (_publisher, states) = watch::channel(state(of));
-        let _probes = start(states, BTreeMap::new(), CONCURRENCY, unheard(), feed);
+        let _probes = start(states, BTreeMap::new(), CONCURRENCY, unheard(), feed, None);
         growth(&answered, time).await as f64 / listeners.len() as f64
     };
     let alone = per_backend(&[well("b")]).await;

@@ -80,6 +80,7 @@ fn node(scratch: &ScratchDir, pins: &PinDir, ways: watch::Receiver<Ways>) -> Res
         store: loaded.store,
         dataplane: Arc::new(kernel),
         watch_ways: Box::new(|_| Ok(ways)),
+        probe_addresses: Default::default(),
         probe_concurrency: 8,
         commands_per_s: None,
         resync: Duration::from_secs(3_600),

@@ -50,7 +50,7 @@ pub(super) fn run(effort: Effort) -> Result<ProbeReport> {
         counting.fetch_add(u64::from(outcome == Outcome::Success), Ordering::Relaxed);
     });
     let (_states, follow) = watch::channel(state(port));
-    let probes = probe::start(follow, BTreeMap::new(), probe::CONCURRENCY, Arc::new(|_| ()), feed);
+    let probes = probe::start(follow, BTreeMap::new(), probe::CONCURRENCY, Arc::new(|_| ()), feed, None);
     let up = || probes.seen.borrow().values().filter(|seen| seen.health == Health::Up).count();
     wait_until("every backend up", START_DEADLINE, || up() == BACKENDS as usize)?;
     // By then they are spread over the interval.
