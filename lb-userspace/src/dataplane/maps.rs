@@ -41,7 +41,6 @@ pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlo
             let address = row.address();
             (address != Addr::default()).then(|| address.ip())
         })
-        .into_iter()
         .map(|(number, address)| (number as u8, address))
         .collect(),
         slots: LiveSlots(store.slots.clone()),
