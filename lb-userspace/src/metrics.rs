@@ -172,12 +172,12 @@ impl Scraped {
     }
 
     fn by_vip(&self) -> BTreeMap<lb_common::ids::VipId, Counter> {
-        let rows = self.standing.actual.iter().flat_map(|actual| actual.vips.iter());
+        let rows = self.standing.actual.iter().flat_map(|actual| &actual.vips);
         rows.map(|(row, vip)| (vip.id, self.counters.vips.get(row).copied().unwrap_or_default())).collect()
     }
 
     fn backends(&self) -> Vec<(Labels, Counter)> {
-        let rows = self.standing.actual.iter().flat_map(|actual| actual.backends.iter());
+        let rows = self.standing.actual.iter().flat_map(|actual| &actual.backends);
         let count = |row: &u16| self.counters.backends.get(row).copied().unwrap_or_default();
         let by_id: BTreeMap<_, _> = rows.map(|(row, one)| (one.id, count(row))).collect();
         let labelled =

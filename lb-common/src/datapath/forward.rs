@@ -161,9 +161,10 @@ fn encapsulate<P: Packet, T: Tables>(
     way.link.write(packet, backend.is_v4()).ok_or(CUT)
 }
 
-/// The outer packet is never fragmented, so it needs no identification (RFC 6864 section 4.1).
+/// The header around an inner packet of `inner` bytes, with which there are 65,535 at most. The outer packet is never
+/// fragmented, so it needs no identification (RFC 6864 section 4.1).
 #[inline(always)]
-fn outer_v4(source: &Addr, backend: &Addr, class: u8, protocol: u8, inner: u16) -> Ipv4 {
+pub fn outer_v4(source: &Addr, backend: &Addr, class: u8, protocol: u8, inner: u16) -> Ipv4 {
     let mut header = Ipv4 {
         version_ihl: 0x45,
         tos: class,
@@ -180,9 +181,10 @@ fn outer_v4(source: &Addr, backend: &Addr, class: u8, protocol: u8, inner: u16) 
     header
 }
 
-/// The flow label carries the flow hash, so that what lies between spreads flows (RFC 6438).
+/// The header around an inner packet of `inner` bytes. The flow label carries the upper 20 bits of the flow's `hash`, so that
+/// what lies between spreads flows (RFC 6438).
 #[inline(always)]
-fn outer_v6(source: &Addr, backend: &Addr, class: u8, protocol: u8, inner: u16, hash: u64) -> Ipv6 {
+pub fn outer_v6(source: &Addr, backend: &Addr, class: u8, protocol: u8, inner: u16, hash: u64) -> Ipv6 {
     let label = (hash >> 44) as u32;
     Ipv6 {
         version_class_label: Be32::new(6 << 28 | u32::from(class) << 20 | label),

@@ -115,7 +115,7 @@ impl Memory {
     pub fn check(&self, now_s: u32) -> Result<(), String> {
         self.check_keys()?;
         self.check_extents()?;
-        for (row, vip) in self.actual.vips.iter() {
+        for (row, vip) in &self.actual.vips {
             let (first, count) = vip.extent;
             for index in first..first + count {
                 self.check_slot(*row, index, now_s)?;
@@ -158,7 +158,7 @@ impl Memory {
     }
 
     fn check_extents(&self) -> Result<(), String> {
-        for (row, vip) in self.actual.vips.iter() {
+        for (row, vip) in &self.actual.vips {
             let (first, count) = vip.extent;
             if self.written.get(&first) != Some(&count) {
                 return Err(format!("vip row {row} names slots {first} + {count}, which were not written"));

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use lb_common::ids::BackendId;
@@ -302,8 +303,9 @@ impl Pools {
 
 /// Whether the same backends are to be asked in the same way: weights, intents and much else are nothing to a probe.
 fn same_targets(one: &Vip, other: &Vip) -> bool {
-    let asked =
-        |(name, backend): (&String, &Backend)| (name.clone(), backend.id, backend.address, backend.port);
+    fn asked<'b>((name, backend): (&'b String, &'b Backend)) -> (&'b str, BackendId, IpAddr, u16) {
+        (name, backend.id, backend.address, backend.port)
+    }
     one.tenant == other.tenant
         && (one.served, one.settings.mode) == (other.served, other.settings.mode)
         && one.settings.probe == other.settings.probe

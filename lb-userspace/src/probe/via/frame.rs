@@ -4,14 +4,12 @@
 use std::net::IpAddr;
 
 use lb_common::addr::{Addr, Mac};
-use lb_common::be::{Be16, Be32};
+use lb_common::datapath::forward::{outer_v4, outer_v6};
 use lb_common::datapath::host::HostFrame;
 use lb_common::datapath::link::Link;
 use lb_common::datapath::packet::Packet;
-use lb_common::datapath::wire::ipv4::{DF, Ipv4};
-use lb_common::datapath::wire::ipv6::Ipv6;
 use lb_common::datapath::wire::transport::{IPIP, IPV6_IN_IP};
-use lb_common::limits::{IPV4_OVERHEAD, IPV6_OVERHEAD, OUTER_TTL};
+use lb_common::limits::{IPV4_OVERHEAD, IPV6_OVERHEAD};
 use lb_control::plan::Way;
 
 /// The frame of an IP packet to a backend. `tunnel`: the backend's own address, if the packet goes inside another one;
@@ -33,44 +31,18 @@ pub(super) fn of(
         None => link.reframe(&mut frame, 0, 0)?,
         Some(to @ IpAddr::V4(_)) => {
             link.reframe(&mut frame, 0, IPV4_OVERHEAD)?;
-            let header = outer_v4(&source, &Addr::from(to), protocol, length.checked_add(IPV4_OVERHEAD)?);
-            *frame.at_mut(link.length())? = header;
+            // Its length counts itself.
+            length.checked_add(IPV4_OVERHEAD)?;
+            *frame.at_mut(link.length())? = outer_v4(&source, &Addr::from(to), 0, protocol, length);
         }
         Some(to @ IpAddr::V6(_)) => {
             link.reframe(&mut frame, 0, IPV6_OVERHEAD)?;
-            *frame.at_mut(link.length())? = outer_v6(&source, &Addr::from(to), protocol, length, spread);
+            let hash = u64::from(spread) << 44;
+            *frame.at_mut(link.length())? = outer_v6(&source, &Addr::from(to), 0, protocol, length, hash);
         }
     }
     link.write(&mut frame, tunnel.map_or(v4, |to| to.is_ipv4()))?;
     Some(frame.bytes().to_vec())
-}
-
-fn outer_v4(source: &Addr, backend: &Addr, protocol: u8, total_length: u16) -> Ipv4 {
-    let mut header = Ipv4 {
-        version_ihl: 0x45,
-        tos: 0,
-        total_length: Be16::new(total_length),
-        id: Be16::new(0),
-        fragment: Be16::new(DF),
-        ttl: OUTER_TTL,
-        protocol,
-        checksum: Be16::new(0),
-        src: source.v4_field(),
-        dst: backend.v4_field(),
-    };
-    header.seal();
-    header
-}
-
-fn outer_v6(source: &Addr, backend: &Addr, protocol: u8, payload_length: u16, label: u16) -> Ipv6 {
-    Ipv6 {
-        version_class_label: Be32::new(6 << 28 | u32::from(label)),
-        payload_length: Be16::new(payload_length),
-        next_header: protocol,
-        hop_limit: OUTER_TTL,
-        src: source.v6_field(),
-        dst: backend.v6_field(),
-    }
 }
 
 #[cfg(test)]
@@ -79,10 +51,12 @@ mod tests {
     use lb_common::abi::egress::{EgressRow, Tags};
     use lb_common::abi::source::SourceRow;
     use lb_common::abi::vip::VipRow;
+    use lb_common::be::Be16;
     use lb_common::datapath::forward::forward;
     use lb_common::datapath::host::HostTables;
     use lb_common::datapath::parse::{Parsed, parse};
     use lb_common::datapath::pipeline::Trail;
+    use lb_common::datapath::wire::ipv4::Ipv4;
     use lb_common::hash::HashKey;
 
     use super::*;
