@@ -46,7 +46,7 @@ pub enum Change {
         /// Name.
         tenant: String,
         /// The limits, all of them.
-        limits: TenantLimits,
+        limits: Box<TenantLimits>,
     },
     /// A vip was made, without backends.
     VipAdded {

@@ -4,7 +4,7 @@
 //! what the running daemon forgot. A snapshot ([`Ledger::to_snapshot`]) only speeds up a start: it carries a digest of
 //! what it holds, and whoever cannot read it folds the log instead.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use xxhash_rust::xxh64::{Xxh64Builder, xxh64};
 
 use crate::record::Record;
 use crate::state::State;
-use crate::step::Step;
+use crate::step::Steps;
 
 /// Keys that are remembered for one actor.
 pub const KEYS_PER_ACTOR: usize = 4_096;
@@ -81,20 +81,17 @@ impl Ledger {
         self.keys.remember(record);
     }
 
-    /// Takes in what records come down to, in their order. Many at once cost less each: of keys that are forgotten by the
-    /// end, none is looked at.
-    pub fn take(&mut self, steps: Vec<Step>) {
-        steps.iter().flat_map(|step| &step.events).for_each(|event| self.state.apply(event));
-        let mut last: BTreeMap<String, LastKeys> = BTreeMap::new();
-        for Step { actor, key, .. } in steps.into_iter().rev() {
-            let Some(one) = key else { continue };
-            match last.get_mut(&actor) {
-                Some(own) => own.older(one),
-                None => last.entry(actor).or_default().older(one),
+    /// Takes in what the next records come down to.
+    pub fn take(&mut self, steps: &Steps) {
+        steps.events.iter().rev().for_each(|event| self.state.apply(event));
+        for (actor, own) in &steps.keys {
+            let all = own.newest_first.iter().rev().cloned();
+            if own.newest_first.len() == KEYS_PER_ACTOR {
+                // All others are forgotten.
+                self.keys.0.insert(actor.clone(), all.collect());
+            } else {
+                all.for_each(|one| self.keys.push(actor, one));
             }
-        }
-        for (actor, own) in last {
-            own.newest_first.into_iter().rev().for_each(|one| self.keys.push(&actor, one));
         }
     }
 
@@ -192,18 +189,18 @@ impl Keys {
     }
 }
 
-/// The last keys of one actor among many records: as many as are remembered, each once, as it came last.
-#[derive(Default)]
-struct LastKeys {
+/// The last keys of one actor among many records, as many as are remembered. None is there twice: who sends a key that is
+/// remembered makes no record.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LastKeys {
     newest_first: Vec<Remembered>,
-    keys: BTreeSet<Arc<str>>,
 }
 
 impl LastKeys {
     /// Takes a key that came before all others.
-    fn older(&mut self, one: Remembered) {
-        if self.newest_first.len() < KEYS_PER_ACTOR && self.keys.insert(one.key.clone()) {
-            self.newest_first.push(one);
+    pub(crate) fn older(&mut self, remembered: impl FnOnce() -> Remembered) {
+        if self.newest_first.len() < KEYS_PER_ACTOR {
+            self.newest_first.push(remembered());
         }
     }
 }
@@ -223,11 +220,19 @@ impl OfActor {
     }
 }
 
+impl FromIterator<Remembered> for OfActor {
+    fn from_iter<I: IntoIterator<Item = Remembered>>(all: I) -> Self {
+        let all = all.into_iter();
+        let mut own = Self::default();
+        own.by_key.reserve(all.size_hint().0.min(KEYS_PER_ACTOR));
+        all.for_each(|one| own.push(one));
+        own
+    }
+}
+
 impl From<Vec<Remembered>> for OfActor {
     fn from(all: Vec<Remembered>) -> Self {
-        let mut own = Self::default();
-        all.into_iter().for_each(|one| own.push(one));
-        own
+        all.into_iter().collect()
     }
 }
 

@@ -151,7 +151,7 @@ impl State {
         match &event.change {
             Change::TenantAdded { id, tenant } => self.add_tenant(*id, tenant, at),
             Change::TenantRemoved { tenant } => drop(Arc::make_mut(&mut self.tenants).remove(tenant)),
-            Change::TenantLimitsChanged { tenant, limits } => self.limit_tenant(tenant, at, *limits),
+            Change::TenantLimitsChanged { tenant, limits } => self.limit_tenant(tenant, at, **limits),
             Change::VipAdded { id, vip, tenant, served, settings } => {
                 self.next.vip = self.next.vip.max(VipId(id.0.saturating_add(1)));
                 self.add_vip(vip, at.vip(*id, tenant, *served, (**settings).clone()));

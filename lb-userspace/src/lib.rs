@@ -17,6 +17,7 @@ pub mod config;
 pub mod dataplane;
 pub mod engine;
 pub mod journal;
+pub mod memory;
 pub mod metrics;
 pub mod neighbour;
 mod netlink;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    lb_userspace::memory::give_back_at_once();
     // NO_COLOR of any value but the empty one means no (no-color.org).
     let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let coloured = wanted && stdout().is_terminal() && stderr().is_terminal();

@@ -54,7 +54,7 @@ pub(super) fn limit(draft: &mut Draft, name: &str, limits: TenantLimits, prefix:
         let message = format!("{limit} is {value}, but must be from {low} to {high}");
         draft.fault(code, path(prefix, limit.name()), message);
     }
-    draft.emit(Change::TenantLimitsChanged { tenant: name.to_string(), limits });
+    draft.emit(Change::TenantLimitsChanged { tenant: name.to_string(), limits: Box::new(limits) });
 }
 
 /// Removes a tenant.

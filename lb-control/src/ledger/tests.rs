@@ -1,7 +1,7 @@
 //! The log folds to the same ledger however it is folded: live, replayed, from any snapshot on; and every prefix of the
 //! events is a state that one can work with.
 
-use super::{KEYS_PER_ACTOR, Ledger, Remembered, SNAPSHOT_VERSION, SnapshotError};
+use super::{KEYS_PER_ACTOR, Ledger, SNAPSHOT_VERSION, SnapshotError};
 use crate::code::Code;
 use crate::command::Command;
 use crate::decide::{Now, rehearse};
@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::plan::{Observed, TableCache, desired, summarise};
 use crate::record::{IdempotencyKey, RECORD_VERSION, Record};
 use crate::state::State;
-use crate::step::Step;
+use crate::step::Steps;
 use crate::testing::any_command;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -87,7 +87,11 @@ proptest! {
         let (first, rest) = log.split_at(cut.index(log.len() + 1));
         let mut stepped = Ledger::default();
         for part in [first, rest] {
-            stepped.take(part.iter().map(|record| Step::parse(&record.to_bytes()).unwrap()).collect());
+            let bytes: Vec<Vec<u8>> = part.iter().map(Record::to_bytes).collect();
+            let mut steps = Steps::default();
+            steps.parse(stepped.state.revision, bytes.iter().map(Vec::as_slice)).unwrap();
+            prop_assert_eq!(steps.records, part.len() as u64);
+            stepped.take(&steps);
         }
         prop_assert_eq!(&stepped, &live);
         let mut resumed = Ledger::from_snapshot(&Ledger::replay(first).to_snapshot()).unwrap();
@@ -101,26 +105,27 @@ fn tenant(name: &str) -> Command {
     serde_json::from_value(serde_json::json!({ "kind": "tenant_add", "name": name })).unwrap()
 }
 
-/// A log holds no key twice within what is remembered; one that does still folds to one ledger.
+/// A key comes again only when it is forgotten.
 #[test]
 fn many_keys_at_once_are_remembered_as_one_by_one() {
-    let step = |revision: u64, actor: &str, key: u64| {
-        let key = Remembered {
-            key: format!("k{key}").as_str().into(),
-            content: String::new(),
-            before: revision - 1,
-            revision,
-        };
-        Step { revision, actor: actor.to_owned(), key: Some(key), events: Vec::new() }
+    let mut state = State::default();
+    let mut of = |index: u64| {
+        let actor = ["ann", "bob"][usize::from(index.is_multiple_of(3))];
+        let key = format!("k{}", index % (2 * KEYS_PER_ACTOR as u64 + 11));
+        let command = serde_json::json!({ "kind": "bypass_set", "on": !state.bypass });
+        let one = record(&state, &serde_json::from_value(command).unwrap(), 0, actor, Some(&key)).unwrap();
+        one.events.iter().for_each(|event| state.apply(event));
+        one
     };
-    let of = |revision: u64| {
-        let actor = ["ann", "bob"][usize::from(revision.is_multiple_of(3))];
-        step(revision, actor, revision * 7_919 % (2 * KEYS_PER_ACTOR as u64 + 11) / (1 + revision % 2))
-    };
-    let steps: Vec<Step> = (1..=5 * KEYS_PER_ACTOR as u64).map(of).collect();
+    let log: Vec<Record> = (1..=5 * KEYS_PER_ACTOR as u64).map(&mut of).collect();
     let (mut single, mut paged) = (Ledger::default(), Ledger::default());
-    steps.iter().for_each(|step| single.take(vec![step.clone()]));
-    steps.chunks(3 * KEYS_PER_ACTOR / 2).for_each(|page| paged.take(page.to_vec()));
+    log.iter().for_each(|record| single.apply(record));
+    let mut steps = Steps::default();
+    for page in log.chunks(7 * KEYS_PER_ACTOR / 4) {
+        let bytes: Vec<Vec<u8>> = page.iter().map(Record::to_bytes).collect();
+        steps.parse(page[0].revision_before(), bytes.iter().map(Vec::as_slice)).unwrap();
+        paged.take(&steps);
+    }
     assert_eq!(single.keys, paged.keys);
     assert!(single.keys.0["ann"].order.len() == KEYS_PER_ACTOR);
 }

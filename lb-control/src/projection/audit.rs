@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
+use super::blame::{Act, Fields, MADE};
 use super::field::{self, Field};
 use super::object::Object;
 use super::{Projection, inventory};
@@ -14,10 +15,6 @@ use crate::command::DEFAULT_TENANT;
 use crate::event::Change;
 use crate::record::Record;
 use crate::tenant::TenantLimits;
-use crate::vip::VipSettings;
-
-/// Name of the field that says who made an object.
-pub const MADE: &str = "made";
 
 /// Who set what, as of a revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,9 +27,6 @@ pub struct Audit {
     revision: u64,
 }
 
-/// The fields of one object, by name.
-pub type Fields = BTreeMap<String, Blame>;
-
 /// What an actor did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Acts {
@@ -44,34 +38,6 @@ pub struct Acts {
     pub last_ms: u64,
     /// Revision after the last one.
     pub last_revision: u64,
-}
-
-/// The last change of a field.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blame {
-    /// What it is; `None`: it was unset, and is as it is by default.
-    pub value: Option<String>,
-    /// What it was before; `None`: it was not set, or the object was new.
-    pub was: Option<String>,
-    /// What changed it.
-    pub by: Arc<Act>,
-}
-
-/// What a record says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Act {
-    /// Revision after it.
-    pub revision: u64,
-    /// When, milliseconds since the Unix epoch.
-    pub at_ms: u64,
-    /// Who.
-    pub actor: String,
-    /// What was asked, as [`crate::command::Command::kind`].
-    pub command: String,
-    /// The command's id.
-    pub command_id: String,
-    /// Why.
-    pub reason: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -123,51 +89,48 @@ impl Audit {
     fn take(&mut self, change: &Change, act: &Arc<Act>) {
         match change {
             Change::TenantAdded { tenant, .. } => {
-                let fields = made(field::limits(&TenantLimits::default()), act);
+                let fields = Fields::made(field::limits(&TenantLimits::default()), act);
                 self.tenants.insert(tenant.as_str().into(), fields);
             }
             Change::TenantLimitsChanged { tenant, limits } => {
                 if let Some(fields) = self.tenants.get_mut(tenant.as_str()) {
-                    for (name, value) in field::limits(limits) {
-                        set(fields, &name, Some(value), act);
-                    }
+                    fields.set_all(field::limits(limits), act);
                 }
             }
             Change::TenantRemoved { tenant } => drop(self.tenants.remove(tenant.as_str())),
             Change::VipAdded { vip, tenant, served, settings, .. } => {
-                let own = made(field::vip(served, tenant, settings), act);
+                let own = Fields::made(field::vip(served, tenant, settings), act);
                 let fields = VipFields { own, backends: BTreeMap::new() };
                 self.vips.insert(vip.as_str().into(), Arc::new(fields));
             }
             Change::VipSettingsChanged { vip, settings } => {
-                self.change(vip, |of| set_all(&mut of.own, settings, act));
+                self.change(vip, |of| of.own.set_all(field::settings(settings), act));
             }
             Change::VipRemoved { vip } => drop(self.vips.remove(vip.as_str())),
             Change::BackendAdded { vip, backend, address, port, weight, intent, backup, .. } => {
-                let fields = made(
+                let fields = Fields::made(
                     field::backend(*address, *port, *weight, *intent, *backup, BreakerOrder::default()),
                     act,
                 );
                 self.change(vip, |of| drop(of.backends.insert(backend.as_str().into(), fields)));
             }
             Change::BackendWeightChanged { vip, backend, weight } => {
-                self.change_backend(vip, backend, "weight", weight.to_string(), act);
+                self.change_backend(vip, backend, "weight", &weight.to_string(), act);
             }
             Change::BackendIntentChanged { vip, backend, intent } => {
-                self.change_backend(vip, backend, "intent", intent.to_string(), act);
+                self.change_backend(vip, backend, "intent", &intent.to_string(), act);
             }
             Change::BreakerTripped { vip, backend } => {
-                self.change_backend(vip, backend, "breaker", field::breaker_order(true), act);
+                self.change_backend(vip, backend, "breaker", &field::breaker_order(true), act);
             }
             Change::BreakerReset { vip, backend } => {
-                self.change_backend(vip, backend, "breaker", field::breaker_order(false), act);
+                self.change_backend(vip, backend, "breaker", &field::breaker_order(false), act);
             }
             Change::BackendRemoved { vip, backend } => {
                 self.change(vip, |of| drop(of.backends.remove(backend.as_str())));
             }
             Change::BypassChanged { on } => {
-                let value = if *on { "on" } else { "off" }.to_owned();
-                set(&mut self.bypass, "bypass", Some(value), act);
+                self.bypass.set("bypass", Some(if *on { "on" } else { "off" }), act);
             }
             Change::CommandAccepted { .. } => {}
         }
@@ -179,40 +142,12 @@ impl Audit {
         }
     }
 
-    fn change_backend(&mut self, vip: &str, backend: &str, name: &str, value: String, act: &Arc<Act>) {
+    fn change_backend(&mut self, vip: &str, backend: &str, name: &str, value: &str, act: &Arc<Act>) {
         self.change(vip, |of| {
             if let Some(fields) = of.backends.get_mut(backend) {
-                set(fields, name, Some(value), act);
+                fields.set(name, Some(value), act);
             }
         });
-    }
-}
-
-/// Fields of a new object.
-fn made(fields: Vec<Field>, by: &Arc<Act>) -> Fields {
-    let made = (MADE.to_owned(), String::new());
-    let all = std::iter::once(made).chain(fields);
-    all.map(|(name, value)| (name, Blame { value: Some(value), was: None, by: by.clone() })).collect()
-}
-
-/// A vip's new settings; one that is not among them any more is unset.
-fn set_all(own: &mut Fields, settings: &VipSettings, by: &Arc<Act>) {
-    let new: BTreeMap<String, String> = field::settings(settings).into_iter().collect();
-    let of_settings = |name: &&String| name.as_str() != MADE && !field::OF_IDENTITY.contains(&name.as_str());
-    let gone = own.keys().filter(of_settings).filter(|name| !new.contains_key(*name));
-    for name in gone.cloned().collect::<Vec<_>>() {
-        set(own, &name, None, by);
-    }
-    for (name, value) in new {
-        set(own, &name, Some(value), by);
-    }
-}
-
-/// A field's new value; one that stays as it was is not touched.
-fn set(fields: &mut Fields, name: &str, value: Option<String>, by: &Arc<Act>) {
-    let was = fields.get(name).and_then(|blame| blame.value.clone());
-    if was != value {
-        fields.insert(name.to_owned(), Blame { value, was, by: by.clone() });
     }
 }
 
@@ -220,7 +155,7 @@ fn set(fields: &mut Fields, name: &str, value: Option<String>, by: &Arc<Act>) {
 pub fn agrees(audit: &Audit, inventory: &inventory::Inventory) -> bool {
     let same = |fields: &Fields, wanted: Vec<Field>| {
         let own = fields.iter().filter(|(name, _)| *name != MADE);
-        let own = own.filter_map(|(name, of)| Some((name.as_str(), of.value.as_deref()?)));
+        let own = own.filter_map(|(name, of)| Some((name, of.value.as_deref()?)));
         let own: BTreeMap<&str, &str> = own.collect();
         own == wanted.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     };
@@ -252,7 +187,7 @@ pub fn agrees(audit: &Audit, inventory: &inventory::Inventory) -> bool {
 mod tests {
     use super::*;
     use crate::projection::inventory::Inventory;
-    use crate::projection::testing::{any_log, log_of, rebuilt};
+    use crate::projection::testing::{any_log, rebuilt};
     use proptest::prelude::*;
 
     proptest! {
@@ -287,31 +222,9 @@ mod tests {
             }
             for (vip, _, name, _) in inventory.backends() {
                 let object = Object::Backend(vip.into(), name.into());
-                let blamed = &audit.blame(&object).unwrap()["weight"];
+                let blamed = &audit.blame(&object).unwrap().get("weight").unwrap();
                 prop_assert_eq!(blamed.by.revision, last[&(vip.to_owned(), name.to_owned())].2);
             }
         }
-    }
-
-    /// A setting that goes back to its default has no value any more, and whoever did that is blamed.
-    #[test]
-    fn what_was_unset_is_blamed_on_who_unset_it() {
-        let log = log_of(&[
-            r#"{"kind":"vip_add","name":"web","address":"203.0.113.1","port":80,
-                "probe":{"kind":"http","path":"/health","retries":2}}"#,
-            r#"{"kind":"vip_set","name":"web","probe":{"path":"","retries":0}}"#,
-            r#"{"kind":"vip_set","name":"web","probe":{"path":"/"}}"#,
-        ]);
-        let blamed = |revision: u64, field: &str| {
-            let audit = rebuilt::<Audit>(&log, revision);
-            let blame = audit.blame(&Object::Vip("web".into())).unwrap()[field].clone();
-            (blame.value, blame.was, blame.by.revision)
-        };
-        let text = |text: &str| Some(text.to_owned());
-        assert_eq!(blamed(1, "probe.path"), (text("/health"), None, 1));
-        assert_eq!(blamed(2, "probe.path"), (None, text("/health"), 2));
-        assert_eq!(blamed(3, "probe.path"), (text("/"), None, 3));
-        assert_eq!(blamed(3, "probe.retries"), (text("0"), text("2"), 2));
-        assert_eq!(blamed(3, "serves"), (text("203.0.113.1:80/tcp"), None, 1));
     }
 }

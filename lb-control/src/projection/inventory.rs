@@ -92,7 +92,7 @@ impl Inventory {
             }
             Change::TenantLimitsChanged { tenant, limits } => {
                 if let Some(tenant) = self.tenants.get_mut(tenant.as_str()) {
-                    tenant.limits = *limits;
+                    tenant.limits = **limits;
                 }
             }
             Change::TenantRemoved { tenant } => {

@@ -11,6 +11,7 @@
 //! - a clone costs little (what did not change is shared), since one is published after every change.
 
 pub mod audit;
+pub mod blame;
 pub mod difference;
 pub mod field;
 pub mod health;

@@ -3,18 +3,18 @@
 //! A snapshot is only ever a shorter way: one that cannot be read is passed over and said. Not here: who keeps
 //! snapshots (the writer), and views of the past (the projections).
 
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use lb_control::ledger::Ledger;
 use lb_control::record::Record;
+use lb_control::step::{Steps, Unread};
 
 use super::States;
-use crate::journal::{LogReader, StoreError};
+use crate::journal::{LogReader, Page, StoreError, threads};
 
-/// Records that are read at once, and how many such pages may wait to be folded.
-const PAGE: usize = 16_384;
-const PAGES_AHEAD: usize = 1;
+/// Records that one thread reads at once. Of a page's keys it copies only those that are remembered, so large ones are
+/// cheap; but a log that is shorter than a page for each thread is shared out.
+const PAGE: std::ops::RangeInclusive<u64> = 1_024..=16_384;
 
 /// What a log folds to.
 #[derive(Clone, Debug, Default)]
@@ -72,8 +72,8 @@ pub fn around(log: &dyn LogReader, record: &Record) -> Result<States, StoreError
     let mut ledger = log.snapshot(until).and_then(usable).unwrap_or_default();
     while ledger.state.revision < until {
         let at = ledger.state.revision;
-        let due = log.steps(at, PAGE)?.into_iter().take_while(|step| step.revision <= until);
-        ledger.take(due.collect());
+        let records = log.read(at, *PAGE.start() as usize)?;
+        records.iter().take_while(|record| record.revision <= until).for_each(|record| ledger.apply(record));
         if ledger.state.revision == at {
             break;
         }
@@ -83,37 +83,223 @@ pub fn around(log: &dyn LogReader, record: &Record) -> Result<States, StoreError
     Ok(States { before, after: Arc::new(ledger.state) })
 }
 
-/// Takes in the records after a ledger's revision; how many they were. One thread reads on while another folds.
+/// Takes in the records after a ledger's revision; how many they were. Threads take turns: each reads a page, parses it
+/// while the others read and parse theirs, and folds it when all before it are folded. So what a thread makes it also
+/// frees.
 fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
-    let (pages, next) = sync_channel(PAGES_AHEAD);
-    let mut after = ledger.state.revision;
+    // One more than can run: now and then one waits for its turn.
+    let (after, threads) = (ledger.state.revision, threads() + 1);
+    let share = log.latest().revision.saturating_sub(after).div_ceil(threads as u64);
+    let limit = share.clamp(*PAGE.start(), *PAGE.end()) as usize;
+    let folding = Folding {
+        next: Mutex::new(Next { after, turn: 0, ended: false }),
+        done: Mutex::new(Done { ledger, turn: 0, replayed: 0, failed: None, given_up: false }),
+        turned: Condvar::new(),
+    };
     std::thread::scope(|scope| {
-        scope.spawn(move || {
-            loop {
-                let page = log.steps(after, PAGE);
-                let last = page.as_ref().ok().and_then(|steps| steps.last()).map(|step| step.revision);
-                // Whoever folds gave up.
-                if pages.send(page).is_err() {
-                    return;
-                }
-                match last {
-                    Some(revision) => after = revision,
-                    None => return,
-                }
-            }
-        });
-        let mut replayed = 0;
-        for page in next {
-            let steps = page?;
-            replayed += steps.len() as u64;
-            ledger.take(steps);
+        for _ in 1..threads {
+            scope.spawn(|| folding.work(log, limit));
         }
-        Ok(replayed)
-    })
+        folding.work(log, limit);
+    });
+    let Done { replayed, failed, .. } = folding.done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failed.map_or(Ok(replayed), Err)
+}
+
+/// A log that threads read and fold by turns.
+struct Folding<'l> {
+    next: Mutex<Next>,
+    done: Mutex<Done<'l>>,
+    turned: Condvar,
+}
+
+/// The page that is read next.
+struct Next {
+    after: u64,
+    turn: u64,
+    ended: bool,
+}
+
+/// What has been folded.
+struct Done<'l> {
+    ledger: &'l mut Ledger,
+    /// The page whose turn it is.
+    turn: u64,
+    replayed: u64,
+    /// What ended it: the first fault in the order of the log.
+    failed: Option<StoreError>,
+    /// Nobody's turn comes any more.
+    given_up: bool,
+}
+
+impl Folding<'_> {
+    fn work(&self, log: &dyn LogReader, limit: usize) {
+        let _leave = Leave(self);
+        let (mut page, mut steps) = (Page::default(), Steps::default());
+        while let Some((turn, read)) = self.read(log, limit, &mut page) {
+            let parsed = read.and_then(|after| {
+                let unreadable = |Unread { after, reason }| StoreError::Unreadable { after, reason };
+                steps.parse(after, page.records(usize::MAX)).map_err(unreadable)
+            });
+            if !self.fold(turn, parsed.map(|()| &steps)) {
+                return;
+            }
+        }
+    }
+
+    /// Reads the next page: its turn, and the revision before it. `None`: there is no more.
+    fn read(
+        &self,
+        log: &dyn LogReader,
+        limit: usize,
+        page: &mut Page,
+    ) -> Option<(u64, Result<u64, StoreError>)> {
+        let mut next = held(&self.next);
+        if next.ended {
+            return None;
+        }
+        page.clear();
+        let (after, turn) = (next.after, next.turn);
+        let read = log.page(after, limit, page);
+        next.turn += 1;
+        match read {
+            Ok(revision) => next.after = revision,
+            Err(_) => next.ended = true,
+        }
+        if page.is_empty() && read.is_ok() {
+            next.ended = true;
+            return None;
+        }
+        Some((turn, read.map(|_| after)))
+    }
+
+    /// Folds what a page came to when its turn comes; false: it never will, or nothing can follow.
+    fn fold(&self, turn: u64, steps: Result<&Steps, StoreError>) -> bool {
+        let waits = |done: &mut Done<'_>| done.turn != turn && !done.given_up;
+        let mut done =
+            self.turned.wait_while(held(&self.done), waits).unwrap_or_else(PoisonError::into_inner);
+        if done.given_up {
+            return false;
+        }
+        match steps {
+            Ok(steps) => {
+                done.ledger.take(steps);
+                done.replayed += steps.records;
+                done.turn += 1;
+            }
+            Err(error) => (done.failed, done.given_up) = (Some(error), true),
+        }
+        self.turned.notify_all();
+        !done.given_up
+    }
+}
+
+/// One thread's part: if it panics, the others do not wait for its turn.
+struct Leave<'f, 'l>(&'f Folding<'l>);
+
+impl Drop for Leave<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            held(&self.0.done).given_up = true;
+            self.0.turned.notify_all();
+        }
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Folded {
     fn pass_over(&mut self, revision: u64, why: &str) {
         self.passed_over.push(format!("the snapshot of revision {revision} was not used: {why}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{EventStore, Head, MemoryStore};
+    use lb_control::event::{Change, EVENT_VERSION, Event};
+    use lb_control::record::{IdempotencyKey, RECORD_VERSION};
+
+    /// A log of so many records, and what it comes to.
+    fn log(records: u64) -> (MemoryStore, Ledger) {
+        let (mut store, mut ledger) = (MemoryStore::default(), Ledger::default());
+        for revision in 1..=records {
+            let id = format!("c{revision}");
+            let change =
+                Change::TenantAdded { id: lb_common::ids::TenantId(revision as u32), tenant: id.clone() };
+            let record = Record {
+                v: RECORD_VERSION,
+                revision,
+                at_ms: 0,
+                actor: ["ann", "bob"][revision as usize % 2].to_owned(),
+                command: "tenant_add".to_owned(),
+                correlation_id: id.clone(),
+                command_id: id.clone(),
+                causation_id: None,
+                key: Some(IdempotencyKey { key: id, content: String::new() }),
+                reason: None,
+                events: vec![Event { v: EVENT_VERSION, at_ms: 0, change }],
+            };
+            ledger.apply(&record);
+            store.append(revision - 1, &[Arc::new(record)]).unwrap();
+        }
+        (store, ledger)
+    }
+
+    /// A log some of whose records cannot be understood, or whose disk fails, after revisions.
+    struct Faulty(MemoryStore, Vec<u64>, Option<u64>);
+
+    impl LogReader for Faulty {
+        fn latest(&self) -> Head {
+            self.0.latest()
+        }
+        fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError> {
+            self.0.read(after, limit)
+        }
+        fn page(&self, after: u64, limit: usize, page: &mut Page) -> Result<u64, StoreError> {
+            if self.2.is_some_and(|away| after >= away) {
+                return Err(StoreError::NoSuchHead(Head::default()));
+            }
+            let records = self.read(after, limit)?;
+            for record in &records {
+                let faulty = self.1.contains(&record.revision_before());
+                let bytes = if faulty { b"no record".to_vec() } else { record.to_bytes() };
+                page.push(&bytes);
+            }
+            Ok(records.last().map_or(after, |record| record.revision))
+        }
+        fn snapshot(&self, _: u64) -> Option<(u64, Vec<u8>)> {
+            None
+        }
+        fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Arc<Record>> {
+            self.0.subscribe()
+        }
+    }
+
+    #[test]
+    fn many_pages_fold_to_what_their_records_do_one_by_one() {
+        for records in [0, 1, 1_500, 20_000] {
+            let (store, due) = log(records);
+            let folded = latest(&store).unwrap();
+            assert!(folded.ledger == due && folded.replayed == records, "{} of {records}", folded.replayed);
+        }
+    }
+
+    #[test]
+    fn the_first_fault_in_the_order_of_the_log_is_told() {
+        let (store, _) = log(20_000);
+        let unread = |log: &Faulty| match latest(log) {
+            Err(StoreError::Unreadable { after, .. }) => after,
+            other => panic!("{:?}", other.map(|folded| folded.replayed)),
+        };
+        let faulty = |faults: &[u64], away| Faulty(store.clone(), faults.to_vec(), away);
+        assert_eq!(unread(&faulty(&[19_000, 11_111, 3], None)), 3);
+        assert_eq!(unread(&faulty(&[19_000], None)), 19_000);
+        assert_eq!(unread(&faulty(&[9_000], Some(9_500))), 9_000);
+        let gone = latest(&faulty(&[19_000], Some(9_500)));
+        assert!(matches!(gone, Err(StoreError::NoSuchHead(_))), "{:?}", gone.map(|folded| folded.replayed));
     }
 }

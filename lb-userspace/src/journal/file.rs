@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use lb_control::record::{Record, RecordError};
-use lb_control::step::Step;
 use tokio::sync::broadcast;
 
 use super::disk::{Access, Directory, Disk};
@@ -216,10 +215,18 @@ pub(super) fn folder(state_dir: &Path) -> Result<PathBuf, LogError> {
 
 /// How many records of a frame end at or before a revision.
 fn read_before(frame: &Frame<'_>, after: u64) -> Result<usize, StoreError> {
+    /// All that is asked of them.
+    #[derive(serde::Deserialize)]
+    struct Numbered {
+        revision: u64,
+    }
     let mut count = 0;
     for bytes in frame.records() {
-        let unreadable = |reason| StoreError::Unreadable { after: frame.head.before, reason };
-        if Step::parse(bytes).map_err(unreadable)?.revision > after {
+        let unreadable = |error: serde_json::Error| StoreError::Unreadable {
+            after: frame.head.before,
+            reason: RecordError::Malformed(error.to_string()),
+        };
+        if serde_json::from_slice::<Numbered>(bytes).map_err(unreadable)?.revision > after {
             break;
         }
         count += 1;
@@ -227,46 +234,21 @@ fn read_before(frame: &Frame<'_>, after: u64) -> Result<usize, StoreError> {
     Ok(count)
 }
 
-/// The records of a page, each of which must begin where the one before it ended.
-fn in_order<T: Entry>(page: &Page, after: u64, entries: &mut Vec<T>) -> Result<(), StoreError> {
+/// The records of a page up to a number, each of which must begin where the one before it ended.
+fn in_order(page: &Page, after: u64, until: usize) -> Result<Vec<Arc<Record>>, StoreError> {
     let mut at = after;
-    for parsed in page.parse(T::parse) {
+    let next = |parsed: Result<Arc<Record>, RecordError>| {
         let unreadable = |reason| StoreError::Unreadable { after: at, reason };
-        let entry = parsed.map_err(unreadable)?;
-        let (before, revision) = entry.span();
+        let record = parsed.map_err(unreadable)?;
+        let before = record.revision_before();
         if before != at {
-            let reason = format!("it begins at revision {before}, not {at}");
+            let reason = format!("it begins at revision {before}, not at {at}");
             return Err(unreadable(RecordError::Malformed(reason)));
         }
-        at = revision;
-        entries.push(entry);
-    }
-    Ok(())
-}
-
-/// A record, as far as who reads needs it.
-trait Entry: Sized + Send {
-    fn parse(bytes: &[u8]) -> Result<Self, RecordError>;
-    /// The revisions before and after its events.
-    fn span(&self) -> (u64, u64);
-}
-
-impl Entry for Arc<Record> {
-    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        Record::parse(bytes).map(Self::new)
-    }
-    fn span(&self) -> (u64, u64) {
-        (self.revision_before(), self.revision)
-    }
-}
-
-impl Entry for Step {
-    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
-        Self::parse(bytes)
-    }
-    fn span(&self) -> (u64, u64) {
-        (self.revision_before(), self.revision)
-    }
+        at = record.revision;
+        Ok(record)
+    };
+    page.parse(until).into_iter().map(next).collect()
 }
 
 impl EventStore for FileStore {
@@ -385,25 +367,14 @@ impl LogFiles {
         }
     }
 
-    /// Reads on, over as many segments as it takes.
-    fn read_as<T: Entry>(&self, after: u64, limit: usize) -> Result<Vec<T>, StoreError> {
-        let mut entries: Vec<T> = Vec::new();
-        while entries.len() < limit {
-            let from = entries.last().map_or(after, |entry| entry.span().1);
-            let Some(stretch) = self.stretch(from)? else { break };
-            self.read_stretch(&stretch, from, limit, &mut entries)?;
-        }
-        Ok(entries)
-    }
-
-    /// Reads on in one segment.
-    fn read_stretch<T: Entry>(
+    /// Reads on in one segment, and says up to which revision.
+    fn read_stretch(
         &self,
         stretch: &Stretch,
         after: u64,
         limit: usize,
-        records: &mut Vec<T>,
-    ) -> Result<(), StoreError> {
+        page: &mut Page,
+    ) -> Result<u64, StoreError> {
         let name = stretch.name();
         let path = self.disk.path(&name);
         let io = |source| LogError::Io { path: path.clone(), doing: "read", source };
@@ -412,7 +383,7 @@ impl LogFiles {
                 // It was archived a moment ago, or somebody took it away.
                 return match self.stretch(after)? {
                     Some(moved) if moved.archived && !stretch.archived => {
-                        self.read_stretch(&moved, after, limit, records)
+                        self.read_stretch(&moved, after, limit, page)
                     }
                     _ if stretch.archived => {
                         let archive = self.disk.path(ARCHIVE);
@@ -425,8 +396,8 @@ impl LogFiles {
         };
         let mut walk = Walk::new(file, stretch.offset, stretch.until.unwrap_or(u64::MAX));
         walk.skip_to(after).map_err(io)?;
-        let (mut at, mut page) = (after, Page::default());
-        while at < stretch.ends && records.len() + page.len() < limit {
+        let mut at = after;
+        while at < stretch.ends && page.len() < limit {
             let offset = walk.offset();
             let Some(frame) = walk.step().map_err(io)? else {
                 let reason = "no whole record is there".to_owned();
@@ -434,13 +405,11 @@ impl LogFiles {
             };
             // Only the first frame can begin before what is wanted.
             let known = if frame.head.before < after { read_before(&frame, after)? } else { 0 };
-            let room = limit - records.len() - page.len();
-            let wanted = frame.records().skip(known);
-            wanted.take(room).for_each(|bytes| page.push(bytes));
+            frame.records().skip(known).for_each(|bytes| page.push(bytes));
             at = frame.head.after().revision;
             self.learn(stretch.base, at, frame.end());
         }
-        in_order(&page, after, records)
+        Ok(at)
     }
 
     /// Where the log was at a head.
@@ -551,11 +520,19 @@ impl LogReader for LogFiles {
     }
 
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError> {
-        self.read_as(after, limit)
+        let mut page = Page::default();
+        self.page(after, limit, &mut page)?;
+        in_order(&page, after, limit)
     }
 
-    fn steps(&self, after: u64, limit: usize) -> Result<Vec<Step>, StoreError> {
-        self.read_as(after, limit)
+    fn page(&self, after: u64, limit: usize, page: &mut Page) -> Result<u64, StoreError> {
+        let mut at = after;
+        while page.len() < limit
+            && let Some(stretch) = self.stretch(at)?
+        {
+            at = self.read_stretch(&stretch, at, limit, page)?;
+        }
+        Ok(at)
     }
 
     fn snapshot(&self, at_most: u64) -> Option<(u64, Vec<u8>)> {

@@ -35,12 +35,13 @@ use std::sync::Arc;
 
 use lb_control::code::Code;
 use lb_control::record::{Record, RecordError};
-use lb_control::step::Step;
 use tokio::sync::broadcast;
 
 pub use file::{FileStore, Loaded, LogFiles};
 use log::LogError;
 pub use memory::{Failing, MemoryStore};
+pub use page::Page;
+pub(crate) use page::threads;
 pub use verify::Verification;
 
 /// Name of the log's directory within the state directory.
@@ -191,12 +192,15 @@ pub trait LogReader: Send + Sync {
     /// The store cannot be read there.
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError>;
 
-    /// The same, of each record no more than a fold of the state needs.
+    /// The same as they lie in the store, into a page, and the revision after the last; up to the end of the append that
+    /// holds the last one, so that the next page begins with an append.
     ///
     /// # Errors
     /// As [`LogReader::read`].
-    fn steps(&self, after: u64, limit: usize) -> Result<Vec<Step>, StoreError> {
-        Ok(self.read(after, limit)?.iter().map(|record| Step::of(record)).collect())
+    fn page(&self, after: u64, limit: usize, page: &mut Page) -> Result<u64, StoreError> {
+        let records = self.read(after, limit)?;
+        records.iter().for_each(|record| page.push(&record.to_bytes()));
+        Ok(records.last().map_or(after, |record| record.revision))
     }
 
     /// The newest snapshot of `at_most` this revision: its revision, and the caller's bytes.

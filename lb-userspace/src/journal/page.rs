@@ -1,22 +1,26 @@
-//! Records out of bytes, many at once: parsing is what reading a long log costs, so several threads share it.
+//! Records as bytes, many at once: what a reader of a long log gathers before it parses.
 //!
-//! It knows neither files nor revisions; the order is that in which the bytes came.
+//! It knows neither files nor revisions; the order is that in which the bytes came. Parsing is what reading costs, so
+//! several threads share it.
 
 use std::num::NonZero;
+use std::sync::Arc;
 
-use lb_control::record::RecordError;
-
-/// How one record's bytes are read.
-pub(super) type Parse<T> = fn(&[u8]) -> Result<T, RecordError>;
+use lb_control::record::{Record, RecordError};
 
 /// Records below this number are not worth a thread: starting one takes as long as a few dozen of them.
 const WORTH_A_THREAD: usize = 512;
 /// Threads at most: more would wait for the one that reads.
 const THREADS_MAX: usize = 4;
 
+/// How many threads parse at a time.
+pub(crate) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
+}
+
 /// Bytes of records, gathered to be parsed.
 #[derive(Debug, Default)]
-pub(super) struct Page {
+pub struct Page {
     bytes: Vec<u8>,
     /// Where each record ends in `bytes`.
     ends: Vec<usize>,
@@ -24,45 +28,63 @@ pub(super) struct Page {
 
 impl Page {
     /// Records so far.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.ends.len()
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
     /// Adds one.
-    pub(super) fn push(&mut self, record: &[u8]) {
+    pub fn push(&mut self, record: &[u8]) {
         self.bytes.extend_from_slice(record);
         self.ends.push(self.bytes.len());
     }
 
-    /// All of them, in their order; each by itself may be malformed.
-    pub(super) fn parse<T: Send>(&self, parse: Parse<T>) -> Vec<Result<T, RecordError>> {
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
-        let share = self.len().div_ceil(threads).max(WORTH_A_THREAD);
-        let parts: Vec<_> =
-            (0..self.len()).step_by(share).map(|from| from..self.len().min(from + share)).collect();
+    /// Takes all out; their room stays.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Those before a number, in their order.
+    pub fn records(&self, until: usize) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
+        (0..self.len().min(until)).map(|index| self.record(index))
+    }
+
+    fn record(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[index]]
+    }
+
+    /// Those before a number, in their order; each by itself may be malformed.
+    pub(super) fn parse(&self, until: usize) -> Vec<Result<Arc<Record>, RecordError>> {
+        let count = self.len().min(until);
+        let share = count.div_ceil(threads()).max(WORTH_A_THREAD);
+        let parts: Vec<_> = (0..count).step_by(share).map(|from| from..count.min(from + share)).collect();
         let Some((first, others)) = parts.split_first() else { return Vec::new() };
         std::thread::scope(|scope| {
             let running: Vec<_> =
-                others.iter().map(|part| scope.spawn(move || self.parse_part(part.clone(), parse))).collect();
-            let mut parsed = self.parse_part(first.clone(), parse);
+                others.iter().map(|part| scope.spawn(move || self.parse_part(part.clone()))).collect();
+            let mut parsed = self.parse_part(first.clone());
             for (thread, part) in running.into_iter().zip(others) {
                 // A parser that panicked is asked again here, where the panic belongs to whoever reads.
-                parsed.extend(thread.join().unwrap_or_else(|_| self.parse_part(part.clone(), parse)));
+                parsed.extend(thread.join().unwrap_or_else(|_| self.parse_part(part.clone())));
             }
             parsed
         })
     }
 
-    fn parse_part<T>(&self, part: std::ops::Range<usize>, parse: Parse<T>) -> Vec<Result<T, RecordError>> {
-        let start = |index: usize| index.checked_sub(1).map_or(0, |before| self.ends[before]);
-        part.map(|index| parse(&self.bytes[start(index)..self.ends[index]])).collect()
+    fn parse_part(&self, part: std::ops::Range<usize>) -> Vec<Result<Arc<Record>, RecordError>> {
+        part.map(|index| Record::parse(self.record(index)).map(Arc::new)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_control::record::Record;
 
     #[test]
     fn records_come_back_in_their_order_however_many_threads_read_them() {
@@ -74,11 +96,17 @@ mod tests {
                 );
                 page.push(if revision == 7 { b"damaged" } else { text.as_bytes() });
             }
-            let revisions: Vec<_> =
-                page.parse(Record::parse).into_iter().map(|one| one.ok().map(|one| one.revision)).collect();
-            let due: Vec<_> =
-                (1..=count as u64).map(|revision| (revision != 7).then_some(revision)).collect();
-            assert_eq!(revisions, due);
+            for until in [0, 9, count] {
+                let revisions: Vec<_> =
+                    page.parse(until).into_iter().map(|one| one.ok().map(|one| one.revision)).collect();
+                let due: Vec<_> = (1..=count.min(until) as u64)
+                    .map(|revision| (revision != 7).then_some(revision))
+                    .collect();
+                assert_eq!(revisions, due);
+            }
+            assert_eq!(page.records(9).count(), count.min(9));
+            page.clear();
+            assert!(page.is_empty() && page.records(9).next().is_none());
         }
     }
 }

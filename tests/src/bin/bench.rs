@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Parser;
-use lb_tests::bench::control::ControlReport;
+use clap::{CommandFactory, Parser};
+use lb_tests::bench::control::{self, ControlReport};
 use lb_tests::bench::report::Report;
 use lb_tests::bench::{Effort, failover, hash, http, path, rate, table};
 use lb_tests::interrupt::Interrupt;
@@ -27,9 +27,10 @@ struct Arguments {
     /// No tables for people.
     #[arg(long)]
     json: bool,
-    /// Of the packet path, measure these parts only.
-    #[arg(long, value_enum, value_delimiter = ',')]
-    only: Vec<Part>,
+    /// Measure these parts only, by name; `packets` has: path, hash, rate, http, table, failover; `control` has: store,
+    /// node, change, probes.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,8 +39,6 @@ enum What {
     Packets,
     /// Commands, queries, the log, how soon the maps follow, and what probing costs.
     Control,
-    /// Of the control plane, what probing costs.
-    Probes,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -76,20 +75,16 @@ fn end_by_signal() -> Result<()> {
 }
 
 fn main() -> Result<()> {
+    lb_userspace::memory::give_back_at_once();
     let arguments = Arguments::parse();
     end_by_signal()?;
     let effort = if arguments.quick { Effort::Quick } else { Effort::Full };
     let mut report = Report::default();
     match arguments.what {
-        What::Packets => packets(&mut report, effort, &arguments.only)?,
+        What::Packets => packets(&mut report, effort, &parts(&arguments.only))?,
         What::Control => {
-            let control = ControlReport::measure(effort)?;
+            let control = ControlReport::measure(effort, &parts::<control::Part>(&arguments.only))?;
             report.keys = control.keys();
-            report.control = Some(control);
-        }
-        What::Probes => {
-            let control = ControlReport::of_probes(effort)?;
-            report.keys = control.keys().into_iter().filter(|(key, _)| *key == "probe_cpu_share").collect();
             report.control = Some(control);
         }
     }
@@ -100,6 +95,21 @@ fn main() -> Result<()> {
     }
     println!("{}", report.line());
     Ok(())
+}
+
+/// The parts of these names, or the end: which there are depends on what is measured.
+fn parts<P: clap::ValueEnum>(names: &[String]) -> Vec<P> {
+    let all = || {
+        P::value_variants().iter().filter_map(|part| Some(part.to_possible_value()?.get_name().to_owned()))
+    };
+    let part = |name: &String| {
+        P::from_str(name, false).unwrap_or_else(|_| {
+            let text =
+                format!("there is no part `{name}` here; parts: {}", all().collect::<Vec<_>>().join(", "));
+            Arguments::command().error(clap::error::ErrorKind::InvalidValue, text).exit()
+        })
+    };
+    names.iter().map(part).collect()
 }
 
 fn packets(report: &mut Report, effort: Effort, only: &[Part]) -> Result<()> {

@@ -14,6 +14,7 @@ const PLACES: &[&str] = &[
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/tables.rs",
     "lb-userspace/src/dataplane/",
+    "lb-userspace/src/memory.rs",
     "tests/src/netns.rs",
     "tests/bpf/",
 ];

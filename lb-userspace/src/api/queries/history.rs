@@ -255,19 +255,19 @@ pub(in crate::api) async fn blame(
         return Err(gone(&node, &basis.model, &object));
     };
     if let Some(field) = &field
-        && !fields.contains_key(field)
+        && fields.get(field).is_none()
     {
-        let hint = suggest::hint(field, fields.keys().map(String::as_str));
+        let hint = suggest::hint(field, fields.iter().map(|(name, _)| name));
         return Err(Problem::new(Code::UnknownField, format!("{object} has no `{field}`{hint}")));
     }
     if let Some(unchanged) = basis.unchanged(&headers) {
         return Ok(unchanged);
     }
-    let shown = fields.iter().filter(|(name, _)| field.as_ref().is_none_or(|field| field == *name));
-    let view = |(name, blame): (&String, &lb_control::projection::audit::Blame)| BlameView {
-        field: name.clone(),
-        value: blame.value.clone(),
-        was: blame.was.clone(),
+    let shown = fields.iter().filter(|(name, _)| field.as_deref().is_none_or(|field| field == *name));
+    let view = |(name, blame): (&str, &lb_control::projection::blame::Blame)| BlameView {
+        field: name.to_owned(),
+        value: blame.value.as_deref().map(str::to_owned),
+        was: blame.was.as_deref().map(str::to_owned),
         revision: blame.by.revision,
         at: rfc3339(blame.by.at_ms),
         actor: blame.by.actor.clone(),

@@ -15,56 +15,70 @@ use serde::Serialize;
 
 use super::Effort;
 
-/// Everything that was measured, for who reads the file.
+/// Everything that was measured, for who reads the file; what was not asked for is `None`.
 #[derive(Debug, Default, Serialize)]
 pub struct ControlReport {
     /// The log alone.
-    pub store: store::StoreReport,
+    pub store: Option<store::StoreReport>,
     /// The daemon over its socket.
-    pub node: node::NodeReport,
+    pub node: Option<node::NodeReport>,
     /// From the acknowledgement to the maps.
-    pub change: change::ChangeReport,
+    pub change: Option<change::ChangeReport>,
     /// What probing costs.
-    pub probes: probes::ProbeReport,
+    pub probes: Option<probes::ProbeReport>,
+}
+
+/// A part that can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The log alone: appends, replay, a start from a snapshot.
+    Store,
+    /// The daemon over its socket: commands, queries, memory.
+    Node,
+    /// From the acknowledgement of a change to the maps.
+    Change,
+    /// What probing costs.
+    Probes,
 }
 
 impl ControlReport {
-    /// Measures all of it.
+    /// Measures these parts; none named: all.
     ///
     /// # Errors
     /// When a log, a network or a daemon cannot be made.
-    pub fn measure(effort: Effort) -> Result<Self> {
+    pub fn measure(effort: Effort, only: &[Part]) -> Result<Self> {
+        let wanted = |part| only.is_empty() || only.contains(&part);
         Ok(Self {
-            store: store::run(effort)?,
-            node: node::run(effort)?,
-            change: change::run(effort)?,
-            probes: probes::run(effort)?,
+            store: wanted(Part::Store).then(|| store::run(effort)).transpose()?,
+            node: wanted(Part::Node).then(|| node::run(effort)).transpose()?,
+            change: wanted(Part::Change).then(|| change::run(effort)).transpose()?,
+            probes: wanted(Part::Probes).then(|| probes::run(effort)).transpose()?,
         })
-    }
-
-    /// Measures what probing costs, and nothing else.
-    ///
-    /// # Errors
-    /// When backends on loopback cannot be probed.
-    pub fn of_probes(effort: Effort) -> Result<Self> {
-        Ok(Self { probes: probes::run(effort)?, ..Self::default() })
     }
 
     /// The keys of the last line.
     pub fn keys(&self) -> Vec<(&'static str, Option<f64>)> {
         let Self { store, node, change, probes } = self;
-        vec![
-            ("append_ratio", Some(store.append_ratio)),
-            ("group_commit_ratio", Some(node.group_commit_ratio)),
-            ("replay_eps", Some(store.replay_eps)),
-            ("replay_chain_eps", Some(store.replay_chain_eps)),
-            ("snapshot_start_ratio", Some(store.snapshot_start_ratio)),
-            ("query_interference", Some(node.query_interference)),
-            ("inventory_ratio", Some(node.inventory_ratio)),
-            ("change_to_kernel_ms", Some(change.change_to_kernel_ms)),
-            ("state_mib", Some(node.state_mib)),
-            ("probe_cpu_share", Some(probes.probe_cpu_share)),
-        ]
+        let store = store.iter().flat_map(|store| {
+            [
+                ("append_ratio", store.append_ratio),
+                ("replay_eps", store.replay_eps),
+                ("replay_chain_eps", store.replay_chain_eps),
+                ("snapshot_start_ratio", store.snapshot_start_ratio),
+            ]
+        });
+        let node = node.iter().flat_map(|node| {
+            [
+                ("group_commit_ratio", node.group_commit_ratio),
+                ("query_interference", node.query_interference),
+                ("inventory_ratio", node.inventory_ratio),
+                ("state_mib", node.state_mib),
+            ]
+        });
+        let change = change.iter().map(|change| ("change_to_kernel_ms", change.change_to_kernel_ms));
+        let probes = probes.iter().map(|probes| ("probe_cpu_share", probes.probe_cpu_share));
+        let all = store.chain(node).chain(change).chain(probes);
+        all.map(|(key, value)| (key, Some(value))).collect()
     }
 }
 
