@@ -126,12 +126,12 @@ impl Plan {
     async fn ask(&self, goal: &Goal) -> io::Result<Answer> {
         match &self.how {
             How::Tcp => tcp::ask(goal).await,
-            // Boxed, so that the many attempts of the small kinds do not take the room of the large ones.
+            // Boxed, so that the many attempts of the smallest kind do not take the room of the larger ones.
             How::Http(request) => Box::pin(request.ask(goal)).await,
             How::Https(request, client) => Box::pin(request.ask_through(client, goal)).await,
             How::Tls(client) => Box::pin(client.ask(goal)).await,
-            How::Udp { send, expect } => udp::ask(goal, send, expect).await,
-            How::Icmp => icmp::ask(goal).await,
+            How::Udp { send, expect } => Box::pin(udp::ask(goal, send, expect)).await,
+            How::Icmp => Box::pin(icmp::ask(goal)).await,
             How::Unfit(reason) => Err(io::Error::other(reason.clone())),
         }
     }

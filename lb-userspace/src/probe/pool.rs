@@ -28,6 +28,8 @@ use crate::clock::unix_ms;
 const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
 /// Least time between two lines of the log that say that attempts could not be made.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
+/// Attempts that are due so soon after others began with each other: to wake up for each costs a tenth of a probe.
+const TOGETHER: Duration = Duration::from_millis(4);
 /// When to look again if nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
@@ -78,6 +80,8 @@ pub(super) struct Pool {
     running: JoinSet<Done>,
     /// The number of the last turn that was given.
     turns: u64,
+    /// When attempts began last.
+    started: Instant,
     changes: Vec<Changed>,
     publish_at: Instant,
     complained: Option<Instant>,
@@ -115,6 +119,7 @@ impl Pool {
             due: BinaryHeap::new(),
             running: JoinSet::new(),
             turns: 0,
+            started: Instant::now(),
             changes: Vec::new(),
             publish_at: Instant::now(),
             complained: None,
@@ -134,6 +139,7 @@ impl Pool {
             self.start_due();
             self.publish_due();
             let due = self.due.peek().map_or_else(|| Instant::now() + IDLE, |Reverse((at, ..))| *at);
+            let due = due.max(self.started + TOGETHER);
             tokio::select! {
                 changed = wanted.changed() => {
                     if changed.is_err() {
@@ -207,11 +213,12 @@ impl Pool {
                 return;
             }
             self.due.pop();
-            (watched.running, watched.began) = (true, Some(now));
-            let Target { plan, address, path, .. } = watched.target.clone();
+            (watched.running, watched.began, self.started) = (true, Some(now), now);
+            let Target { plan, address, path, .. } = &watched.target;
+            let (plan, address, path) = (plan.clone(), *address, path.clone());
             self.running.spawn(async move {
                 let answer = match path {
-                    Path::Vip(road) => plan.attempt_by(&road).await,
+                    Path::Vip(road) => Box::pin(plan.attempt_by(&road)).await,
                     Path::Own | Path::Astray => plan.attempt(address).await,
                 };
                 Done { id, turn, took: now.elapsed(), answer }
