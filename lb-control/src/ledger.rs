@@ -86,11 +86,12 @@ impl Ledger {
         steps.events.iter().rev().for_each(|event| self.state.apply(event));
         for (actor, own) in &steps.keys {
             let all = own.newest_first.iter().rev().cloned();
-            if own.newest_first.len() == KEYS_PER_ACTOR {
-                // All others are forgotten.
-                self.keys.0.insert(actor.clone(), all.collect());
-            } else {
-                all.for_each(|one| self.keys.push(actor, one));
+            // As many as are remembered, each another one: all others are forgotten.
+            let whole =
+                Some(all.clone().collect::<OfActor>()).filter(|new| new.order.len() == KEYS_PER_ACTOR);
+            match whole {
+                Some(new) => drop(self.keys.0.insert(actor.clone(), new)),
+                None => all.for_each(|one| self.keys.push(actor, one)),
             }
         }
     }

@@ -97,7 +97,9 @@ impl<'b> Rest<'b> {
         let length = self.0.bytes().position(|byte| !byte.is_ascii_digit())?;
         let (number, rest) = self.0.split_at(length);
         self.0 = rest;
-        number.parse().ok()
+        // JSON has no number that begins so.
+        let padded = length > 1 && number.starts_with('0');
+        number.parse().ok().filter(|_| !padded)
     }
 
     /// The event that is next.
@@ -124,12 +126,13 @@ impl<'b> Rest<'b> {
 }
 
 impl Steps {
-    /// Becomes the steps of records out of the log's bytes, of whatever version, the first of which follows on `after`; the
+    /// Becomes the steps of records out of the log's bytes, of whatever version, that lead from revision `after` to `until`; the
     /// room that it has it uses again.
     ///
     /// # Errors
-    /// As [`Record::parse`], or a record does not begin where the one before it ended: the first such.
-    pub fn parse<'b, R>(&mut self, after: u64, records: R) -> Result<(), Unread>
+    /// As [`Record::parse`], or a record does not begin where the one before it ended, or the last does not end at `until`:
+    /// the first such.
+    pub fn parse<'b, R>(&mut self, after: u64, until: u64, records: R) -> Result<(), Unread>
     where
         R: IntoIterator<Item = &'b [u8], IntoIter: DoubleEndedIterator + Clone>,
     {
@@ -138,27 +141,26 @@ impl Steps {
         self.keys.clear();
         self.records = 0;
         // From the last one on, so that of each actor the last keys come first, and the others need no look.
-        let mut ends = None;
+        let mut ends = until;
         for bytes in records.clone().rev() {
             match self.older(bytes, ends) {
-                Some(before) => ends = Some(before),
-                None => return Err(first_fault(after, records)),
+                Some(before) => ends = before,
+                None => return Err(first_fault(after, until, records)),
             }
         }
-        if ends.is_none_or(|first| first == after) { Ok(()) } else { Err(first_fault(after, records)) }
+        if ends == after { Ok(()) } else { Err(first_fault(after, until, records)) }
     }
 
     /// Takes a record that ends where those begin that are here already; the revision before it. `None`: it does not.
-    fn older(&mut self, bytes: &[u8], ends: Option<u64>) -> Option<u64> {
+    fn older(&mut self, bytes: &[u8], ends: u64) -> Option<u64> {
         // As text, whose letters are looked at once, and not again for each string in it.
-        let text = std::str::from_utf8(bytes).ok()?;
-        let form = Form::as_written(text).or_else(|| serde_json::from_str(text).ok());
-        let form = match form.filter(Form::is_of_today) {
+        let by_name = |text| Form::as_written(text).or_else(|| serde_json::from_str(text).ok());
+        let form = match std::str::from_utf8(bytes).ok().and_then(by_name).filter(Form::is_of_today) {
             Some(form) => form,
             None => Form::of(Record::parse(bytes).ok()?),
         };
         let Form { revision, actor, key, events, .. } = form;
-        if ends.is_some_and(|ends| ends != revision) {
+        if revision != ends {
             return None;
         }
         let before = revision.saturating_sub(events.len());
@@ -182,7 +184,7 @@ impl Steps {
 }
 
 /// The first record that cannot be read or is not where it should be, of records some of which are so.
-fn first_fault<'b>(after: u64, records: impl Iterator<Item = &'b [u8]>) -> Unread {
+fn first_fault<'b>(after: u64, until: u64, records: impl Iterator<Item = &'b [u8]>) -> Unread {
     let mut at = after;
     for bytes in records {
         match Record::parse(bytes) {
@@ -194,13 +196,18 @@ fn first_fault<'b>(after: u64, records: impl Iterator<Item = &'b [u8]>) -> Unrea
             Err(reason) => return Unread { after: at, reason },
         }
     }
-    Unread { after: at, reason: RecordError::Malformed("it was read in two ways".to_owned()) }
+    let reason = format!("the log says that records lead on to revision {until}");
+    Unread { after: at, reason: RecordError::Malformed(reason) }
 }
 
 impl<'b> Form<'b> {
     /// A record to the letter as [`Record::to_bytes`] writes it today, with nothing escaped: most of it is passed over
     /// without being looked at, which is a third of the time that it takes by names. `None`: it must be read by names.
     fn as_written(text: &'b str) -> Option<Self> {
+        // No string has these as they are. To the end, whatever is found: that is many bytes at a time.
+        if text.bytes().fold(false, |found, byte| found | (byte < b' ')) {
+            return None;
+        }
         let mut rest = Rest(text);
         rest.past(r#"{"v":"#)?;
         let v = rest.number()?.try_into().ok()?;
@@ -257,6 +264,7 @@ impl<'b> Form<'b> {
 mod tests {
     use super::*;
     use crate::ledger::Ledger;
+    use proptest::prelude::*;
 
     const SAMPLES: [&str; 5] = [
         include_str!("../samples/record-v0.json"),
@@ -286,7 +294,7 @@ mod tests {
             due.apply(&record);
             for bytes in [sample.as_bytes(), &record.to_bytes()] {
                 let mut steps = Steps::default();
-                steps.parse(before, [bytes]).unwrap();
+                steps.parse(before, record.revision, [bytes]).unwrap();
                 assert_eq!(steps.records, 1);
                 let mut ledger = ledger_at(before);
                 ledger.take(&steps);
@@ -325,10 +333,11 @@ mod tests {
 
     #[test]
     fn what_is_no_record_or_not_the_next_is_no_step() {
-        let parse = |after, texts: &[&str]| {
+        let parse_to = |after, until, texts: &[&str]| {
             let mut steps = Steps::default();
-            steps.parse(after, texts.iter().map(|text| text.as_bytes())).map(|()| steps)
+            steps.parse(after, until, texts.iter().map(|text| text.as_bytes())).map(|()| steps)
         };
+        let parse = |after, texts: &[&str]| parse_to(after, after + texts.len() as u64, texts);
         for bad in [r#"{"v": 9}"#, r#"{"v": 1, "revision": 1}"#, "", "no record"] {
             let reason = Record::parse(bad.as_bytes()).unwrap_err();
             assert_eq!(parse(7, &[bad]), Err(Unread { after: 7, reason }));
@@ -345,8 +354,35 @@ mod tests {
         assert!(parse(0, &[&lacking]).is_err());
         assert_eq!(parse(0, &[escaped, "no record", "nor this"]).unwrap_err().after, 1);
         assert!(parse(7, &[escaped]).unwrap_err().reason.to_string().contains("begins at revision 0, not 7"));
+        let short = parse_to(0, 2, &[escaped]).unwrap_err();
+        assert!(short.after == 1 && short.reason.to_string().contains("revision 2"), "{}", short.reason);
+        assert!(parse_to(0, 1, &[]).is_err() && parse_to(1, 1, &[]).is_ok());
         let unread = parse(0, &[escaped, escaped]).unwrap_err();
         assert_eq!(unread.after, 1);
         assert!(unread.reason.to_string().contains("begins at revision 0, not 1"), "{}", unread.reason);
+    }
+
+    proptest! {
+        /// Whatever is done to a record: if it is read by its order, it is read by names too, and is the same.
+        #[test]
+        fn what_is_read_by_order_is_read_by_names(
+            sample in 0..SAMPLES.len(),
+            at in any::<prop::sample::Index>(),
+            byte in prop_oneof![Just(b'0'), Just(b'"'), Just(b'\\'), Just(b'\n'), Just(b','), Just(b'}'), 0_u8..128],
+            inserted in any::<bool>(),
+        ) {
+            let mut bytes = Record::parse(SAMPLES[sample].as_bytes()).unwrap().to_bytes();
+            // The events are read by names either way.
+            let head = bytes.windows(9).position(|part| part == b"\"events\":").unwrap();
+            let at = at.index(head);
+            if inserted { bytes.insert(at, byte) } else { bytes[at] = byte }
+            let text = String::from_utf8(bytes).unwrap();
+            if let Some(form) = Form::as_written(&text) {
+                let record: Record = serde_json::from_str(&text).unwrap();
+                prop_assert_eq!((form.v, form.revision, &*form.actor), (record.v, record.revision, &*record.actor));
+                let key = form.key.map(|Key { key, content }| (key.into_owned(), content.into_owned()));
+                prop_assert_eq!(key, record.key.map(|own| (own.key, own.content)));
+            }
+        }
     }
 }

@@ -89,7 +89,8 @@ proptest! {
         for part in [first, rest] {
             let bytes: Vec<Vec<u8>> = part.iter().map(Record::to_bytes).collect();
             let mut steps = Steps::default();
-            steps.parse(stepped.state.revision, bytes.iter().map(Vec::as_slice)).unwrap();
+            let until = part.last().map_or(stepped.state.revision, |record| record.revision);
+            steps.parse(stepped.state.revision, until, bytes.iter().map(Vec::as_slice)).unwrap();
             prop_assert_eq!(steps.records, part.len() as u64);
             stepped.take(&steps);
         }
@@ -123,7 +124,9 @@ fn many_keys_at_once_are_remembered_as_one_by_one() {
     let mut steps = Steps::default();
     for page in log.chunks(7 * KEYS_PER_ACTOR / 4) {
         let bytes: Vec<Vec<u8>> = page.iter().map(Record::to_bytes).collect();
-        steps.parse(page[0].revision_before(), bytes.iter().map(Vec::as_slice)).unwrap();
+        steps
+            .parse(page[0].revision_before(), page[page.len() - 1].revision, bytes.iter().map(Vec::as_slice))
+            .unwrap();
         paged.take(&steps);
     }
     assert_eq!(single.keys, paged.keys);

@@ -72,7 +72,7 @@ pub fn around(log: &dyn LogReader, record: &Record) -> Result<States, StoreError
     let mut ledger = log.snapshot(until).and_then(usable).unwrap_or_default();
     while ledger.state.revision < until {
         let at = ledger.state.revision;
-        let records = log.read(at, *PAGE.start() as usize)?;
+        let records = log.read(at, *PAGE.end() as usize)?;
         records.iter().take_while(|record| record.revision <= until).for_each(|record| ledger.apply(record));
         if ledger.state.revision == at {
             break;
@@ -106,6 +106,9 @@ fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
     failed.map_or(Ok(replayed), Err)
 }
 
+/// Whose turn a page is, and the revisions before and after it.
+type Turn = (u64, Result<(u64, u64), StoreError>);
+
 /// A log that threads read and fold by turns.
 struct Folding<'l> {
     next: Mutex<Next>,
@@ -137,9 +140,9 @@ impl Folding<'_> {
         let _leave = Leave(self);
         let (mut page, mut steps) = (Page::default(), Steps::default());
         while let Some((turn, read)) = self.read(log, limit, &mut page) {
-            let parsed = read.and_then(|after| {
+            let parsed = read.and_then(|(after, until)| {
                 let unreadable = |Unread { after, reason }| StoreError::Unreadable { after, reason };
-                steps.parse(after, page.records(usize::MAX)).map_err(unreadable)
+                steps.parse(after, until, page.records()).map_err(unreadable)
             });
             if !self.fold(turn, parsed.map(|()| &steps)) {
                 return;
@@ -147,13 +150,8 @@ impl Folding<'_> {
         }
     }
 
-    /// Reads the next page: its turn, and the revision before it. `None`: there is no more.
-    fn read(
-        &self,
-        log: &dyn LogReader,
-        limit: usize,
-        page: &mut Page,
-    ) -> Option<(u64, Result<u64, StoreError>)> {
+    /// Reads the next page: its turn, and the revisions before and after it. `None`: there is no more.
+    fn read(&self, log: &dyn LogReader, limit: usize, page: &mut Page) -> Option<Turn> {
         let mut next = held(&self.next);
         if next.ended {
             return None;
@@ -170,7 +168,7 @@ impl Folding<'_> {
             next.ended = true;
             return None;
         }
-        Some((turn, read.map(|_| after)))
+        Some((turn, read.map(|until| (after, until))))
     }
 
     /// Folds what a page came to when its turn comes; false: it never will, or nothing can follow.
@@ -219,7 +217,8 @@ impl Folded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{EventStore, Head, MemoryStore};
+    use crate::journal::log::Limits;
+    use crate::journal::{EventStore, FileStore, Head, MemoryStore};
     use lb_control::event::{Change, EVENT_VERSION, Event};
     use lb_control::record::{IdempotencyKey, RECORD_VERSION};
 
@@ -301,5 +300,73 @@ mod tests {
         assert_eq!(unread(&faulty(&[9_000], Some(9_500))), 9_000);
         let gone = latest(&faulty(&[19_000], Some(9_500)));
         assert!(matches!(gone, Err(StoreError::NoSuchHead(_))), "{:?}", gone.map(|folded| folded.replayed));
+    }
+
+    #[test]
+    fn a_thread_that_panics_leaves_nobody_waiting() {
+        let mut ledger = Ledger::default();
+        let folding = Folding {
+            next: Mutex::new(Next { after: 0, turn: 0, ended: false }),
+            done: Mutex::new(Done {
+                ledger: &mut ledger,
+                turn: 0,
+                replayed: 0,
+                failed: None,
+                given_up: false,
+            }),
+            turned: Condvar::new(),
+        };
+        let steps = Steps::default();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| folding.fold(1, Ok(&steps)));
+            let panics = scope.spawn(|| {
+                let _leave = Leave(&folding);
+                panic!("told to");
+            });
+            assert!(panics.join().is_err());
+            assert!(!waits.join().unwrap(), "its turn never comes");
+        });
+    }
+
+    #[test]
+    fn appends_of_several_records_fold_whole_over_segments() {
+        let (memory, due) = log(6_000);
+        let directory = tempfile::tempdir().unwrap();
+        let limits = Limits { segment_bytes: 64 << 10, room_bytes: 4 << 10, ..Limits::default() };
+        let mut store = FileStore::open_with(directory.path(), limits).unwrap().store;
+        let (mut rest, mut size) = (&memory.records()[..], 1);
+        while !rest.is_empty() {
+            let (append, behind) = rest.split_at(size.min(rest.len()));
+            store.append(append[0].revision - 1, append).unwrap();
+            (rest, size) = (behind, size * 7 % 301 + 1);
+        }
+        assert!(store.reader().figures().segments > 10);
+        let folded = latest(&*store.reader()).unwrap();
+        assert!(folded.ledger == due && folded.replayed == 6_000);
+        let mut page = Page::default();
+        let mut at = 0;
+        while let Ok(until) = store.reader().page(at, 2, &mut page)
+            && until > at
+        {
+            assert_eq!(page.len() as u64, until - at, "whole appends, and none twice");
+            at = until;
+            page.clear();
+        }
+        assert_eq!(at, 6_000);
+    }
+
+    /// The log's heads say that more happened than its records do: as the last append of all, nothing follows that shows it.
+    #[test]
+    fn records_that_do_not_lead_where_their_append_does_are_a_fault() {
+        let (memory, _) = log(3);
+        let records = memory.records();
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = FileStore::open(directory.path()).unwrap().store;
+        store.append(0, &records[..1]).unwrap();
+        store.append(1, &records[2..]).unwrap();
+        assert_eq!(store.reader().latest().revision, 3);
+        let fault = latest(&*store.reader());
+        let text = fault.map(|folded| folded.replayed).unwrap_err().to_string();
+        assert!(text.contains("after revision 1") && text.contains("begins at revision 2"), "{text}");
     }
 }

@@ -26,6 +26,9 @@ use super::{AppendError, EventStore, FILE_NAME, Figures, Head, LogReader, SUBSCR
 /// From one place that the index knows to the next, bytes at least.
 const STRIDE: u64 = 16 * 1024;
 
+/// Bytes of a page that a fold reads at once: several are in memory, and so is what they are parsed to.
+const PAGE_BYTES: usize = 8 << 20;
+
 /// The store in files.
 #[derive(Debug)]
 pub struct FileStore {
@@ -295,6 +298,19 @@ impl EventStore for FileStore {
     }
 }
 
+/// How much a page takes; an append that has begun it takes whole.
+#[derive(Clone, Copy)]
+struct Room {
+    records: usize,
+    bytes: usize,
+}
+
+impl Room {
+    fn is_left(self, page: &Page) -> bool {
+        page.len() < self.records && page.size() < self.bytes
+    }
+}
+
 /// A stretch of one segment that a reader goes through.
 struct Stretch {
     base: u64,
@@ -367,12 +383,23 @@ impl LogFiles {
         }
     }
 
+    /// Reads on, over as many segments as it takes, and says up to which revision.
+    fn gather(&self, after: u64, room: Room, page: &mut Page) -> Result<u64, StoreError> {
+        let mut at = after;
+        while room.is_left(page)
+            && let Some(stretch) = self.stretch(at)?
+        {
+            at = self.read_stretch(&stretch, at, room, page)?;
+        }
+        Ok(at)
+    }
+
     /// Reads on in one segment, and says up to which revision.
     fn read_stretch(
         &self,
         stretch: &Stretch,
         after: u64,
-        limit: usize,
+        room: Room,
         page: &mut Page,
     ) -> Result<u64, StoreError> {
         let name = stretch.name();
@@ -383,7 +410,7 @@ impl LogFiles {
                 // It was archived a moment ago, or somebody took it away.
                 return match self.stretch(after)? {
                     Some(moved) if moved.archived && !stretch.archived => {
-                        self.read_stretch(&moved, after, limit, page)
+                        self.read_stretch(&moved, after, room, page)
                     }
                     _ if stretch.archived => {
                         let archive = self.disk.path(ARCHIVE);
@@ -397,7 +424,7 @@ impl LogFiles {
         let mut walk = Walk::new(file, stretch.offset, stretch.until.unwrap_or(u64::MAX));
         walk.skip_to(after).map_err(io)?;
         let mut at = after;
-        while at < stretch.ends && page.len() < limit {
+        while at < stretch.ends && room.is_left(page) {
             let offset = walk.offset();
             let Some(frame) = walk.step().map_err(io)? else {
                 let reason = "no whole record is there".to_owned();
@@ -521,18 +548,12 @@ impl LogReader for LogFiles {
 
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError> {
         let mut page = Page::default();
-        self.page(after, limit, &mut page)?;
+        self.gather(after, Room { records: limit, bytes: usize::MAX }, &mut page)?;
         in_order(&page, after, limit)
     }
 
     fn page(&self, after: u64, limit: usize, page: &mut Page) -> Result<u64, StoreError> {
-        let mut at = after;
-        while page.len() < limit
-            && let Some(stretch) = self.stretch(at)?
-        {
-            at = self.read_stretch(&stretch, at, limit, page)?;
-        }
-        Ok(at)
+        self.gather(after, Room { records: limit, bytes: PAGE_BYTES }, page)
     }
 
     fn snapshot(&self, at_most: u64) -> Option<(u64, Vec<u8>)> {

@@ -193,7 +193,7 @@ pub trait LogReader: Send + Sync {
     fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError>;
 
     /// The same as they lie in the store, into a page, and the revision after the last; up to the end of the append that
-    /// holds the last one, so that the next page begins with an append.
+    /// holds the last one, so that the next page begins with an append. Large records fill a page before there are so many.
     ///
     /// # Errors
     /// As [`LogReader::read`].

@@ -49,9 +49,14 @@ impl Page {
         self.ends.clear();
     }
 
-    /// Those before a number, in their order.
-    pub fn records(&self, until: usize) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
-        (0..self.len().min(until)).map(|index| self.record(index))
+    /// All of them, in their order.
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = &[u8]> + Clone {
+        (0..self.len()).map(|index| self.record(index))
+    }
+
+    /// What they take, bytes.
+    pub(super) fn size(&self) -> usize {
+        self.bytes.len()
     }
 
     fn record(&self, index: usize) -> &[u8] {
@@ -104,9 +109,9 @@ mod tests {
                     .collect();
                 assert_eq!(revisions, due);
             }
-            assert_eq!(page.records(9).count(), count.min(9));
+            assert_eq!(page.records().count(), count);
             page.clear();
-            assert!(page.is_empty() && page.records(9).next().is_none());
+            assert!(page.is_empty() && page.size() == 0 && page.records().next().is_none());
         }
     }
 }

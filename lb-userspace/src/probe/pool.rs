@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::board::{Board, Changed};
 use super::plan::{Answer, Plan};
+use super::tcp;
 use super::via::Road;
 use crate::clock::unix_ms;
 
@@ -69,6 +70,8 @@ pub(super) struct Wanted {
     pub(super) targets: Arc<BTreeMap<BackendId, Target>>,
     /// Attempts under way at once; more wait, which stretches this tenant's intervals.
     pub(super) workers: usize,
+    /// Sockets that may rest between attempts, of each family.
+    pub(super) resting: usize,
 }
 
 /// A tenant's pool.
@@ -101,6 +104,8 @@ struct Watched {
     again: bool,
     /// Whether it has its place in the interval.
     placed: bool,
+    /// Whether its turn is not one of the regular interval: it is in doubt, or asked for.
+    pressing: bool,
 }
 
 struct Done {
@@ -138,8 +143,7 @@ impl Pool {
         loop {
             self.start_due();
             self.publish_due();
-            let due = self.due.peek().map_or_else(|| Instant::now() + IDLE, |Reverse((at, ..))| *at);
-            let due = due.max(self.started + TOGETHER);
+            let due = self.wakes_at();
             tokio::select! {
                 changed = wanted.changed() => {
                     if changed.is_err() {
@@ -164,6 +168,7 @@ impl Pool {
     /// Probes whom it names, and nobody else.
     fn follow(&mut self, wanted: Wanted) {
         self.workers = wanted.workers.max(1);
+        tcp::rest_at_most(wanted.resting);
         let targets = wanted.targets;
         self.watched.retain(|id, watched| targets.get(id).is_some_and(|target| target.is(&watched.target)));
         for (id, target) in &*targets {
@@ -172,8 +177,16 @@ impl Pool {
             }
             let tracker = HealthTracker::starting(self.board.health(*id));
             let (target, turn) = (target.clone(), 0);
-            let new =
-                Watched { target, tracker, turn, running: false, began: None, again: false, placed: false };
+            let new = Watched {
+                target,
+                tracker,
+                turn,
+                running: false,
+                began: None,
+                again: false,
+                placed: false,
+                pressing: true,
+            };
             self.watched.insert(*id, new);
             self.put(*id, Instant::now());
         }
@@ -197,7 +210,15 @@ impl Pool {
         }
         let doubt = Duration::from_millis(watched.target.plan.probe.doubt_interval_ms().into());
         let soonest = watched.began.map_or_else(Instant::now, |began| began + doubt);
+        watched.pressing = true;
         self.put(id, soonest.max(Instant::now()));
+    }
+
+    /// When the next attempt is due. One of a regular interval waits for others; one that is in doubt does not.
+    fn wakes_at(&self) -> Instant {
+        let Some(Reverse((at, _, id))) = self.due.peek() else { return Instant::now() + IDLE };
+        let pressing = self.watched.get(id).is_some_and(|watched| watched.pressing);
+        if pressing { *at } else { (*at).max(self.started + TOGETHER) }
     }
 
     /// Starts the attempts whose time has come, as far as there are places.
@@ -264,6 +285,7 @@ impl Pool {
             spread_ms = ms;
         }
         (watched.again, watched.placed) = (false, watched.tracker.health() != Health::Unknown);
+        watched.pressing = ms <= probe.doubt_interval_ms();
         let wait = Duration::from_millis(ms.into()) - self.chance_of(spread_ms);
         self.put(id, Instant::now() + wait);
     }

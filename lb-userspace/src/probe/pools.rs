@@ -38,6 +38,9 @@ const RUNTIME_DESCRIPTORS: usize = 4;
 /// Pools at most: each is a thread, and systems commonly let a process have some 4,900.
 const POOLS_MAX: usize = 1_024;
 
+/// Sockets of each family that rest in a pool between attempts, at most: those that end in one moment and are needed in the next.
+const RESTING_MAX: usize = 32;
+
 /// How large pools may be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
@@ -68,7 +71,8 @@ impl Size {
     /// tenant's own, if it has one.
     fn workers(self, limit: Option<u64>, pools: usize) -> usize {
         let share = self.descriptors / pools.max(1);
-        let places = self.concurrency.min(share.max(WORKERS_MIN));
+        // An eighth is for sockets that rest: of two families, a sixteenth of the places each.
+        let places = self.concurrency.min((share - share / 8).max(WORKERS_MIN));
         limit.map_or(places, |limit| places.min(usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 }
@@ -119,8 +123,12 @@ impl Handle {
         self.wanted.send_modify(|wanted| wanted.targets = Arc::new(targets));
     }
 
-    fn resize(&self, workers: usize) {
-        self.wanted.send_if_modified(|wanted| std::mem::replace(&mut wanted.workers, workers) != workers);
+    fn resize(&self, workers: usize, resting: usize) {
+        self.wanted.send_if_modified(|wanted| {
+            let old = (wanted.workers, wanted.resting);
+            (wanted.workers, wanted.resting) = (workers, resting);
+            old != (workers, resting)
+        });
     }
 }
 
@@ -241,9 +249,11 @@ impl Pools {
         let count = self.pools.len() + usize::from(!self.sharing.is_empty());
         for (tenant, pool) in &self.pools {
             let limit = self.tenants.get(tenant).and_then(|tenant| tenant.limits.of(Limit::ProbeWorkers));
-            pool.resize(self.size.workers(limit, count));
+            let workers = self.size.workers(limit, count);
+            pool.resize(workers, RESTING_MAX.min(workers / 16));
         }
-        self.shared.resize(self.size.workers(None, count));
+        // What rests knows of whom it asked: several tenants share nothing of that.
+        self.shared.resize(self.size.workers(None, count), 0);
     }
 
     /// Makes plans for what is new; the tenants whose targets changed.
@@ -329,12 +339,9 @@ mod tests {
     #[test]
     fn many_pools_share_the_descriptors_and_each_can_work() {
         let size = Size { concurrency: 1_024, descriptors: 4_096 };
-        assert_eq!(
-            [0, 1, 4, 8, 10_000].map(|pools| size.workers(None, pools)),
-            [1_024, 1_024, 1_024, 512, 8]
-        );
+        assert_eq!([0, 1, 4, 8, 10_000].map(|pools| size.workers(None, pools)), [1_024, 1_024, 896, 448, 8]);
         let limited = [(Some(1), 1), (Some(600), 1), (Some(600), 8), (Some(5), 10_000)];
-        assert_eq!(limited.map(|(limit, pools)| size.workers(limit, pools)), [1, 600, 512, 5]);
+        assert_eq!(limited.map(|(limit, pools)| size.workers(limit, pools)), [1, 600, 448, 5]);
     }
 
     #[tokio::test]
@@ -390,7 +397,7 @@ mod tests {
         pools.follow(&state);
         let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(probed(&pools), (own(&["t1", "t2", "t3"]), 3, 2));
-        assert_eq!(pools.shared.wanted.borrow().workers, 9, "it works, and is one of four");
+        assert_eq!(pools.shared.wanted.borrow().workers, 8, "it works, and is one of four");
         let gone =
             serde_json::from_str(r#"{"kind":"vip_remove","name":"v2","allow_disruption":true}"#).unwrap();
         let events = decide(&state, &Limits::default(), Now(0), &gone).unwrap();

@@ -4,8 +4,10 @@
 //! the backend's program never sees a TCP probe, and a backend that hangs does not have its queue filled by them. The other
 //! kinds send their question with that packet.
 //!
-//! A socket that was given up asks again: of what a probe costs, a quarter is to make a socket and to take it apart. Each pool
-//! has a thread of its own, and that thread its own sockets.
+//! A socket whose connection was granted and given up asks again: of what a probe costs, a quarter is to make a socket and to
+//! take it apart. Each pool has a thread of its own, and that thread its own sockets. Linux goes on with the sequence numbers
+//! of such a socket, so a backend that was asked by it could guess them and answer in the place of the next one: within a tenant
+//! that is no loss (whoever can do that has the tenant's traffic already), and where tenants share a pool nothing rests.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind};
@@ -51,25 +53,45 @@ pub(super) async fn ask(goal: &Goal) -> io::Result<Answer> {
     granted.map(|()| Answer::success()).or_else(socket_failure)
 }
 
-/// Sockets that rest, of one family, at most: each is a descriptor that nobody uses.
-const RESTING_MAX: usize = 256;
+/// Sockets that have asked.
+struct Resting {
+    /// Of IPv4, and of IPv6.
+    sockets: [Vec<Socket>; 2],
+    /// Of either, at most: each is a descriptor that nobody uses.
+    most: usize,
+}
 
 thread_local! {
-    /// Sockets that have asked: of IPv4, and of IPv6.
-    static RESTING: RefCell<[Vec<Socket>; 2]> = const { RefCell::new([Vec::new(), Vec::new()]) };
+    static RESTING: RefCell<Resting> = const { RefCell::new(Resting { sockets: [Vec::new(), Vec::new()], most: 0 }) };
+}
+
+/// How many sockets of either family may rest in this thread from now on; none at first.
+pub(super) fn rest_at_most(most: usize) {
+    RESTING.with_borrow_mut(|resting| {
+        resting.most = most;
+        resting.sockets.iter_mut().for_each(|sockets| sockets.truncate(most));
+    });
+}
+
+/// A socket to ask with. If there are no descriptors left, those that rest go.
+fn socket(target: SocketAddr) -> io::Result<Socket> {
+    if let Some(socket) =
+        RESTING.with_borrow_mut(|resting| resting.sockets[usize::from(target.is_ipv6())].pop())
+    {
+        return Ok(socket);
+    }
+    let new = || {
+        Socket::new(Domain::for_address(target), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+    };
+    new().or_else(|_| {
+        RESTING.with_borrow_mut(|resting| resting.sockets.iter_mut().for_each(Vec::clear));
+        new()
+    })
 }
 
 /// Asks for a connection and, when it is granted, gives it up with a reset.
 async fn granted(target: SocketAddr) -> io::Result<()> {
-    let resting = RESTING.with_borrow_mut(|resting| resting[usize::from(target.is_ipv6())].pop());
-    let socket = match resting {
-        Some(socket) => socket,
-        None => Socket::new(
-            Domain::for_address(target),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )?,
-    };
+    let socket = socket(target)?;
     // tcp(7): not permanent, but nothing comes between it and the handshake. Without it a probe only costs more.
     let _ = socket.set_tcp_quickack(false);
     let socket = match socket.connect(&target.into()) {
@@ -91,8 +113,8 @@ async fn granted(target: SocketAddr) -> io::Result<()> {
         return Ok(());
     }
     RESTING.with_borrow_mut(|resting| {
-        let own = &mut resting[usize::from(target.is_ipv6())];
-        if own.len() < RESTING_MAX {
+        let own = &mut resting.sockets[usize::from(target.is_ipv6())];
+        if own.len() < resting.most {
             own.push(socket);
         }
     });
@@ -103,6 +125,7 @@ async fn granted(target: SocketAddr) -> io::Result<()> {
 mod tests {
     use super::*;
     use lb_control::health::Outcome;
+    use std::os::fd::AsRawFd;
     use tokio::net::TcpListener;
 
     async fn ask(target: SocketAddr) -> io::Result<Answer> {
@@ -135,19 +158,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_socket_asks_again_and_again_also_after_a_refusal() {
-        let resting = || RESTING.with_borrow(|resting| resting.each_ref().map(Vec::len));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (there, other) = (listener.local_addr().unwrap(), TcpListener::bind("[::1]:0").await.unwrap());
-        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        for _ in 0..3 {
-            assert_eq!(ask(there).await.unwrap(), Answer::success());
-            assert_eq!(ask(other.local_addr().unwrap()).await.unwrap(), Answer::success());
-            assert_eq!(resting(), [1, 1]);
-            assert_eq!(ask(gone).await.unwrap().outcome, Outcome::Refused);
+    async fn one_socket_asks_one_after_the_other() {
+        rest_at_most(1);
+        let resting = || {
+            RESTING
+                .with_borrow(|resting| resting.sockets.each_ref().map(|of| of.first().map(Socket::as_raw_fd)))
+        };
+        let mut listeners = Vec::new();
+        for address in ["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"] {
+            listeners.push(TcpListener::bind(address).await.unwrap());
         }
-        let both = tokio::join!(ask(there), ask(there));
+        let there: Vec<_> = listeners.iter().map(|one| one.local_addr().unwrap()).collect();
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let (mut v4, mut v6) = (None, None);
+        for _ in 0..3 {
+            for target in &there {
+                assert_eq!(ask(*target).await.unwrap(), Answer::success());
+            }
+            let [four, six] = resting();
+            assert_eq!((*v4.get_or_insert(four), *v6.get_or_insert(six)), (four, six), "the same ones");
+            assert!(four.is_some() && six.is_some());
+        }
+        assert_eq!(ask(gone).await.unwrap().outcome, Outcome::Refused);
+        assert!(resting()[0].is_none(), "who was refused does not rest");
+        let both = tokio::join!(ask(there[0]), ask(there[1]));
         assert!(both.0.is_ok() && both.1.is_ok());
+        assert_eq!(RESTING.with_borrow(|resting| resting.sockets[0].len()), 1, "no more than are let");
+        rest_at_most(0);
+        assert_eq!(resting(), [None, None]);
     }
 
     #[test]
