@@ -87,9 +87,9 @@ impl Ledger {
         for (actor, own) in &steps.keys {
             let all = own.newest_first.iter().rev().cloned();
             // As many as are remembered, each another one: all others are forgotten.
-            let whole =
-                Some(all.clone().collect::<OfActor>()).filter(|new| new.order.len() == KEYS_PER_ACTOR);
-            match whole {
+            let full = own.newest_first.len() == KEYS_PER_ACTOR;
+            let whole = full.then(|| all.clone().collect::<OfActor>());
+            match whole.filter(|new| new.order.len() == KEYS_PER_ACTOR) {
                 Some(new) => drop(self.keys.0.insert(actor.clone(), new)),
                 None => all.for_each(|one| self.keys.push(actor, one)),
             }

@@ -91,11 +91,7 @@ fn rest(log: &dyn LogReader, ledger: &mut Ledger) -> Result<u64, StoreError> {
     let (after, threads) = (ledger.state.revision, threads() + 1);
     let share = log.latest().revision.saturating_sub(after).div_ceil(threads as u64);
     let limit = share.clamp(*PAGE.start(), *PAGE.end()) as usize;
-    let folding = Folding {
-        next: Mutex::new(Next { after, turn: 0, ended: false }),
-        done: Mutex::new(Done { ledger, turn: 0, replayed: 0, failed: None, given_up: false }),
-        turned: Condvar::new(),
-    };
+    let folding = Folding::of(ledger);
     std::thread::scope(|scope| {
         for _ in 1..threads {
             scope.spawn(|| folding.work(log, limit));
@@ -135,7 +131,16 @@ struct Done<'l> {
     given_up: bool,
 }
 
-impl Folding<'_> {
+impl<'l> Folding<'l> {
+    /// Of the log after a ledger's revision.
+    fn of(ledger: &'l mut Ledger) -> Self {
+        Self {
+            next: Mutex::new(Next { after: ledger.state.revision, turn: 0, ended: false }),
+            done: Mutex::new(Done { ledger, turn: 0, replayed: 0, failed: None, given_up: false }),
+            turned: Condvar::new(),
+        }
+    }
+
     fn work(&self, log: &dyn LogReader, limit: usize) {
         let _leave = Leave(self);
         let (mut page, mut steps) = (Page::default(), Steps::default());
@@ -305,17 +310,7 @@ mod tests {
     #[test]
     fn a_thread_that_panics_leaves_nobody_waiting() {
         let mut ledger = Ledger::default();
-        let folding = Folding {
-            next: Mutex::new(Next { after: 0, turn: 0, ended: false }),
-            done: Mutex::new(Done {
-                ledger: &mut ledger,
-                turn: 0,
-                replayed: 0,
-                failed: None,
-                given_up: false,
-            }),
-            turned: Condvar::new(),
-        };
+        let folding = Folding::of(&mut ledger);
         let steps = Steps::default();
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| folding.fold(1, Ok(&steps)));
