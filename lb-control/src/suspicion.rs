@@ -45,6 +45,11 @@ pub struct Watch {
 }
 
 impl Watch {
+    /// The last reading.
+    pub fn last(&self) -> Option<Reading> {
+        self.readings.back().copied()
+    }
+
     /// Takes the next reading; what the latest ones say against the backend, one sentence, if they do.
     pub fn read(&mut self, now: Reading) -> Option<String> {
         // A counter that went back is another backend's.

@@ -73,7 +73,8 @@ impl Looker {
     }
 
     fn look(&mut self) {
-        let readings = match self.dataplane.readings() {
+        let last = |id| self.watched.get(&id)?.last();
+        let readings = match self.dataplane.readings(&last) {
             Ok(readings) => readings,
             Err(fault) => return tracing::warn!(code = %fault.code, message = fault.message, "no signals"),
         };

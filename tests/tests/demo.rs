@@ -124,7 +124,7 @@ fn a_run_ends_with_one_object_and_nothing_left() {
     assert!(programs.len() >= 4, "a daemon and three backends: {programs:?}");
     let status = demo.end(Duration::from_secs(SECONDS) + DEADLINE);
     let report = demo.report();
-    assert_eq!(status.code(), Some(0), "{report:#}");
+    assert_eq!(status.code(), Some(0), "{}: {report:#}", report["problems"]);
     for key in ["requests_failed", "connections_broken", "udp_lost"] {
         assert_eq!(report[key], 0, "{key}: {report:#}");
     }

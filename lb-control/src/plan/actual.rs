@@ -8,7 +8,7 @@ use crate::backend::Intent;
 use crate::health::Health;
 use crate::limits::Limits;
 use crate::state::State;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use lb_common::abi::slot::{Phase, Slot};
 use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
@@ -88,6 +88,8 @@ pub struct Actual<S> {
     pub tenants: OrdMap<u16, TenantContent>,
     /// Backend rows in use (`identity` is not 0).
     pub backends: OrdMap<u16, BackendContent>,
+    /// The same by their vips: the row of each one's vip, and its own ([`pools`]).
+    pub pools: OrdSet<(u16, u16)>,
     /// Egress rows in use (`device` is not 0).
     pub egresses: BTreeMap<u16, EgressContent>,
     /// Interface index to its untagged egress row.
@@ -98,6 +100,11 @@ pub struct Actual<S> {
     pub slots: S,
     /// The last sweep; `None`: there was none yet, so nothing can be freed that entries may name.
     pub sweep: Option<Sweep>,
+}
+
+/// Backend rows by the rows of their vips.
+pub fn pools(backends: &OrdMap<u16, BackendContent>) -> OrdSet<(u16, u16)> {
+    backends.iter().map(|(row, content)| (content.control.vip_row(), *row)).collect()
 }
 
 impl<S: Slots> Actual<S> {

@@ -23,7 +23,7 @@ mod summary;
 mod tables;
 mod tenants;
 
-pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_breakers, adopted_health, unnamed};
+pub use actual::{Actual, ActualVip, Rows, Slots, Sweep, adopted_breakers, adopted_health, pools, unnamed};
 pub use desired::{
     Desired, DesiredBackend, DesiredTenant, DesiredVip, Device, Footings, Observed, Way, desired,
 };

@@ -15,7 +15,10 @@ impl<S> Actual<S> {
             Op::WriteEgress { row, content } => drop(self.egresses.insert(*row, *content)),
             Op::SetPort { ifindex, egress } => drop(self.ports.insert(*ifindex, *egress)),
             Op::RemovePort { ifindex } => drop(self.ports.remove(ifindex)),
-            Op::WriteBackend { row, content } => drop(self.backends.insert(*row, *content)),
+            Op::WriteBackend { row, content } => {
+                self.backends.insert(*row, *content);
+                self.pools.insert((content.control.vip_row(), *row));
+            }
             Op::SetNextHop { row, next_hop } => {
                 if let Some(content) = self.backends.get_mut(row) {
                     content.next_hop = *next_hop;
@@ -63,7 +66,10 @@ impl<S> Actual<S> {
             Op::RemoveVipKey { key } => drop(self.keys.remove(key)),
             Op::WriteSlots { .. } | Op::ChangeSlots { .. } | Op::WithdrawVip { .. } | Op::Barrier => {}
             Op::FreeVip { row } => drop(self.vips.remove(row)),
-            Op::FreeBackend { row } => drop(self.backends.remove(row)),
+            Op::FreeBackend { row } => {
+                let gone = self.backends.remove(row);
+                gone.map(|content| self.pools.remove(&(content.control.vip_row(), *row)));
+            }
             Op::FreeEgress { row } => drop(self.egresses.remove(row)),
             Op::FreeSource { number } => drop(self.sources.remove(number)),
         }

@@ -17,7 +17,7 @@ use super::tables::TableCache;
 use crate::code::Code;
 use crate::state::State;
 use crate::vip::{Mode, Vip};
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use lb_common::abi::vip::VipEntry;
 use lb_common::ids::BackendId;
 use std::cmp::Ordering;
@@ -148,13 +148,15 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
     if vips.len() != desired.vips.len() {
         return None;
     }
-    let own = |content: &BackendContent| vips.contains_key(&content.control.vip_row());
-    let backends = whole.backends.iter().filter(|(_, backend)| own(backend));
+    let pool = |vip: &u16| whole.pools.range((*vip, 0)..=(*vip, u16::MAX)).copied();
+    let pools: OrdSet<_> = vips.keys().flat_map(pool).collect();
+    let backends = pools.iter().filter_map(|(_, row)| Some((*row, *whole.backends.get(row)?)));
     Some(Actual {
         limits: whole.limits,
         bypass: whole.bypass,
         tenants: whole.tenants.clone(),
-        backends: backends.map(|(row, backend)| (*row, *backend)).collect(),
+        backends: backends.collect(),
+        pools,
         vips,
         keys: OrdMap::new(),
         egresses: whole.egresses.clone(),

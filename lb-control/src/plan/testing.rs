@@ -5,7 +5,7 @@ pub(crate) mod frames;
 
 use self::frames::Frames;
 use super::memory::Memory;
-use super::{Device, Footings, Last, Observed, Op, Plan, Problem, Settled, Sweep, TableCache, Way};
+use super::{Actual, Device, Footings, Last, Observed, Op, Plan, Problem, Settled, Sweep, TableCache, Way};
 use super::{adopted_health, changed, desired, diff, diff_since, partial, touched, unnamed};
 use crate::command::Command;
 use crate::decide::{Now, decide};
@@ -177,6 +177,8 @@ impl Node {
             let missed = self.memory.apply(op).unwrap_or_else(|why| panic!("{op:?}: {why}"));
             assert_eq!(missed, 0, "{op:?}");
             self.memory.check(self.now_s).unwrap_or_else(|why| panic!("after {op:?}: {why}"));
+            let Actual { backends, pools, .. } = &self.memory.actual;
+            assert_eq!(*pools, super::actual::pools(backends), "after {op:?}");
             if let Some(frames) = &mut self.frames {
                 frames.check(&self.memory, self.now_s).unwrap_or_else(|why| panic!("after {op:?}: {why}"));
             }

@@ -8,7 +8,7 @@ use lb_control::tenant::{Limit, TenantLimits};
 
 use super::limits::LimitFlags;
 use super::mutation::Flags;
-use super::number::whole;
+use super::number::within;
 use super::text::{count, packet_rate, rate, share};
 use super::{Done, Session};
 use crate::api::SCHEMA;
@@ -49,8 +49,8 @@ pub(super) enum Verb {
         #[arg(long)]
         once: bool,
         /// Between two looks, milliseconds.
-        #[arg(long, value_name = "MS", default_value_t = 1_000, allow_negative_numbers = true, value_parser = whole::<u64>("of milliseconds from 1 on"))]
-        every_ms: u64,
+        #[arg(long, value_name = "MS", default_value_t = 1_000, allow_negative_numbers = true, value_parser = within::<100, 3_600_000>)]
+        every_ms: u32,
     },
     /// Remove a tenant that has no vips.
     Remove {
@@ -75,7 +75,7 @@ pub(super) async fn run(session: &mut Session<'_>, verb: Verb) -> Done {
         }
         Verb::List => list(session).await,
         Verb::Show { name } => show(session, &name).await,
-        Verb::Top { once, every_ms } => top(session, once, Duration::from_millis(every_ms.max(100))).await,
+        Verb::Top { once, every_ms } => top(session, once, Duration::from_millis(every_ms.into())).await,
     }
 }
 

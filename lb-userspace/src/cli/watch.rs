@@ -10,7 +10,7 @@ use lb_control::event::Change;
 use lb_control::observation::{Object as Seen, Observation};
 use lb_control::projection::object::Object;
 
-use super::number::whole;
+use super::number::{whole, within};
 use super::object::when;
 use super::{Done, Session};
 use crate::api::views::past::RecordView;
@@ -28,8 +28,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "REV", allow_negative_numbers = true, value_parser = whole::<u64>("from 0 on"))]
     after: Option<u64>,
     /// End after so many records; observations do not count.
-    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = whole::<u64>("from 1 on"))]
-    count: Option<u64>,
+    #[arg(long, value_name = "COUNT", allow_negative_numbers = true, value_parser = within::<1, { u32::MAX }>)]
+    count: Option<u32>,
 }
 
 pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
@@ -56,7 +56,7 @@ pub(super) async fn run(session: &mut Session<'_>, args: Args) -> Done {
 async fn follow(
     session: &mut Session<'_>,
     after: &mut Option<u64>,
-    left: &mut Option<u64>,
+    left: &mut Option<u32>,
 ) -> Result<bool, Problem> {
     let query = after.map_or_else(String::new, |after| format!("&after={after}"));
     let path = format!("/v1/events?observations=true{query}");
@@ -85,7 +85,7 @@ fn told(
     kind: &str,
     text: &str,
     after: &mut Option<u64>,
-    left: &mut Option<u64>,
+    left: &mut Option<u32>,
 ) -> Result<bool, Problem> {
     let unread =
         |error: serde_json::Error| Problem::new(Code::NoAnswer, format!("an event cannot be read: {error}"));

@@ -19,7 +19,7 @@ use super::memory::{self, Memory, lock};
 use super::store::{CountOf, Store};
 use super::{
     AttachMode, Attached, AttachedMode, Capacities, Check, Counters, Dataplane, DeviceState, Explanation,
-    LiveSlots, Question, SweepReport, explain, maps, ports, sweep,
+    LastReading, LiveSlots, Question, SweepReport, explain, maps, ports, sweep,
 };
 
 /// A data plane in memory.
@@ -156,8 +156,8 @@ impl Dataplane for Fake {
         *lock(&self.last_sweep) = Some(report.sweep.clone());
         Ok(report)
     }
-    fn readings(&self) -> Result<BTreeMap<BackendId, Reading>> {
-        maps::readings(&self.store)
+    fn readings(&self, last: &LastReading<'_>) -> Result<BTreeMap<BackendId, Reading>> {
+        maps::readings(&self.store, last)
     }
     fn counters(&self) -> Result<Counters> {
         maps::counters(&self.store)

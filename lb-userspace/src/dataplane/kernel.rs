@@ -2,12 +2,12 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::Pod;
 use aya::maps::xdp::DevMap;
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::abi::counter::Counter;
 use lb_common::abi::signal::Signal;
@@ -26,8 +26,8 @@ use super::mapped::{Mapped, Row};
 use super::pins::Pins;
 use super::store::{Calls, CountOf, RowsOf, Store};
 use super::{
-    AttachMode, Attached, Check, Counters, Dataplane, DeviceState, Explanation, LiveSlots, Question,
-    SweepReport, attach, explain, maps, object, ports, selftest, sweep, sys,
+    AttachMode, Attached, Check, Counters, Dataplane, DeviceState, Explanation, LastReading, LiveSlots,
+    Question, SweepReport, attach, explain, maps, object, ports, selftest, sweep, sys,
 };
 
 /// The data plane in the kernel. Dropping it leaves it running.
@@ -103,8 +103,8 @@ impl Dataplane for Kernel {
         *lock(&self.last_sweep) = Some(report.sweep.clone());
         Ok(report)
     }
-    fn readings(&self) -> Result<BTreeMap<BackendId, Reading>> {
-        maps::readings(&self.store)
+    fn readings(&self, last: &LastReading<'_>) -> Result<BTreeMap<BackendId, Reading>> {
+        maps::readings(&self.store, last)
     }
     fn counters(&self) -> Result<Counters> {
         maps::counters(&self.store)
@@ -232,10 +232,27 @@ pub(super) fn sum<M: Borrow<MapData>>(
     index: u32,
 ) -> Result<Counter> {
     let values = map.get(&index, 0).map_err(|error| map_fault(spec, "read", map.len(), &error))?;
-    Ok(values.iter().fold(Counter::default(), |sum, Cell(one)| Counter {
+    Ok(total(values.iter().map(|Cell(one)| one)))
+}
+
+/// Sums the first `rows` counters over CPUs.
+fn sums(map: &Mutex<CountMap>, spec: &MapSpec, rows: usize) -> Result<Vec<Counter>> {
+    let (cpus, map) = (cpus()?, lock(map));
+    let counters = sys::counters(map.map().fd().as_fd(), rows, cpus);
+    let counters = counters.map_err(|error| Fault::os(format!("read map {}", spec.name), &error))?;
+    Ok(counters.chunks_exact(cpus).map(total).collect())
+}
+
+fn total<'c>(of_cpus: impl IntoIterator<Item = &'c Counter>) -> Counter {
+    of_cpus.into_iter().fold(Counter::default(), |sum, one| Counter {
         packets: sum.packets + one.packets,
         bytes: sum.bytes + one.bytes,
-    }))
+    })
+}
+
+/// How many values an entry of a map of each CPU has.
+fn cpus() -> Result<usize> {
+    nr_cpus().map_err(|(path, error)| Fault::os(format!("read {path}"), &error))
 }
 
 struct KernelCalls {
@@ -298,6 +315,12 @@ impl Calls for KernelCalls {
         let limit = devices.len();
         devices.set(row.into(), 0, None, 0).map_err(|error| device_fault(limit, &error))
     }
+    fn vip_counts(&self, rows: usize) -> Result<Vec<Counter>> {
+        sums(&self.vips, &abi::VIP_COUNTS, rows)
+    }
+    fn backend_counts(&self, rows: usize) -> Result<Vec<Counter>> {
+        sums(&self.backends, &abi::BACKEND_COUNTS, rows)
+    }
     fn count(&self, of: CountOf) -> Result<Counter> {
         let (map, spec, index) = self.counter(of);
         sum(&lock(map), spec, index)
@@ -310,8 +333,7 @@ impl Calls for KernelCalls {
     }
     fn reset_count(&self, of: CountOf) -> Result<()> {
         let (map, spec, index) = self.counter(of);
-        let cpus = nr_cpus().map_err(|(path, error)| Fault::os(format!("read {path}"), &error))?;
-        let zero = PerCpuValues::try_from(vec![Cell(Counter::default()); cpus]);
+        let zero = PerCpuValues::try_from(vec![Cell(Counter::default()); cpus()?]);
         let zero = zero.map_err(|error| Fault::os("count CPUs", &error))?;
         let mut map = lock(map);
         let limit = map.len();

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{Ordering, fence};
 
 use lb_common::abi::backend::{BackendRow, Control, NextHop};
+use lb_common::abi::counter::Counter;
 use lb_common::abi::egress::{EgressRow, Tags};
 use lb_common::abi::signal::Signal;
 use lb_common::abi::tenant::{COUNTS_PER_TENANT, Caps, TenantCounts, TenantRow};
@@ -17,24 +18,27 @@ use lb_common::be::Be16;
 use lb_common::ids::{BackendId, TenantId, VipId};
 use lb_control::limits::{Limits, flow_entries, nat_ports};
 use lb_control::plan::{
-    Actual, BackendContent, EgressContent, Key, Op, RowLimits, SlotChange, Sweep, TenantContent, VipContent,
+    self, Actual, BackendContent, EgressContent, Key, Op, RowLimits, SlotChange, Sweep, TenantContent,
+    VipContent,
 };
 use lb_control::suspicion::Reading;
 
 use super::fault::{Fault, Result};
 use super::store::{CountOf, Store};
-use super::{Counters, LiveSlots, TenantCount, sys};
+use super::{Counters, LastReading, LiveSlots, TenantCount, sys};
 
 /// Everything that the maps hold.
 pub(super) fn read(store: &Store, sweep: Option<Sweep>) -> Result<Actual<LiveSlots>> {
     let keys = store.calls.vip_keys()?;
+    let backends = in_use(&store.backends, backend).collect();
     Ok(Actual {
         limits: limits(store),
         bypass: store.config[0].bypass.load() != 0,
         vips: in_use(&store.vips, vip).collect(),
         keys: keys.iter().map(|(key, entry)| (Key::from_abi(key), VipEntry(*entry))).collect(),
         tenants: in_use(&store.tenants, tenant).collect(),
-        backends: in_use(&store.backends, backend).collect(),
+        pools: plan::pools(&backends),
+        backends,
         egresses: in_use(&store.egresses, egress).collect(),
         ports: store.calls.ports()?.into_iter().map(|(ifindex, row)| (ifindex, row as u16)).collect(),
         sources: in_use(&store.sources, |row| {
@@ -309,28 +313,42 @@ fn change_slots(store: &Store, first: u32, changes: &[SlotChange], now_s: impl F
     Ok(changes.iter().filter(stays).count() as u64)
 }
 
-/// What traffic says of every backend that takes new flows. One call for a backend that has none.
-pub(super) fn readings(store: &Store) -> Result<BTreeMap<BackendId, Reading>> {
-    let mut readings = BTreeMap::new();
-    let serving = |row: &BackendRow| backend(row).filter(|content| content.control.takes_new());
-    for (number, content) in in_use(&store.backends, serving) {
+/// What traffic says of every backend that takes new flows. One call for all of them, and some for each that had packets
+/// since its last reading: nothing else is a signal.
+pub(super) fn readings(store: &Store, last: &LastReading<'_>) -> Result<BTreeMap<BackendId, Reading>> {
+    let takes_new = |row: &BackendRow| backend(row).filter(|content| content.control.takes_new());
+    let serving: Vec<_> = in_use(&store.backends, takes_new).collect();
+    let counts = store.calls.backend_counts(up_to_last(&serving))?;
+    let reading = |(number, content): (u16, BackendContent)| {
         let signal = |signal| store.calls.signal(number, signal);
-        let syns = signal(Signal::Syn)?;
-        let reading = if syns == 0 {
-            Reading::default()
-        } else {
-            Reading {
-                syns,
+        let packets = counts.get(usize::from(number)).map_or(0, |count| count.packets);
+        let reading = match last(content.id) {
+            _ if packets == 0 => Reading::default(),
+            Some(last) if last.packets == packets => last,
+            _ => Reading {
+                syns: signal(Signal::Syn)?,
                 repeated: signal(Signal::Repeated)?,
                 sampled_repeated: signal(Signal::SampledRepeated)?,
                 resets: signal(Signal::Reset)?,
                 unreachable: signal(Signal::Unreachable)?,
+                // Read again, and last: no packet of a signal is missing.
                 packets: store.calls.count(CountOf::Backend(number))?.packets,
-            }
+            },
         };
-        readings.insert(content.id, reading);
-    }
-    Ok(readings)
+        Ok((content.id, reading))
+    };
+    serving.into_iter().map(reading).collect()
+}
+
+/// How many rows there are up to the last one in use.
+fn up_to_last<V>(rows: &[(u16, V)]) -> usize {
+    rows.last().map_or(0, |(last, _)| usize::from(*last) + 1)
+}
+
+/// Those of the rows that something was ever counted for.
+fn counted<V>(rows: &[(u16, V)], counts: &[Counter]) -> impl Iterator<Item = (u16, Counter)> {
+    let count = |(row, _): &(u16, V)| Some((*row, *counts.get(usize::from(*row))?));
+    rows.iter().filter_map(count).filter(|(_, count)| count.packets != 0)
 }
 
 /// Packets and bytes of everything that is in use and was ever counted for: a minute of samples of what is idle would
@@ -343,14 +361,10 @@ pub(super) fn counters(store: &Store) -> Result<Counters> {
             counters.reasons.insert(*reason, count);
         }
     }
-    for number in in_use(&store.vips, vip).map(|(number, _)| number) {
-        let count = store.calls.count(CountOf::Vip(number))?;
-        counters.vips.extend((count.packets != 0).then_some((number, count)));
-    }
-    for number in in_use(&store.backends, backend).map(|(number, _)| number) {
-        let count = store.calls.count(CountOf::Backend(number))?;
-        counters.backends.extend((count.packets != 0).then_some((number, count)));
-    }
+    let vips: Vec<_> = in_use(&store.vips, vip).collect();
+    counters.vips.extend(counted(&vips, &store.calls.vip_counts(up_to_last(&vips))?));
+    let backends: Vec<_> = in_use(&store.backends, backend).collect();
+    counters.backends.extend(counted(&backends, &store.calls.backend_counts(up_to_last(&backends))?));
     for (number, content) in in_use(&store.tenants, tenant) {
         let row = &store.tenants[usize::from(number)];
         let count = |word: &Word| (word.load() as i64).max(0) as u64;

@@ -147,6 +147,12 @@ impl Calls for SharedMemory {
         self.call()?.devices.remove(&row);
         Ok(())
     }
+    fn vip_counts(&self, rows: usize) -> Result<Vec<Counter>> {
+        (0..rows).map(|row| self.count(CountOf::Vip(row as u16))).collect()
+    }
+    fn backend_counts(&self, rows: usize) -> Result<Vec<Counter>> {
+        (0..rows).map(|row| self.count(CountOf::Backend(row as u16))).collect()
+    }
     fn count(&self, of: CountOf) -> Result<Counter> {
         Ok(*self.call()?.counter(of))
     }

@@ -48,6 +48,9 @@ pub use report::{
     TenantCount,
 };
 
+/// The last reading of a backend, if it has one.
+pub type LastReading<'a> = dyn Fn(BackendId) -> Option<Reading> + 'a;
+
 /// The program in the kernel, its maps and its devices. All methods may block for a few milliseconds ([`sweep`] for
 /// up to a second); call them from a thread that may. There is one writer: the engine.
 ///
@@ -103,11 +106,12 @@ pub trait Dataplane: Send + Sync {
     /// None but those of the environment.
     fn sweep(&self, watched: Rows, borrowers: &Borrowers) -> Result<SweepReport>;
 
-    /// What traffic says of every backend that takes new flows, as counted so far.
+    /// What traffic says of every backend that takes new flows, as counted so far. `last`: what it said of one when last
+    /// asked, which still holds of those that had no packet since.
     ///
     /// # Errors
     /// A map could not be read.
-    fn readings(&self) -> Result<BTreeMap<BackendId, Reading>>;
+    fn readings(&self, last: &LastReading<'_>) -> Result<BTreeMap<BackendId, Reading>>;
 
     /// Packets and bytes so far, summed over CPUs.
     ///

@@ -90,6 +90,10 @@ pub(super) trait Calls: Send + Sync {
     fn set_device(&self, row: u16, ifindex: u32) -> Result<()>;
     /// Takes the device of an egress row away; fine if there is none.
     fn remove_device(&self, row: u16) -> Result<()>;
+    /// Packets and bytes of the first `rows` vip rows, summed over CPUs: one call.
+    fn vip_counts(&self, rows: usize) -> Result<Vec<Counter>>;
+    /// The same of backend rows.
+    fn backend_counts(&self, rows: usize) -> Result<Vec<Counter>>;
     /// Packets and bytes, summed over CPUs.
     fn count(&self, of: CountOf) -> Result<Counter>;
     /// A signal of a backend row, summed over CPUs.

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
+use lb_common::abi::counter::Counter;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 /// `enum bpf_cmd` of linux/bpf.h.
@@ -17,10 +18,11 @@ enum Command {
     ObjectPin = 6,
     ObjectGet = 7,
     TestRun = 10,
-    LinkDescriptor = 30,
     ObjectInfo = 15,
+    LookupBatch = 24,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDescriptor = 30,
     LinkDetach = 34,
 }
 
@@ -217,6 +219,46 @@ pub(super) fn test_run(program: BorrowedFd<'_>, frame: &mut Vec<u8>) -> Result<u
     out.truncate(attributes.size_out as usize);
     *frame = out;
     Ok(attributes.answer)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttributes {
+    /// Where the key is after which to begin: nowhere.
+    after: u64,
+    /// Where the kernel puts the last key.
+    last: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// The first `count` entries of an array of counters of `cpus` CPUs, by one call: for each entry the counter of each CPU.
+/// Fewer, if the array has no more.
+///
+/// # Errors
+/// As the kernel says.
+pub(super) fn counters(map: BorrowedFd<'_>, count: usize, cpus: usize) -> Result<Vec<Counter>> {
+    let mut last = 0u32;
+    let (mut keys, mut values) = (vec![0u32; count], vec![Counter::default(); count * cpus]);
+    let mut attributes = BatchAttributes {
+        // All three outlive the call, and have room for a key, or for `count` of the map's keys and values.
+        last: std::ptr::from_mut(&mut last) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: count as u32,
+        map: map.as_raw_fd() as u32,
+        ..BatchAttributes::default()
+    };
+    match bpf(Command::LookupBatch, &mut attributes) {
+        // ENOENT: that was the array's end.
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
+        _ => values.truncate(attributes.count as usize * cpus),
+    }
+    Ok(values)
 }
 
 /// Waits until every packet that is being handled now is done: one RCU grace period.

@@ -105,6 +105,8 @@ async fn what_is_no_number_is_told_with_the_range() {
         ("serve --max-vips -1", "from 1 to 65536"),
         ("serve --commands-per-s 0", "from 1 to 100000"),
         ("history --limit -5", "from 1 to 1000"),
+        ("watch --count 0", "from 1 to 4294967295"),
+        ("tenant top --every-ms 1", "from 100 to 3600000"),
         ("backend drain web/b1 --wait --timeout-s -1", "from 0 to 31536000"),
     ] {
         let told = format!(": it is a whole number {range}");

@@ -67,6 +67,7 @@ const REACHES: &[(&str, Reach)] = &[
 const CONTROL_REACHES: &[(&str, Reach)] = &[
     ("append_ratio", Reach::AtMost(2.0)),
     ("group_commit_ratio", Reach::AtLeast(8.0)),
+    ("group_commit_ratio_as_is", Reach::Said),
     ("replay_eps", Reach::AtLeast(1e6)),
     ("replay_chain_eps", Reach::AtLeast(5e5)),
     ("snapshot_start_ratio", Reach::AtMost(1.5)),

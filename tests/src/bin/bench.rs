@@ -17,6 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Measure the balancer: cost of a packet, packets a second, HTTP, and the Maglev table; or its control plane.
 #[derive(Parser)]
+#[command(name = "cargo xtask bench")]
 struct Arguments {
     /// What to measure.
     #[arg(value_enum, default_value = "packets")]

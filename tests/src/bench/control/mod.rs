@@ -8,6 +8,7 @@
 mod change;
 mod node;
 mod probes;
+mod slow_disk;
 mod store;
 
 use anyhow::Result;
@@ -69,15 +70,17 @@ impl ControlReport {
         });
         let node = node.iter().flat_map(|node| {
             [
-                ("group_commit_ratio", node.group_commit_ratio),
+                ("group_commit_ratio_as_is", node.group_commit_as_is.ratio),
                 ("query_interference", node.query_interference),
                 ("inventory_ratio", node.inventory_ratio),
                 ("state_mib", node.state_mib),
             ]
         });
+        let slow = self.node.iter().filter_map(|node| node.group_commit.as_ref());
+        let slow = slow.map(|slow| ("group_commit_ratio", slow.ratio));
         let change = change.iter().map(|change| ("change_to_kernel_ms", change.change_to_kernel_ms));
         let probes = probes.iter().map(|probes| ("probe_cpu_share", probes.probe_cpu_share));
-        let all = store.chain(node).chain(change).chain(probes);
+        let all = store.chain(node).chain(slow).chain(change).chain(probes);
         all.map(|(key, value)| (key, Some(value))).collect()
     }
 }

@@ -1,13 +1,15 @@
 //! The daemon over its socket: [`VIPS`] vips of [`POOL`] backends each, and clients that command and ask.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
-use http_body_util::Full;
+use anyhow::{Context, Result, anyhow, ensure};
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
 use hyper::body::Bytes;
+use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use lb_control::command::{Apply, BackendSet, BackendSpec, Command, Document, VipSpec};
@@ -16,10 +18,11 @@ use lb_control::vip::{Mode, Protocol};
 use lb_userspace::api::client::Client;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::runtime::Runtime;
 
 use super::quantile;
+use super::slow_disk::{SlowDisk, WRITES_PER_S};
 use crate::balancer::Balancer;
 use crate::bench::{Effort, median};
 use crate::topology::{Layout, Topology};
@@ -42,12 +45,10 @@ const QUERY: &str = "/v1/views/inventory?vip=v0";
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
 pub struct NodeReport {
-    /// Commands a second of [`CLIENTS`] clients, over those of one.
-    pub group_commit_ratio: f64,
-    /// Commands a second of one client, median of the rounds.
-    pub commands_per_s_one: f64,
-    /// Commands a second of [`CLIENTS`] clients, median of the rounds.
-    pub commands_per_s_many: f64,
+    /// On a disk of which each write takes 5 ms; `None`: it cannot be had here.
+    pub group_commit: Option<GroupCommit>,
+    /// On the disk as it is.
+    pub group_commit_as_is: GroupCommit,
     /// 99th percentile of a command's latency beside [`QUERIES_PER_S`] questions a second, over that without.
     pub query_interference: f64,
     /// 99th percentile of a command's latency without questions, milliseconds.
@@ -61,18 +62,33 @@ pub struct NodeReport {
     pub state_mib: f64,
 }
 
+/// What it brings that commands share a sync.
+#[derive(Debug, Default, Serialize)]
+pub struct GroupCommit {
+    /// Commands a second of [`CLIENTS`] clients, over those of one; median of the rounds, as are these.
+    pub ratio: f64,
+    /// Commands a second of one client.
+    pub commands_per_s_one: f64,
+    /// Commands a second of [`CLIENTS`] clients.
+    pub commands_per_s_many: f64,
+}
+
 /// Measures it.
 pub(super) fn run(effort: Effort) -> Result<NodeReport> {
     let net = Topology::builder().layout(Layout::Direct).backends(1).without_programs().build()?;
     let via = net.backends()[0].addresses().v4;
     net.node().ns.shell(&format!("ip route add {NETWORK} via {via}"))?;
     let balancer = Balancer::start(&net)?;
-    let bed = Bed { runtime: Runtime::new().context("start a runtime")?, client: balancer.client() };
-    let empty = rss_mib(balancer.pid().context("the daemon runs")?)?;
+    let runtime = Runtime::new().context("start a runtime")?;
+    let bed = Bed { runtime, client: balancer.client(), socket: balancer.socket().to_owned() };
+    let daemon = balancer.pid().context("the daemon runs")?;
+    let empty = rss_mib(daemon)?;
     bed.fill()?;
-    let state_mib = rss_at_rest_mib(balancer.pid().context("the daemon runs")?)? - empty;
-    let mut report = NodeReport { state_mib, ..NodeReport::default() };
-    bed.group_commit(effort, &mut report)?;
+    let state_mib = rss_at_rest_mib(daemon)? - empty;
+    let group_commit_as_is = bed.group_commit(effort)?;
+    let group_commit = bed.group_commit_on_slow_disk(effort, daemon, net.dir());
+    let group_commit = group_commit.inspect_err(|why| eprintln!("no group_commit_ratio: {why:#}")).ok();
+    let mut report = NodeReport { state_mib, group_commit, group_commit_as_is, ..NodeReport::default() };
     bed.interference(effort, &mut report)?;
     report.inventory_ratio = bed.inventory(effort, &net.dir().join("bare.sock"))?;
     Ok(report)
@@ -120,6 +136,7 @@ pub(super) fn change(vip: usize, round: u64) -> Command {
 struct Bed {
     runtime: Runtime,
     client: Client,
+    socket: PathBuf,
 }
 
 impl Bed {
@@ -128,7 +145,7 @@ impl Bed {
         self.runtime.block_on(send(&self.client, "/v1/apply", &apply))
     }
 
-    fn group_commit(&self, effort: Effort, report: &mut NodeReport) -> Result<()> {
+    fn group_commit(&self, effort: Effort) -> Result<GroupCommit> {
         let (rounds, duration) = effort.control_rounds();
         let (mut one, mut many, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
@@ -136,21 +153,30 @@ impl Bed {
             many.push(self.commands_per_s(CLIENTS, duration)?);
             ratios.push(many[many.len() - 1] / one[one.len() - 1]);
         }
-        report.group_commit_ratio = median(&mut ratios);
-        report.commands_per_s_one = median(&mut one);
-        report.commands_per_s_many = median(&mut many);
-        Ok(())
+        Ok(GroupCommit {
+            ratio: median(&mut ratios),
+            commands_per_s_one: median(&mut one),
+            commands_per_s_many: median(&mut many),
+        })
     }
 
-    /// Each client changes a vip of its own, one command after the other.
+    fn group_commit_on_slow_disk(&self, effort: Effort, daemon: u32, dir: &Path) -> Result<GroupCommit> {
+        let _slow = SlowDisk::of(daemon, dir)?;
+        let measured = self.group_commit(effort)?;
+        let one = measured.commands_per_s_one;
+        ensure!(one < f64::from(WRITES_PER_S), "the disk is not slow: {one:.0} commands/s of one client");
+        Ok(measured)
+    }
+
+    /// Each client has a connection, and changes a vip of its own, one command after the other.
     fn commands_per_s(&self, clients: usize, duration: Duration) -> Result<f64> {
         let begin = Instant::now();
         let of_one = |vip: usize| {
-            let client = self.client.clone();
+            let socket = self.socket.clone();
             self.runtime.spawn(async move {
-                let mut sent = 0;
+                let (mut conversation, mut sent) = (Conversation::begin(&socket).await?, 0);
                 while begin.elapsed() < duration {
-                    send(&client, "/v1/commands", &change(vip, sent)).await?;
+                    conversation.command(&change(vip, sent)).await?;
                     sent += 1;
                 }
                 anyhow::Ok(sent)
@@ -230,6 +256,29 @@ impl Bed {
             }
         }
         Ok(median(&mut ours) / median(&mut theirs))
+    }
+}
+
+/// A connection that is kept from one command to the next.
+struct Conversation(SendRequest<Full<Bytes>>);
+
+impl Conversation {
+    async fn begin(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket).await.context("connect to the daemon")?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    async fn command(&mut self, command: &Command) -> Result<()> {
+        let body = Full::new(Bytes::from(serde_json::to_vec(command)?));
+        let request = Request::post("/v1/commands").header("host", "lb").body(body)?;
+        self.0.ready().await?;
+        let answer = self.0.send_request(request).await?;
+        let status = answer.status();
+        let said = answer.into_body().collect().await?.to_bytes();
+        ensure!(status.is_success(), "a command was answered {status}: {}", String::from_utf8_lossy(&said));
+        Ok(())
     }
 }
 

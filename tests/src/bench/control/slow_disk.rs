@@ -1,0 +1,79 @@
+//! A disk of which it is known what a write costs: the one that is there, held to [`WRITES_PER_S`] for one process.
+//!
+//! How much a shared sync saves is a matter of the disk: one that syncs in a tenth of a millisecond is never waited for. So
+//! the commit is measured on one that takes as long as a volume across a network does. The kernel holds a control
+//! group's writes to a number a second: `blkio` where groups are of version 1, `io` where they are of version 2.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::stat::{major, minor};
+
+/// Writes a second: 5 ms each.
+pub(super) const WRITES_PER_S: u32 = 200;
+
+/// A process's writes to a disk are slow until this is dropped.
+pub(super) struct SlowDisk {
+    root: PathBuf,
+    group: PathBuf,
+    pid: u32,
+}
+
+impl SlowDisk {
+    /// Makes the disk below `path` slow for a process, threads and all.
+    ///
+    /// # Errors
+    /// There is no such control group here, or no disk below it.
+    pub(super) fn of(pid: u32, path: &Path) -> Result<Self> {
+        let disk = disk_below(path)?;
+        let (root, limit, line) = controller(&disk)?;
+        let group = root.join(format!("lb-bench-{}", std::process::id()));
+        fs::create_dir(&group).with_context(|| format!("make {}", group.display()))?;
+        let slow = Self { root, group, pid };
+        write(&slow.group.join(limit), &line)?;
+        write(&slow.group.join("cgroup.procs"), &pid.to_string())?;
+        Ok(slow)
+    }
+}
+
+impl Drop for SlowDisk {
+    fn drop(&mut self) {
+        // A process that has ended is in no group; a group that stays behind is empty and holds nobody up.
+        let _ = write(&self.root.join("cgroup.procs"), &self.pid.to_string());
+        let _ = fs::remove_dir(&self.group);
+    }
+}
+
+/// Number of the whole disk that has a file: `major:minor`.
+fn disk_below(path: &Path) -> Result<String> {
+    let device = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.dev();
+    let number = format!("{}:{}", major(device), minor(device));
+    let node = PathBuf::from(format!("/sys/dev/block/{number}"));
+    let Ok(node) = node.canonicalize() else { bail!("{} is on no disk", path.display()) };
+    let whole = if node.join("partition").exists() { node.parent().unwrap_or(&node) } else { &node };
+    Ok(fs::read_to_string(whole.join("dev")).context("read a disk's number")?.trim().to_owned())
+}
+
+/// Where the groups are, the file of a limit, and the limit.
+fn controller(disk: &str) -> Result<(PathBuf, &'static str, String)> {
+    let mounts = fs::read_to_string("/proc/mounts").context("read the mounts")?;
+    for mount in mounts.lines() {
+        let words: Vec<&str> = mount.split(' ').collect();
+        let [_, at, kind, options, ..] = words[..] else { continue };
+        let at = PathBuf::from(at);
+        if kind == "cgroup" && options.split(',').any(|option| option == "blkio") {
+            return Ok((at, "blkio.throttle.write_iops_device", format!("{disk} {WRITES_PER_S}")));
+        }
+        // Refused where the controller is not of this version, or somebody keeps processes beside its groups.
+        if kind == "cgroup2" && write(&at.join("cgroup.subtree_control"), "+io").is_ok() {
+            return Ok((at, "io.max", format!("{disk} wiops={WRITES_PER_S}")));
+        }
+    }
+    bail!("no control group of this kernel holds writes to a number a second")
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write `{text}` to {}", path.display()))
+}
