@@ -30,7 +30,7 @@ const PUBLISH_PAUSE: Duration = Duration::from_millis(5);
 /// Least time between two lines of the log that say that attempts could not be made.
 const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 /// Attempts that are due so soon after others began with each other: to wake up for each costs a tenth of a probe.
-const TOGETHER: Duration = Duration::from_millis(4);
+const TOGETHER: Duration = Duration::from_millis(8);
 /// When to look again if nothing is due.
 const IDLE: Duration = Duration::from_secs(3_600);
 
