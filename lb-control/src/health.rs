@@ -72,6 +72,8 @@ pub struct Wait {
     /// Milliseconds by which it may be shorter: the caller takes a random part of them off, so that probes of many
     /// backends, or of many nodes, do not march in step.
     pub spread_ms: u32,
+    /// Whether it is the regular interval; no doubt, and no recovery, waits for this attempt.
+    pub regular: bool,
 }
 
 /// A change of health.
@@ -142,15 +144,15 @@ impl HealthTracker {
         let interval_ms = probe.interval_ms;
         if self.health == Health::Down && self.in_a_row > 0 {
             let ms = interval_ms / 5;
-            return Wait { ms, spread_ms: ms / 10 };
+            return Wait { ms, spread_ms: ms / 10, regular: false };
         }
         if self.health != Health::Down && self.failed > 0 {
             let doublings = u32::from(self.failed - 1).min(31);
             let ms = probe.doubt_interval_ms().saturating_mul(1 << doublings).min(interval_ms);
-            return Wait { ms, spread_ms: ms / 2 };
+            return Wait { ms, spread_ms: ms / 2, regular: false };
         }
         let ms = interval_ms.saturating_sub(took_ms);
-        Wait { ms, spread_ms: (interval_ms / 10).min(ms) }
+        Wait { ms, spread_ms: (interval_ms / 10).min(ms), regular: true }
     }
 }
 
@@ -218,12 +220,12 @@ mod tests {
     fn a_doubt_is_settled_sooner_by_a_backoff_that_doubles_up_to_the_interval() {
         let probe = Probe { fall: 9, ..probe(0) };
         let mut tracker = HealthTracker::starting(Health::Up);
-        assert_eq!(tracker.wait(&probe, 30), Wait { ms: 170, spread_ms: 20 });
-        assert_eq!(tracker.wait(&probe, 500), Wait { ms: 0, spread_ms: 0 });
+        assert_eq!(tracker.wait(&probe, 30), Wait { ms: 170, spread_ms: 20, regular: true });
+        assert_eq!(tracker.wait(&probe, 500), Wait { ms: 0, spread_ms: 0, regular: true });
         let waits: Vec<u32> = (0..7)
             .map(|_| {
                 tracker.observe(&probe, Refused, 0);
-                let Wait { ms, spread_ms } = tracker.wait(&probe, 30);
+                let Wait { ms, spread_ms, .. } = tracker.wait(&probe, 30);
                 assert_eq!(spread_ms, ms / 2);
                 ms
             })

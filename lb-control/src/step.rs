@@ -1,7 +1,7 @@
 //! What the fold of the log needs of many records in a row, and nothing else: a start reads a million of them.
 //!
-//! It is a shorter way to read the same bytes: [`Steps::parse`] of records' bytes is [`Steps::of`] of these records. What it
-//! does not need it skips: of ids and connection it sees only that they are there, and of keys it copies only those that
+//! It is a shorter way to read the same bytes: what [`Steps::parse`] finds in records' bytes is what a fold takes from
+//! these records. What it does not need it skips: of ids and connection it sees only that they are there, and of keys it copies only those that
 //! are remembered in the end.
 
 use std::borrow::Cow;

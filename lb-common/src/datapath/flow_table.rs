@@ -4,6 +4,10 @@
 //! - an entry to a dead backend is a miss;
 //! - an entry made by a SYN counts only for packets whose sequence number fits that SYN, until one confirms it;
 //!   every other packet is an older connection's, so a forged SYN cannot steal a live one;
+//! - but a reset that acknowledges nothing goes where the last SYN went, and confirms nothing: whoever sends it knows of no
+//!   older connection, and answers what came from there. A backend that still has a connection of that tuple (it hung, its
+//!   flows went elsewhere, and it is back) acknowledges that instead of the SYN, and only this reset rids it of it
+//!   (RFC 9293 section 3.10.7.3, RFC 5961 section 4);
 //! - a SYN that meets an entry whose backend takes no new flows gets a second, unconfirmed entry to `current`;
 //! - what is cheap to make again goes first: expired, probationary, unconfirmed, closing; a confirmed entry stays
 //!   until it is idle for its vip's time, so no flood can push it out.
@@ -152,11 +156,13 @@ pub fn remembered<T: Tables>(
 }
 
 /// Whether a segment belongs to the connection of a SYN: it comes in time, and its sequence number is within the SYN's
-/// window. (A forged SYN must not wait for a live connection until its sequence numbers have come round.)
+/// window, or it is a reset that answers. (A forged SYN must not wait for a live connection until its sequence numbers
+/// have come round.)
 #[inline(always)]
 fn fits(parsed: &Parsed, trace: Trace, flow: &Flow) -> bool {
-    parsed.sequence.wrapping_sub(trace.isn().wrapping_add(1)) <= SYN_WINDOW
-        && trace.age_s(flow.now_s) < flow.policy.syn_s()
+    let distance = parsed.sequence.wrapping_sub(trace.isn().wrapping_add(1));
+    // Without a branch: the verifier would follow both ways for each entry.
+    (distance <= SYN_WINDOW) | parsed.answers_by_reset() && trace.age_s(flow.now_s) < flow.policy.syn_s()
 }
 
 /// A SYN after a SYN of the same tuple: a retransmission, or the client tries anew.
@@ -203,7 +209,7 @@ fn confirm<T: Tables>(
     moves: &mut Moves,
     tables: &T,
 ) -> u16 {
-    if parsed.teaches() {
+    if parsed.teaches() && !parsed.answers_by_reset() {
         let state = next_state(fresh.entry.state(), 0, parsed, flow.policy);
         let stored = fresh.replace(fresh.entry.with_state(state), Trace::new(flow.now_s, 0), tables);
         if let (true, Some(older)) = (stored, older) {

@@ -105,6 +105,13 @@ impl Parsed {
     pub const fn resets(&self) -> bool {
         self.tcp_flags & super::wire::transport::RST != 0
     }
+    /// Whether this is the reset that answers a segment which no connection of its sender explains: one that acknowledges
+    /// nothing (RFC 9293 section 3.10.7.1).
+    #[inline(always)]
+    pub const fn answers_by_reset(&self) -> bool {
+        use super::wire::transport::{ACK, RST};
+        self.tcp_flags & (RST | ACK) == RST
+    }
     /// Whether a flow entry may be made or refreshed by this packet: an ICMP error is hearsay.
     #[inline(always)]
     pub const fn teaches(&self) -> bool {

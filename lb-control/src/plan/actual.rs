@@ -88,7 +88,7 @@ pub struct Actual<S> {
     pub tenants: OrdMap<u16, TenantContent>,
     /// Backend rows in use (`identity` is not 0).
     pub backends: OrdMap<u16, BackendContent>,
-    /// The same by their vips: the row of each one's vip, and its own ([`pools`]).
+    /// The same by their vips: the row of each one's vip, and its own ([`pools`]). A row keeps its vip until it is free.
     pub pools: OrdSet<(u16, u16)>,
     /// Egress rows in use (`device` is not 0).
     pub egresses: BTreeMap<u16, EgressContent>,

@@ -150,7 +150,11 @@ fn part_of<'a, S: Slots>(whole: &'a Actual<S>, desired: &Desired) -> Option<Actu
     }
     let pool = |vip: &u16| whole.pools.range((*vip, 0)..=(*vip, u16::MAX)).copied();
     let pools: OrdSet<_> = vips.keys().flat_map(pool).collect();
-    let backends = pools.iter().filter_map(|(_, row)| Some((*row, *whole.backends.get(row)?)));
+    let content = |(vip, row): &(u16, u16)| {
+        let content = *whole.backends.get(row)?;
+        (content.control.vip_row() == *vip).then_some((*row, content))
+    };
+    let backends = pools.iter().filter_map(content);
     Some(Actual {
         limits: whole.limits,
         bypass: whole.bypass,

@@ -2,12 +2,12 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::Pod;
 use aya::maps::xdp::DevMap;
-use aya::maps::{HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues};
 use aya::util::nr_cpus;
 use lb_common::abi::counter::Counter;
 use lb_common::abi::signal::Signal;
@@ -237,22 +237,16 @@ pub(super) fn sum<M: Borrow<MapData>>(
 
 /// Sums the first `rows` counters over CPUs.
 fn sums(map: &Mutex<CountMap>, spec: &MapSpec, rows: usize) -> Result<Vec<Counter>> {
-    let (cpus, map) = (cpus()?, lock(map));
-    let counters = sys::counters(map.map().fd().as_fd(), rows, cpus);
-    let counters = counters.map_err(|error| Fault::os(format!("read map {}", spec.name), &error))?;
-    Ok(counters.chunks_exact(cpus).map(total).collect())
+    let counters = sys::counters(&lock(map), rows as u32);
+    counters.map_err(|error| Fault::os(format!("read map {}", spec.name), &error))
 }
 
-fn total<'c>(of_cpus: impl IntoIterator<Item = &'c Counter>) -> Counter {
+/// A counter over all CPUs.
+pub(super) fn total<'c>(of_cpus: impl IntoIterator<Item = &'c Counter>) -> Counter {
     of_cpus.into_iter().fold(Counter::default(), |sum, one| Counter {
         packets: sum.packets + one.packets,
         bytes: sum.bytes + one.bytes,
     })
-}
-
-/// How many values an entry of a map of each CPU has.
-fn cpus() -> Result<usize> {
-    nr_cpus().map_err(|(path, error)| Fault::os(format!("read {path}"), &error))
 }
 
 struct KernelCalls {
@@ -333,7 +327,8 @@ impl Calls for KernelCalls {
     }
     fn reset_count(&self, of: CountOf) -> Result<()> {
         let (map, spec, index) = self.counter(of);
-        let zero = PerCpuValues::try_from(vec![Cell(Counter::default()); cpus()?]);
+        let cpus = nr_cpus().map_err(|(path, error)| Fault::os(format!("read {path}"), &error))?;
+        let zero = PerCpuValues::try_from(vec![Cell(Counter::default()); cpus]);
         let zero = zero.map_err(|error| Fault::os("count CPUs", &error))?;
         let mut map = lock(map);
         let limit = map.len();

@@ -314,7 +314,7 @@ fn change_slots(store: &Store, first: u32, changes: &[SlotChange], now_s: impl F
 }
 
 /// What traffic says of every backend that takes new flows. One call for all of them, and some for each that had packets
-/// since its last reading: nothing else is a signal.
+/// since its last reading: nothing else is a signal. Packets are read first, so what comes meanwhile shows in the next look.
 pub(super) fn readings(store: &Store, last: &LastReading<'_>) -> Result<BTreeMap<BackendId, Reading>> {
     let takes_new = |row: &BackendRow| backend(row).filter(|content| content.control.takes_new());
     let serving: Vec<_> = in_use(&store.backends, takes_new).collect();
@@ -323,7 +323,6 @@ pub(super) fn readings(store: &Store, last: &LastReading<'_>) -> Result<BTreeMap
         let signal = |signal| store.calls.signal(number, signal);
         let packets = counts.get(usize::from(number)).map_or(0, |count| count.packets);
         let reading = match last(content.id) {
-            _ if packets == 0 => Reading::default(),
             Some(last) if last.packets == packets => last,
             _ => Reading {
                 syns: signal(Signal::Syn)?,
@@ -331,8 +330,7 @@ pub(super) fn readings(store: &Store, last: &LastReading<'_>) -> Result<BTreeMap
                 sampled_repeated: signal(Signal::SampledRepeated)?,
                 resets: signal(Signal::Reset)?,
                 unreachable: signal(Signal::Unreachable)?,
-                // Read again, and last: no packet of a signal is missing.
-                packets: store.calls.count(CountOf::Backend(number))?.packets,
+                packets,
             },
         };
         Ok((content.id, reading))
@@ -387,6 +385,7 @@ mod tests {
     use lb_common::abi::slot::Slot;
     use lb_common::abi::vip::Tracking;
     use lb_control::code::Code;
+    use lb_control::suspicion::Watch;
 
     fn key() -> Key {
         Key { address: "2001:db8::10".parse().unwrap(), port: 443, protocol: 17 }
@@ -441,6 +440,33 @@ mod tests {
             Op::SetVipKey { key: Key::mark(key().address), entry: VipEntry(VipEntry::ADDRESS) },
             Op::Barrier,
         ]
+    }
+
+    #[test]
+    fn what_was_said_of_a_row_s_former_backend_is_not_said_of_the_next() {
+        let (store, memory) = memory::store(&memory::small());
+        let packets = |packets| {
+            *memory::lock(&memory).counter(CountOf::Backend(8)) = Counter { packets, bytes: 0 };
+        };
+        for (signal, count) in [(Signal::Syn, 1_000_000), (Signal::Reset, 500)] {
+            memory::lock(&memory).signals.insert(signal.index(8), count);
+        }
+        let mut content = backend_content();
+        content.control = Control(content.control.0 | Control::NEW);
+        apply(&store, &[Op::WriteBackend { row: 8, content }], || 0).unwrap();
+        let mut watch = Watch::default();
+        for seen in [0, 0, 3, 9] {
+            packets(seen);
+            let reading = readings(&store, &|_| watch.last()).unwrap()[&content.id];
+            assert_eq!((reading.packets, reading.resets), (seen, 500));
+            assert_eq!(watch.read(reading), None);
+        }
+        // Without packets nothing is a signal, and nobody looks for one.
+        memory::lock(&memory).signals.insert(Signal::Reset.index(8), 600);
+        assert_eq!(readings(&store, &|_| watch.last()).unwrap()[&content.id].resets, 500);
+        packets(10);
+        let reading = readings(&store, &|_| watch.last()).unwrap()[&content.id];
+        assert!(watch.read(reading).is_some_and(|said| said.contains("refused 100 connections")));
     }
 
     fn whole(store: &Store) -> String {

@@ -8,8 +8,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr::NonNull;
 
+use aya::maps::IterableMap;
+use aya::util::nr_cpus;
 use lb_common::abi::counter::Counter;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use super::kernel::{CountMap, total};
 
 /// `enum bpf_cmd` of linux/bpf.h.
 #[derive(Clone, Copy)]
@@ -236,29 +240,37 @@ struct BatchAttributes {
     flags: u64,
 }
 
-/// The first `count` entries of an array of counters of `cpus` CPUs, by one call: for each entry the counter of each CPU.
-/// Fewer, if the array has no more.
+/// Entries that are read by one call.
+const BATCH: u32 = 1_024;
+
+/// The first `count` counters of a map, each summed over CPUs; fewer, if it has no more.
 ///
 /// # Errors
 /// As the kernel says.
-pub(super) fn counters(map: BorrowedFd<'_>, count: usize, cpus: usize) -> Result<Vec<Counter>> {
-    let mut last = 0u32;
-    let (mut keys, mut values) = (vec![0u32; count], vec![Counter::default(); count * cpus]);
-    let mut attributes = BatchAttributes {
-        // All three outlive the call, and have room for a key, or for `count` of the map's keys and values.
-        last: std::ptr::from_mut(&mut last) as u64,
-        keys: keys.as_mut_ptr() as u64,
-        values: values.as_mut_ptr() as u64,
-        count: count as u32,
-        map: map.as_raw_fd() as u32,
-        ..BatchAttributes::default()
-    };
-    match bpf(Command::LookupBatch, &mut attributes) {
-        // ENOENT: that was the array's end.
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => return Err(error),
-        _ => values.truncate(attributes.count as usize * cpus),
+pub(super) fn counters(map: &CountMap, count: u32) -> Result<Vec<Counter>> {
+    let count = count.min(map.len());
+    let cpus = nr_cpus().map_err(|(_, error)| error)?;
+    let (mut keys, mut values) = ([0u32; BATCH as usize], vec![Counter::default(); BATCH as usize * cpus]);
+    let mut sums = Vec::with_capacity(count as usize);
+    for first in (0..count).step_by(BATCH as usize) {
+        let wanted = BATCH.min(count - first);
+        let (after, mut last) = (first.wrapping_sub(1), 0u32);
+        let mut attributes = BatchAttributes {
+            // All four outlive the call. The map's type says that its keys are u32 and its values a counter for each CPU
+            // that there may be; there is room for `BATCH` of both, and no more are asked for.
+            after: if first == 0 { 0 } else { std::ptr::from_ref(&after) as u64 },
+            last: std::ptr::from_mut(&mut last) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: wanted,
+            map: map.map().fd().as_fd().as_raw_fd() as u32,
+            ..BatchAttributes::default()
+        };
+        bpf(Command::LookupBatch, &mut attributes)?;
+        let read = values.chunks_exact(cpus).take(attributes.count as usize);
+        sums.extend(read.map(|of_cpus| total(of_cpus.iter())));
     }
-    Ok(values)
+    Ok(sums)
 }
 
 /// Waits until every packet that is being handled now is done: one RCU grace period.

@@ -169,7 +169,8 @@ impl<'l> Folding<'l> {
             Ok(revision) => next.after = revision,
             Err(_) => next.ended = true,
         }
-        if page.is_empty() && read.is_ok() {
+        // An append that says that more happened, and holds nothing, is a fault and not the end.
+        if page.is_empty() && matches!(read, Ok(until) if until == after) {
             next.ended = true;
             return None;
         }
@@ -281,6 +282,34 @@ mod tests {
         fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Arc<Record>> {
             self.0.subscribe()
         }
+    }
+
+    /// A log whose last append holds no records, and says that something happened.
+    struct Hollow(MemoryStore);
+
+    impl LogReader for Hollow {
+        fn latest(&self) -> Head {
+            Head { revision: self.0.latest().revision + 1, ..self.0.latest() }
+        }
+        fn read(&self, after: u64, limit: usize) -> Result<Vec<Arc<Record>>, StoreError> {
+            self.0.read(after, limit)
+        }
+        fn page(&self, after: u64, limit: usize, page: &mut Page) -> Result<u64, StoreError> {
+            let until = self.0.page(after, limit, page)?;
+            Ok(if page.is_empty() { self.latest().revision } else { until })
+        }
+        fn snapshot(&self, _: u64) -> Option<(u64, Vec<u8>)> {
+            None
+        }
+        fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Arc<Record>> {
+            self.0.subscribe()
+        }
+    }
+
+    #[test]
+    fn an_append_without_records_is_not_the_end() {
+        let fault = latest(&Hollow(log(3).0)).map(|folded| folded.replayed);
+        assert!(matches!(fault, Err(StoreError::Unreadable { after: 3, .. })), "{fault:?}");
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(super) struct Pool {
     workers: usize,
     watched: HashMap<BackendId, Watched>,
     due: BinaryHeap<Reverse<(Instant, u64, BackendId)>>,
+    /// When those of them are due that wait for no others; some are void by now.
+    pressing: BinaryHeap<Reverse<Instant>>,
     running: JoinSet<Done>,
     /// The number of the last turn that was given.
     turns: u64,
@@ -122,6 +124,7 @@ impl Pool {
             workers: 1,
             watched: HashMap::new(),
             due: BinaryHeap::new(),
+            pressing: BinaryHeap::new(),
             running: JoinSet::new(),
             turns: 0,
             started: Instant::now(),
@@ -198,6 +201,9 @@ impl Pool {
         self.turns += 1;
         (watched.turn, watched.running) = (self.turns, false);
         self.due.push(Reverse((at, self.turns, id)));
+        if watched.pressing {
+            self.pressing.push(Reverse(at));
+        }
     }
 
     /// Asks a backend now; not sooner after its last attempt than doubt would, so that no flood of suspicions makes a
@@ -216,14 +222,17 @@ impl Pool {
 
     /// When the next attempt is due. One of a regular interval waits for others; one that is in doubt does not.
     fn wakes_at(&self) -> Instant {
-        let Some(Reverse((at, _, id))) = self.due.peek() else { return Instant::now() + IDLE };
-        let pressing = self.watched.get(id).is_some_and(|watched| watched.pressing);
-        if pressing { *at } else { (*at).max(self.started + TOGETHER) }
+        let first = self.due.peek().map(|Reverse((at, ..))| *at);
+        let pressing = self.pressing.peek().map(|Reverse(at)| *at);
+        wakes_at(first, pressing, self.started).unwrap_or_else(|| Instant::now() + IDLE)
     }
 
     /// Starts the attempts whose time has come, as far as there are places.
     fn start_due(&mut self) {
         let now = Instant::now();
+        while self.pressing.peek().is_some_and(|Reverse(at)| *at <= now) {
+            self.pressing.pop();
+        }
         while self.running.len() < self.workers {
             let Some(&Reverse((at, turn, id))) = self.due.peek() else { return };
             let Some(watched) = self.watched.get_mut(&id).filter(|watched| watched.turn == turn) else {
@@ -277,15 +286,15 @@ impl Pool {
             Err(error) => complain(&mut self.complained, &watched.target, &error),
         }
         let took_ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
-        let Wait { mut ms, mut spread_ms } = watched.tracker.wait(probe, took_ms);
+        let Wait { mut ms, mut spread_ms, mut regular } = watched.tracker.wait(probe, took_ms);
         if watched.again {
-            (ms, spread_ms) = (probe.doubt_interval_ms(), 0);
+            (ms, spread_ms, regular) = (probe.doubt_interval_ms(), 0, false);
         } else if !watched.placed && watched.tracker.health() != Health::Unknown {
             // Backends that came together are spread over the whole interval from here on.
             spread_ms = ms;
         }
         (watched.again, watched.placed) = (false, watched.tracker.health() != Health::Unknown);
-        watched.pressing = ms <= probe.doubt_interval_ms();
+        watched.pressing = !regular;
         let wait = Duration::from_millis(ms.into()) - self.chance_of(spread_ms);
         self.put(id, Instant::now() + wait);
     }
@@ -325,11 +334,34 @@ fn evidence(target: &Target, change: &Transition, detail: &str) -> String {
     if detail.is_empty() { format!("{counted}{path}") } else { format!("{detail}; {counted}{path}") }
 }
 
+/// When to look again, of when the first attempt of all is due, and of those that wait for no others, and of when others were
+/// last started.
+fn wakes_at(first: Option<Instant>, pressing: Option<Instant>, started: Instant) -> Option<Instant> {
+    let together = first.map(|first| first.max(started + TOGETHER));
+    together.into_iter().chain(pressing).min()
+}
+
 /// Says now and then that attempts could not be made.
 fn complain(last: &mut Option<Instant>, target: &Target, error: &io::Error) {
     let now = Instant::now();
     if last.is_none_or(|last| now >= last + COMPLAINT_PAUSE) {
         *last = Some(now);
         tracing::warn!(%error, backend = %target.address, "could not probe; this says nothing of the backend");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regular_attempts_wait_for_each_other_and_one_in_doubt_for_none() {
+        let started = Instant::now();
+        let at = |ms: u64| Some(started + Duration::from_millis(ms));
+        assert_eq!(wakes_at(at(1), None, started), Some(started + TOGETHER));
+        assert_eq!(wakes_at(at(50), None, started), at(50));
+        assert_eq!(wakes_at(at(1), at(3), started), at(3), "behind a regular one that is due before");
+        assert_eq!(wakes_at(at(3), at(3), started), at(3));
+        assert_eq!(wakes_at(None, None, started), None);
     }
 }

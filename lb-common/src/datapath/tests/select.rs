@@ -219,6 +219,28 @@ fn a_syn_that_nothing_confirmed_in_time_counts_no_longer() {
 }
 
 #[test]
+fn a_reset_that_answers_goes_where_the_syn_went_and_confirms_nothing() {
+    let site = moving();
+    assert_eq!(send(&site, tcp("S", 1_000_000, 0)).0, 2);
+    // The backend acknowledged what it has of an older connection, and the client knows of none.
+    assert_eq!(send(&site, tcp("R", 5, 0)), (2, Choice::Remembered));
+    assert_eq!(entries(&site), [(2, EntryState::Syn)]);
+    assert_eq!(send(&site, tcp("S", 1_000_000, 0)).0, 2, "the SYN comes again");
+    // One that ends a connection of its sender's acknowledges, and is an older connection's.
+    assert_eq!(send(&site, tcp("RA", 5, 0)).0, 1);
+    let site = moving();
+    assert_eq!(send(&site, tcp("S", 1_000_000, 0)).0, 2);
+    later(&site, SYN_TIMEOUT_S.into());
+    assert_eq!(send(&site, tcp("R", 5, 0)).0, 1, "nobody waits for that SYN any more");
+    let site = moving();
+    assert_eq!(send(&site, tcp("A", 5, 9)).0, 1);
+    site.tables.backends[1].control.store(site.tables.backends[1].control.load() & !Control::NEW);
+    assert_eq!(send(&site, tcp("S", 1_000_000, 0)).0, 2);
+    assert_eq!(send(&site, tcp("R", 6, 0)), (2, Choice::Remembered));
+    assert_eq!(send(&site, tcp("A", 7, 9)), (1, Choice::Remembered), "forged both: nothing was moved");
+}
+
+#[test]
 fn a_retransmitted_syn_stays_even_where_its_backend_drains() {
     let site = moving();
     assert_eq!(send(&site, tcp("S", 100, 0)).0, 2);

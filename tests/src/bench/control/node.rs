@@ -45,7 +45,7 @@ const QUERY: &str = "/v1/views/inventory?vip=v0";
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
 pub struct NodeReport {
-    /// On a disk of which each write takes 5 ms; `None`: it cannot be had here.
+    /// On a disk that is held to [`WRITES_PER_S`]; `None`: it cannot be had here.
     pub group_commit: Option<GroupCommit>,
     /// On the disk as it is.
     pub group_commit_as_is: GroupCommit,
@@ -86,8 +86,9 @@ pub(super) fn run(effort: Effort) -> Result<NodeReport> {
     bed.fill()?;
     let state_mib = rss_at_rest_mib(daemon)? - empty;
     let group_commit_as_is = bed.group_commit(effort)?;
-    let group_commit = bed.group_commit_on_slow_disk(effort, daemon, net.dir());
-    let group_commit = group_commit.inspect_err(|why| eprintln!("no group_commit_ratio: {why:#}")).ok();
+    let slow = SlowDisk::of(daemon, net.dir());
+    let slow = slow.inspect_err(|why| eprintln!("no group_commit_ratio: {why:#}")).ok();
+    let group_commit = slow.map(|slow| bed.group_commit_on(&slow, effort)).transpose()?;
     let mut report = NodeReport { state_mib, group_commit, group_commit_as_is, ..NodeReport::default() };
     bed.interference(effort, &mut report)?;
     report.inventory_ratio = bed.inventory(effort, &net.dir().join("bare.sock"))?;
@@ -160,8 +161,7 @@ impl Bed {
         })
     }
 
-    fn group_commit_on_slow_disk(&self, effort: Effort, daemon: u32, dir: &Path) -> Result<GroupCommit> {
-        let _slow = SlowDisk::of(daemon, dir)?;
+    fn group_commit_on(&self, _slow: &SlowDisk, effort: Effort) -> Result<GroupCommit> {
         let measured = self.group_commit(effort)?;
         let one = measured.commands_per_s_one;
         ensure!(one < f64::from(WRITES_PER_S), "the disk is not slow: {one:.0} commands/s of one client");

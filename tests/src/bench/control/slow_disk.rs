@@ -1,7 +1,7 @@
-//! A disk of which it is known what a write costs: the one that is there, held to [`WRITES_PER_S`] for one process.
+//! A disk of which it is known how much it can do: the one that is there, held to [`WRITES_PER_S`] for one process.
 //!
 //! How much a shared sync saves is a matter of the disk: one that syncs in a tenth of a millisecond is never waited for. So
-//! the commit is measured on one that takes as long as a volume across a network does. The kernel holds a control
+//! the commit is measured on one that does as much as a volume across a network does. The kernel holds a control
 //! group's writes to a number a second: `blkio` where groups are of version 1, `io` where they are of version 2.
 
 use std::fs;
@@ -11,13 +11,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::sys::stat::{major, minor};
 
-/// Writes a second: 5 ms each.
+/// Writes a second.
 pub(super) const WRITES_PER_S: u32 = 200;
 
 /// A process's writes to a disk are slow until this is dropped.
 pub(super) struct SlowDisk {
-    root: PathBuf,
     group: PathBuf,
+    /// The group that the process came from.
+    former: PathBuf,
     pid: u32,
 }
 
@@ -28,10 +29,11 @@ impl SlowDisk {
     /// There is no such control group here, or no disk below it.
     pub(super) fn of(pid: u32, path: &Path) -> Result<Self> {
         let disk = disk_below(path)?;
-        let (root, limit, line) = controller(&disk)?;
+        let Controller { root, name, limit, line } = controller(&disk)?;
+        let former = root.join(group_of(pid, name)?);
         let group = root.join(format!("lb-bench-{}", std::process::id()));
         fs::create_dir(&group).with_context(|| format!("make {}", group.display()))?;
-        let slow = Self { root, group, pid };
+        let slow = Self { group, former, pid };
         write(&slow.group.join(limit), &line)?;
         write(&slow.group.join("cgroup.procs"), &pid.to_string())?;
         Ok(slow)
@@ -41,7 +43,7 @@ impl SlowDisk {
 impl Drop for SlowDisk {
     fn drop(&mut self) {
         // A process that has ended is in no group; a group that stays behind is empty and holds nobody up.
-        let _ = write(&self.root.join("cgroup.procs"), &self.pid.to_string());
+        let _ = write(&self.former.join("cgroup.procs"), &self.pid.to_string());
         let _ = fs::remove_dir(&self.group);
     }
 }
@@ -56,22 +58,45 @@ fn disk_below(path: &Path) -> Result<String> {
     Ok(fs::read_to_string(whole.join("dev")).context("read a disk's number")?.trim().to_owned())
 }
 
-/// Where the groups are, the file of a limit, and the limit.
-fn controller(disk: &str) -> Result<(PathBuf, &'static str, String)> {
+/// What holds writes to a number.
+struct Controller {
+    /// Where its groups are.
+    root: PathBuf,
+    /// Its name in `/proc/PID/cgroup`, which is empty for groups of version 2.
+    name: &'static str,
+    /// The file of the limit, and what to write there.
+    limit: &'static str,
+    line: String,
+}
+
+fn controller(disk: &str) -> Result<Controller> {
     let mounts = fs::read_to_string("/proc/mounts").context("read the mounts")?;
     for mount in mounts.lines() {
         let words: Vec<&str> = mount.split(' ').collect();
         let [_, at, kind, options, ..] = words[..] else { continue };
-        let at = PathBuf::from(at);
+        let root = PathBuf::from(at);
         if kind == "cgroup" && options.split(',').any(|option| option == "blkio") {
-            return Ok((at, "blkio.throttle.write_iops_device", format!("{disk} {WRITES_PER_S}")));
+            let (limit, line) = ("blkio.throttle.write_iops_device", format!("{disk} {WRITES_PER_S}"));
+            return Ok(Controller { root, name: "blkio", limit, line });
         }
-        // Refused where the controller is not of this version, or somebody keeps processes beside its groups.
-        if kind == "cgroup2" && write(&at.join("cgroup.subtree_control"), "+io").is_ok() {
-            return Ok((at, "io.max", format!("{disk} wiops={WRITES_PER_S}")));
+        let handed_down = || fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
+        if kind == "cgroup2" && handed_down().split_whitespace().any(|name| name == "io") {
+            let (limit, line) = ("io.max", format!("{disk} wiops={WRITES_PER_S}"));
+            return Ok(Controller { root, name: "", limit, line });
         }
     }
     bail!("no control group of this kernel holds writes to a number a second")
+}
+
+/// The group of a process below a controller's root.
+fn group_of(pid: u32, controller: &str) -> Result<PathBuf> {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).context("read a process's groups")?;
+    let path = groups.lines().find_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (names, path) = rest.split_once(':')?;
+        names.split(',').any(|name| name == controller).then_some(path)
+    });
+    Ok(PathBuf::from(path.context("a process is in no such group")?.trim_start_matches('/')))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
