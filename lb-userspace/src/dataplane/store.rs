@@ -90,7 +90,7 @@ pub(super) trait Calls: Send + Sync {
     fn set_device(&self, row: u16, ifindex: u32) -> Result<()>;
     /// Takes the device of an egress row away; fine if there is none.
     fn remove_device(&self, row: u16) -> Result<()>;
-    /// Packets and bytes of the first `rows` vip rows, summed over CPUs: one call.
+    /// Packets and bytes of the first `rows` vip rows, summed over CPUs: a call for a thousand.
     fn vip_counts(&self, rows: usize) -> Result<Vec<Counter>>;
     /// The same of backend rows.
     fn backend_counts(&self, rows: usize) -> Result<Vec<Counter>>;

@@ -228,7 +228,7 @@ pub(super) fn test_run(program: BorrowedFd<'_>, frame: &mut Vec<u8>) -> Result<u
 #[repr(C)]
 #[derive(Default)]
 struct BatchAttributes {
-    /// Where the key is after which to begin: nowhere.
+    /// Where the key is after which to begin; 0: at the first.
     after: u64,
     /// Where the kernel puts the last key.
     last: u64,

@@ -86,8 +86,12 @@ pub(super) fn run(effort: Effort) -> Result<NodeReport> {
     bed.fill()?;
     let state_mib = rss_at_rest_mib(daemon)? - empty;
     let group_commit_as_is = bed.group_commit(effort)?;
-    let slow = SlowDisk::of(daemon, net.dir());
-    let slow = slow.inspect_err(|why| eprintln!("no group_commit_ratio: {why:#}")).ok();
+    let slow = SlowDisk::of(daemon, net.dir())?;
+    if slow.is_none() {
+        eprintln!(
+            "no group_commit_ratio: no disk here is held to {WRITES_PER_S} writes a second by a control group"
+        );
+    }
     let group_commit = slow.map(|slow| bed.group_commit_on(&slow, effort)).transpose()?;
     let mut report = NodeReport { state_mib, group_commit, group_commit_as_is, ..NodeReport::default() };
     bed.interference(effort, &mut report)?;

@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::sys::stat::{major, minor};
 
 /// Writes a second.
@@ -23,20 +23,21 @@ pub(super) struct SlowDisk {
 }
 
 impl SlowDisk {
-    /// Makes the disk below `path` slow for a process, threads and all.
+    /// Makes the disk below `path` slow for a process, threads and all; `None`: there is no disk below it, or no control
+    /// group here that could.
     ///
     /// # Errors
-    /// There is no such control group here, or no disk below it.
-    pub(super) fn of(pid: u32, path: &Path) -> Result<Self> {
-        let disk = disk_below(path)?;
-        let Controller { root, name, limit, line } = controller(&disk)?;
+    /// There is one, and it does not do what it is told.
+    pub(super) fn of(pid: u32, path: &Path) -> Result<Option<Self>> {
+        let Some(disk) = disk_below(path)? else { return Ok(None) };
+        let Some(Controller { root, name, limit, line }) = controller(&disk)? else { return Ok(None) };
         let former = root.join(group_of(pid, name)?);
         let group = root.join(format!("lb-bench-{}", std::process::id()));
         fs::create_dir(&group).with_context(|| format!("make {}", group.display()))?;
         let slow = Self { group, former, pid };
         write(&slow.group.join(limit), &line)?;
         write(&slow.group.join("cgroup.procs"), &pid.to_string())?;
-        Ok(slow)
+        Ok(Some(slow))
     }
 }
 
@@ -48,14 +49,18 @@ impl Drop for SlowDisk {
     }
 }
 
-/// Number of the whole disk that has a file: `major:minor`.
-fn disk_below(path: &Path) -> Result<String> {
+/// Number of the whole disk that has a file: `major:minor`. `None`: the file is in memory, or elsewhere.
+fn disk_below(path: &Path) -> Result<Option<String>> {
     let device = fs::metadata(path).with_context(|| format!("look at {}", path.display()))?.dev();
     let number = format!("{}:{}", major(device), minor(device));
     let node = PathBuf::from(format!("/sys/dev/block/{number}"));
-    let Ok(node) = node.canonicalize() else { bail!("{} is on no disk", path.display()) };
+    if !node.exists() {
+        return Ok(None);
+    }
+    let node = node.canonicalize().with_context(|| format!("look at {}", node.display()))?;
     let whole = if node.join("partition").exists() { node.parent().unwrap_or(&node) } else { &node };
-    Ok(fs::read_to_string(whole.join("dev")).context("read a disk's number")?.trim().to_owned())
+    let number = fs::read_to_string(whole.join("dev")).context("read a disk's number")?;
+    Ok(Some(number.trim().to_owned()))
 }
 
 /// What holds writes to a number.
@@ -69,7 +74,7 @@ struct Controller {
     line: String,
 }
 
-fn controller(disk: &str) -> Result<Controller> {
+fn controller(disk: &str) -> Result<Option<Controller>> {
     let mounts = fs::read_to_string("/proc/mounts").context("read the mounts")?;
     for mount in mounts.lines() {
         let words: Vec<&str> = mount.split(' ').collect();
@@ -77,15 +82,20 @@ fn controller(disk: &str) -> Result<Controller> {
         let root = PathBuf::from(at);
         if kind == "cgroup" && options.split(',').any(|option| option == "blkio") {
             let (limit, line) = ("blkio.throttle.write_iops_device", format!("{disk} {WRITES_PER_S}"));
-            return Ok(Controller { root, name: "blkio", limit, line });
+            return Ok(Some(Controller { root, name: "blkio", limit, line }));
         }
-        let handed_down = || fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
-        if kind == "cgroup2" && handed_down().split_whitespace().any(|name| name == "io") {
+        if kind != "cgroup2" {
+            continue;
+        }
+        let handed_down = root.join("cgroup.subtree_control");
+        let handed_down =
+            fs::read_to_string(&handed_down).with_context(|| format!("read {}", handed_down.display()))?;
+        if handed_down.split_whitespace().any(|name| name == "io") {
             let (limit, line) = ("io.max", format!("{disk} wiops={WRITES_PER_S}"));
-            return Ok(Controller { root, name: "", limit, line });
+            return Ok(Some(Controller { root, name: "", limit, line }));
         }
     }
-    bail!("no control group of this kernel holds writes to a number a second")
+    Ok(None)
 }
 
 /// The group of a process below a controller's root.
